@@ -1,0 +1,279 @@
+"""RunConfig: the one typed description of a run.
+
+Fields marked `free` may differ when a run resumes; every other field is fixed (`differences`
+lists what changed). Configs in `configs/` return a RunConfig; flags override single fields:
+`--config.optimizer.learning_rate=1e-4`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from bsft_jax import behaviors as behaviors_lib
+from bsft_jax.errors import UserError
+
+ARMS = ('behavior_sft', 'general_sft')
+MODES = {
+    'full': ('.*',),
+    'behavior_rows': ('behavior/.*',),
+}
+
+
+def free(default: Any) -> Any:
+    """A field that may change when a run resumes."""
+    return dataclasses.field(default=default, metadata={'free': True})
+
+
+@dataclasses.dataclass
+class ModelSection:
+    """The base model.
+
+    `base` is a Hugging Face directory or the name of a bundled asset; `weights='random'` takes
+    only its architecture and tokenizer and draws the weights from the seed (pretraining).
+    `dtype` is the dtype of activations; parameters are float32.
+    """
+
+    base: str = free('tiny-clinical')
+    weights: str = 'checkpoint'
+    dtype: str = 'float32'
+
+
+@dataclasses.dataclass
+class DataSection:
+    """What is trained on and how it is laid out.
+
+    `rows_per_step` rows of `sequence_length` tokens make the global batch. `packed=False` keeps
+    the records of each step and gives every record its own row. `drop_long` is the largest
+    share of records that may be left out because they are longer than a row.
+    """
+
+    source: str = 'synthetic:1000'
+    sequence_length: int = 512
+    rows_per_step: int = 16
+    packed: bool = True
+    behavior_weight: float = 1.0
+    answer_format: str = 'letter'
+    chat_template: str = ''
+    drop_long: float = 0.01
+
+
+@dataclasses.dataclass
+class OptimizerSection:
+    """AdamW with linear warmup and cosine decay to `final_ratio` of the peak over `schedule_steps`."""
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 20
+    schedule_steps: int = 200
+    final_ratio: float = 0.1
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass
+class TrainSection:
+    """`steps=0` runs to the end of the schedule; a smaller number stops early and can be resumed."""
+
+    mode: str = 'full'
+    accumulation: int = 1
+    steps: int = free(0)
+
+
+@dataclasses.dataclass
+class MeshSection:
+    """Sizes of the mesh axes; one of them may be -1 and takes what is left."""
+
+    data: int = free(-1)
+    fsdp: int = free(1)
+    tensor: int = free(1)
+
+
+@dataclasses.dataclass
+class CheckpointSection:
+    """`interval` in steps; the newest `keep` checkpoints stay."""
+
+    interval: int = free(100)
+    keep: int = free(2)
+
+
+@dataclasses.dataclass
+class EvaluationSection:
+    """Scores `limit` validation records every `interval` steps (0: never) while training."""
+
+    interval: int = free(0)
+    limit: int = free(200)
+    tokens_per_batch: int = free(8192)
+
+
+@dataclasses.dataclass
+class RunConfig:
+    seed: int = 0
+    arm: str = 'behavior_sft'
+    behaviors: tuple[behaviors_lib.Behavior, ...] = behaviors_lib.DEFAULT_BEHAVIORS
+    log_interval: int = free(10)
+    model: ModelSection = dataclasses.field(default_factory=ModelSection)
+    data: DataSection = dataclasses.field(default_factory=DataSection)
+    optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
+    train: TrainSection = dataclasses.field(default_factory=TrainSection)
+    mesh: MeshSection = dataclasses.field(default_factory=MeshSection)
+    checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
+    evaluation: EvaluationSection = dataclasses.field(default_factory=EvaluationSection)
+
+    @property
+    def steps(self) -> int:
+        """Steps to run: `train.steps`, or the schedule's length."""
+        return self.train.steps or self.optimizer.schedule_steps
+
+    @property
+    def uses_tokens(self) -> bool:
+        """Whether the arm adds behavior tokens to the vocabulary."""
+        return self.arm == 'behavior_sft'
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Path regexes of the parameters that train."""
+        return MODES[self.train.mode]
+
+    def validate(self) -> RunConfig:
+        """Checks everything that can be checked before a device is touched; raises UserError."""
+
+        def choice(field: str, value: str, allowed) -> None:
+            if value not in allowed:
+                raise UserError(f'{value!r} is not one of {", ".join(allowed)}', where=f'--config.{field}')
+
+        def at_least(field: str, value, lowest) -> None:
+            if not value >= lowest:
+                raise UserError(f'{value} is below {lowest}', where=f'--config.{field}')
+
+        choice('arm', self.arm, ARMS)
+        choice('train.mode', self.train.mode, MODES)
+        choice('model.weights', self.model.weights, ('checkpoint', 'random'))
+        choice('model.dtype', self.model.dtype, ('float32', 'bfloat16'))
+        choice('data.answer_format', self.data.answer_format, ('letter', 'text'))
+        behaviors_lib.validate_behaviors(self.behaviors)
+        d, o, t = self.data, self.optimizer, self.train
+        for field, value, lowest in (
+            ('data.sequence_length', d.sequence_length, 8),
+            ('data.rows_per_step', d.rows_per_step, 1),
+            ('data.behavior_weight', d.behavior_weight, 0.0),
+            ('data.drop_long', d.drop_long, 0.0),
+            ('optimizer.learning_rate', o.learning_rate, 0.0),
+            ('optimizer.warmup_steps', o.warmup_steps, 0),
+            ('optimizer.schedule_steps', o.schedule_steps, 1),
+            ('optimizer.weight_decay', o.weight_decay, 0.0),
+            ('train.accumulation', t.accumulation, 1),
+            ('train.steps', t.steps, 0),
+            ('checkpoint.interval', self.checkpoint.interval, 1),
+            ('checkpoint.keep', self.checkpoint.keep, 1),
+            ('evaluation.interval', self.evaluation.interval, 0),
+            ('evaluation.limit', self.evaluation.limit, 1),
+            ('log_interval', self.log_interval, 1),
+        ):
+            at_least(field, value, lowest)
+        if not 0 < o.clip_norm:
+            raise UserError(f'{o.clip_norm} is not above 0', where='--config.optimizer.clip_norm')
+        if self.steps > o.schedule_steps:
+            raise UserError(
+                f'{t.steps} steps are more than the schedule has ({o.schedule_steps})',
+                where='--config.train.steps',
+                fix='raise --config.optimizer.schedule_steps',
+            )
+        if o.warmup_steps >= o.schedule_steps:
+            raise UserError(
+                f'{o.warmup_steps} warmup steps leave nothing of {o.schedule_steps}',
+                where='--config.optimizer.warmup_steps',
+            )
+        if d.rows_per_step % t.accumulation:
+            raise UserError(
+                f'{t.accumulation} does not divide the {d.rows_per_step} rows of a step',
+                where='--config.train.accumulation',
+            )
+        if t.mode == 'behavior_rows' and not self.uses_tokens:
+            raise UserError(
+                f'no trainable token: arm {self.arm!r} adds no behavior rows',
+                where='--config.train.mode',
+                fix='use --config.arm=behavior_sft or --config.train.mode=full',
+            )
+        sizes = (self.mesh.data, self.mesh.fsdp, self.mesh.tensor)
+        if sum(s == -1 for s in sizes) > 1 or any(s < 1 and s != -1 for s in sizes):
+            raise UserError(
+                f'mesh sizes data={sizes[0]} fsdp={sizes[1]} tensor={sizes[2]} must be positive, one may be -1',
+                where='--config.mesh',
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dictionary of plain JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
+    """Nested dictionary → `{dotted.path: value}`; lists and scalars are values."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f'{prefix}.{key}' if prefix else key))
+    return flat
+
+
+def _free_paths(cls: type, prefix: str = '') -> set[str]:
+    paths = set()
+    for field in dataclasses.fields(cls):
+        path = f'{prefix}{field.name}'
+        if field.metadata.get('free'):
+            paths.add(path)
+        elif isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory):
+            paths |= _free_paths(field.default_factory, f'{path}.')
+    return paths
+
+
+FREE_FIELDS = frozenset(_free_paths(RunConfig))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Fixed fields that differ between two `to_dict()` results, as `path: old → new` lines."""
+    old, new = flatten(old), flatten(new)
+    return [
+        f'{path}: {old.get(path, "absent")} → {new.get(path, "absent")}'
+        for path in sorted(old.keys() | new.keys())
+        if path not in FREE_FIELDS and old.get(path, ...) != new.get(path, ...)
+    ]
+
+
+def from_dict(values: dict[str, Any]) -> RunConfig:
+    """Inverse of `RunConfig.to_dict`; raises UserError for a field this version does not know."""
+
+    def build(cls: type, tree: dict[str, Any], where: str):
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        kwargs = {}
+        for key, value in tree.items():
+            if key not in known:
+                raise UserError(f'unknown field {where}{key}', where='config.json')
+            factory = known[key].default_factory
+            if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+                value = build(factory, value, f'{where}{key}.')
+            elif key == 'behaviors':
+                value = tuple(behaviors_lib.Behavior(**b) for b in value)
+            kwargs[key] = value
+        return cls(**kwargs)
+
+    return build(RunConfig, values, '')
+
+
+def read_workdir(workdir: str | pathlib.Path) -> RunConfig:
+    """The resolved config a workdir was made with; raises UserError where there is none."""
+    path = pathlib.Path(workdir) / 'config.json'
+    if not path.is_file():
+        raise UserError(
+            'not a workdir: no config.json', where=str(workdir), fix='name the --workdir of a train run'
+        )
+    try:
+        return from_dict(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise UserError(f'not valid JSON ({error})', where=str(path)) from error

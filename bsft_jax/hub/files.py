@@ -1,0 +1,94 @@
+"""Safetensors on disk: which file holds which tensor, checked before anything is read."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from bsft_jax.errors import UserError
+
+SINGLE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+ASSETS = pathlib.Path(__file__).resolve().parent.parent / 'assets'
+
+
+def resolve_directory(base: str) -> pathlib.Path:
+    """A Hugging Face directory, by path or by the name of a bundled asset; raises UserError."""
+    path = pathlib.Path(base).expanduser()
+    bundled = ASSETS / base
+    for candidate in (path, bundled):
+        if (candidate / 'config.json').is_file():
+            return candidate
+    if path.is_dir():
+        raise UserError(
+            'no config.json in this folder', where=base, fix='name a Hugging Face model directory'
+        )
+    names = sorted(p.parent.name for p in ASSETS.glob('*/config.json'))
+    raise UserError(
+        f'no model at {base!r}',
+        where='--config.model.base / --model',
+        fix=f'name a Hugging Face model directory or a bundled model ({", ".join(names)})',
+    )
+
+
+def read_config(directory: pathlib.Path) -> dict:
+    """The `config.json` of a model directory."""
+    path = directory / 'config.json'
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise UserError(f'cannot be read ({error})', where=str(path)) from error
+
+
+class TensorFiles:
+    """The tensors of a checkpoint, single-file or indexed, read by slices.
+
+    Raises UserError for a checkpoint without safetensors, an index that names a missing file,
+    and a truncated or damaged file.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self._open: dict[str, safe_open] = {}
+        self._file_of: dict[str, str] = {}
+        index = directory / INDEX
+        if index.is_file():
+            files = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+        elif (directory / SINGLE).is_file():
+            files = [SINGLE]
+        else:
+            pickled = sorted(p.name for p in directory.glob('*.bin')) + sorted(
+                p.name for p in directory.glob('*.pt*')
+            )
+            fix = f'convert {pickled[0]} to safetensors; pickles are not opened' if pickled else ''
+            raise UserError(f'no {SINGLE} or {INDEX}', where=str(directory), fix=fix)
+        for file in files:
+            path = directory / file
+            if not path.is_file():
+                raise UserError(f'names a missing file {file}', where=str(index))
+            try:
+                self._open[file] = safe_open(path, framework='np')
+            except (SafetensorError, OSError) as error:
+                raise UserError(f'damaged or truncated ({error})', where=str(path)) from error
+            self._file_of.update(dict.fromkeys(self._open[file].keys(), file))
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._file_of)
+
+    def _slice(self, name: str):
+        return self._open[self._file_of[name]].get_slice(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Safetensors' name of the dtype, such as `BF16`."""
+        return self._slice(name).get_dtype()
+
+    def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        """The tensor, or only the bytes of one slice of it."""
+        return self._slice(name)[index or slice(None)]

@@ -1,0 +1,165 @@
+"""A model with its tokenizer: from a Hugging Face directory, with behavior rows added."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bsft_jax.behaviors import Behavior, BehaviorSet, extend_tokenizer
+from bsft_jax.data.tokenizer import load_tokenizer
+from bsft_jax.errors import UserError
+from bsft_jax.hub import files, loading
+from bsft_jax.models import architecture, behavior_rows, head
+from bsft_jax.models.attention import Layout
+from bsft_jax.models.network import Network, Params
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import sharding
+
+
+@dataclasses.dataclass
+class BaseModel:
+    """What a model directory says before a device is touched.
+
+    Attributes:
+      directory: where it was read.
+      hf_config: the checkpoint's own `config.json`.
+      tokenizer: extended by the behavior tokens, if any.
+      behaviors: the behaviors with the ids of their tokens; no ids without tokens.
+      known: whether the checkpoint already holds rows of these tokens (an export of this package).
+      network: the decoder's graph.
+    """
+
+    directory: pathlib.Path
+    hf_config: dict[str, Any]
+    tokenizer: Any
+    behaviors: BehaviorSet
+    known: bool
+    network: Network
+
+
+def exported_behaviors(hf_config: dict[str, Any]) -> tuple[Behavior, ...]:
+    """The behaviors that an exported checkpoint names in its `config.json`; empty for any other."""
+    entries = hf_config.get('bsft', {}).get('behaviors', [])
+    return tuple(Behavior(e['name'], e['level'], e.get('description', e['name'])) for e in entries)
+
+
+def open_base(
+    base: str, *, behaviors: tuple[Behavior, ...] = (), dtype: str = 'float32', chat_template: str = ''
+) -> BaseModel:
+    """Reads configuration and tokenizer of a model directory and plans its behavior rows.
+
+    Args:
+      base: a Hugging Face directory or the name of a bundled model.
+      behaviors: to be added; empty for none beyond those that the checkpoint was exported with.
+      dtype: of activations.
+      chat_template: a file, for a tokenizer that has no template.
+    """
+    directory = files.resolve_directory(base)
+    hf_config = files.read_config(directory)
+    arch = architecture.from_hf_config(hf_config, str(directory / 'config.json'))
+    tokenizer = load_tokenizer(directory, chat_template)
+    if len(tokenizer) > arch.vocab_size:
+        raise UserError(
+            f'the tokenizer has {len(tokenizer)} ids, the embedding table {arch.vocab_size} rows',
+            where=str(directory),
+        )
+    exported = exported_behaviors(hf_config)
+    wanted = behaviors or exported
+    known = bool(exported) and {b.name for b in wanted} <= {b.name for b in exported}
+    added = extend_tokenizer(tokenizer, wanted) if wanted else BehaviorSet((), ())
+    return BaseModel(directory, hf_config, tokenizer, added, known, Network(arch, added.ids, dtype))
+
+
+def load_base_params(base: BaseModel, mesh: Mesh) -> Params:
+    """Parameters of a model directory on the mesh, with initial behavior rows."""
+    return with_rows(base, loading.load_params(base.directory, base.network, mesh), mesh)
+
+
+def random_base_params(base: BaseModel, mesh: Mesh, seed: int) -> Params:
+    """Parameters drawn from the seed, on the mesh, with initial behavior rows."""
+    plain = Network(base.network.arch, (), base.network.dtype)
+    places = sharding.shardings(plain.abstract(), mesh)
+    params = jax.jit(plain.init, out_shardings=places)(jax.random.key(seed))
+    return with_rows(base, params, mesh)
+
+
+def with_rows(base: BaseModel, params: Params, mesh: Mesh) -> Params:
+    """Adds `behavior/…`: the checkpoint's own rows, or the mean of the rows of each description."""
+    ids = base.behaviors.ids
+    if not ids:
+        return params
+    if base.known:
+        sources = [[i] for i in ids]
+    else:
+        sources = [
+            base.tokenizer.encode(b.description, add_special_tokens=False) for b in base.behaviors.behaviors
+        ]
+
+    def make(params: Params) -> Params:
+        rows = {'input': behavior_rows.initial_rows(params['embed']['table'], sources)}
+        if 'head' in params:
+            rows['output'] = behavior_rows.initial_rows(params['head']['kernel'].T, sources)
+        return rows
+
+    places = sharding.shardings({'behavior': jax.eval_shape(make, params)}, mesh)['behavior']
+    return {**params, 'behavior': jax.jit(make, out_shardings=places)(params)}
+
+
+def row_norm_ratio(params: Params) -> float:
+    """Mean norm of the behavior rows over the mean norm of the table's rows."""
+    norm = lambda rows: jnp.mean(jnp.linalg.norm(rows, axis=-1))  # noqa: E731
+    return float(norm(params['behavior']['input']) / norm(params['embed']['table']))
+
+
+@dataclasses.dataclass
+class Model:
+    """A model ready to score and generate: graph, parameters on a mesh, tokenizer, behaviors.
+
+    `settings` holds how the model renders records: `answer_format`, and what a workdir trained with.
+    """
+
+    base: BaseModel
+    params: Params
+    mesh: Mesh
+    answer_format: str = 'letter'
+
+    @property
+    def network(self) -> Network:
+        return self.base.network
+
+    @property
+    def tokenizer(self):
+        return self.base.tokenizer
+
+    @property
+    def behaviors(self) -> BehaviorSet:
+        return self.base.behaviors
+
+    def logits(self, tokens_BT, segment_ids_BT=None, positions_BT=None) -> jax.Array:
+        """Full logits [B, T, V'] in float32; without segment ids a row is one document."""
+        tokens_BT = jnp.asarray(tokens_BT, jnp.int32)
+        layout = Layout.single(tokens_BT)
+        if segment_ids_BT is not None:
+            layout = layout.replace(segment_ids_BT=jnp.asarray(segment_ids_BT, jnp.int32))
+        if positions_BT is not None:
+            layout = layout.replace(positions_BT=jnp.asarray(positions_BT, jnp.int32))
+
+        @jax.jit
+        def run(params, tokens_BT, layout):
+            decoder = self.network.bind(params)
+            return head.logits(decoder, decoder(tokens_BT, layout)[0])
+
+        with jax.set_mesh(self.mesh):
+            return run(self.params, tokens_BT, layout)
+
+
+def load(base: BaseModel, mesh: Mesh | None = None, answer_format: str = '') -> Model:
+    """Reads the parameters of an opened model directory onto `mesh` (default: the first device)."""
+    mesh = mesh or mesh_lib.single_device_mesh()
+    stored = base.hf_config.get('bsft', {}).get('answer_format', 'letter')
+    return Model(base, load_base_params(base, mesh), mesh, answer_format or stored)

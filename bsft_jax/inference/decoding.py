@@ -1,0 +1,218 @@
+"""Decoding with a cache: the prompt runs once, then one token at a time behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bsft_jax.errors import UserError
+from bsft_jax.hub.model import Model
+from bsft_jax.inference import policies
+from bsft_jax.inference.policies import Policy
+from bsft_jax.models import head
+from bsft_jax.models.attention import KVView, Layout
+from bsft_jax.models.network import Network, Params
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import sharding
+
+_ROUND = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """`temperature` 0 takes the most probable token; `top_p` keeps the smallest set of that mass."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def validate(self) -> Sampling:
+        """Raises UserError for values outside their range."""
+        if self.max_new_tokens < 1:
+            raise UserError(f'{self.max_new_tokens} is below 1', where='--max_new_tokens')
+        if self.temperature < 0:
+            raise UserError(f'{self.temperature} is below 0', where='--temperature')
+        if not 0 < self.top_p <= 1:
+            raise UserError(f'{self.top_p} is not in (0, 1]', where='--top_p')
+        return self
+
+
+@dataclasses.dataclass
+class Generation:
+    """One answer: its ids (behavior token included, stop token not), and how its behavior was chosen."""
+
+    ids: list[int]
+    behavior: str | None
+    behavior_logprobs: dict[str, float] | None
+
+
+def sample(logits_BV: jax.Array, keys_B: jax.Array, temperature: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Token of each row: arg max at temperature 0, else nucleus sampling (Holtzman et al., arXiv 1904.09751)."""
+    scaled_BV = logits_BV / jnp.maximum(temperature, 1e-6)
+    order_BV = jnp.argsort(-scaled_BV, axis=-1)
+    probs_BV = jax.nn.softmax(jnp.take_along_axis(scaled_BV, order_BV, axis=-1), axis=-1)
+    before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
+    kept_BV = jnp.where(before_BV < top_p, jnp.log(probs_BV), -jnp.inf)
+    drawn_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV)
+    sampled_B = jnp.take_along_axis(order_BV, drawn_B[:, None], axis=-1)[:, 0]
+    return jnp.where(temperature == 0, jnp.argmax(logits_BV, axis=-1), sampled_B)
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'policy', 'max_new', 'stop_id'))
+def _decode(
+    network: Network,
+    params: Params,
+    tokens_BP,
+    length_B,
+    label_B,
+    keys_B,
+    temperature,
+    top_p,
+    *,
+    policy: Policy,
+    max_new: int,
+    stop_id: int,
+):
+    """Ids [B, max_new] (stop_id from the end on), the branch [B] and behavior log-probabilities [B, n]."""
+    decoder = network.bind(params)
+    B, P = tokens_BP.shape
+    columns = jnp.arange(P)
+    layout = Layout(
+        (columns < length_B[:, None]).astype(jnp.int32), jnp.broadcast_to(columns, tokens_BP.shape)
+    )
+    hidden_BPD, prompt = decoder(tokens_BP, layout)
+    last_B1D = jnp.take_along_axis(hidden_BPD, (length_B - 1)[:, None, None], axis=1)
+    logits_BV = head.logits(decoder, last_B1D)[:, 0]
+    behavior_Bn = jax.nn.log_softmax(logits_BV)[:, jnp.asarray(network.behavior_ids, jnp.int32)]
+    branch_B = policies.choose_branch(policy, behavior_Bn, label_B, jnp)
+    first_B = jnp.asarray((-1, *network.behavior_ids))[branch_B]
+
+    def grow(x, axis, value=0):
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, max_new)
+        return jnp.pad(x, widths, constant_values=value)
+
+    cache = KVView(
+        grow(prompt.k_LBSKH, 2),
+        grow(prompt.v_LBSKH, 2),
+        Layout(grow(jnp.where(layout.segment_ids_BT > 0, 1, -1), 1, -1), grow(layout.positions_BT, 1)),
+    )
+
+    def unfinished(carry):
+        step, _, _, _, done_B = carry
+        return (step < max_new) & ~done_B.all()
+
+    def advance(carry):
+        step, out_BM, logits_BV, cache, done_B = carry
+        step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
+        token_B = sample(logits_BV, step_keys_B, temperature, top_p)
+        token_B = jnp.where((step == 0) & (first_B >= 0), first_B, token_B)
+        token_B = jnp.where(done_B, stop_id, token_B)
+        out_BM = jax.lax.dynamic_update_slice(out_BM, token_B[:, None], (0, step))
+        here = Layout(jnp.ones((B, 1), jnp.int32), (length_B + step)[:, None])
+        hidden_B1D, new = decoder(token_B[:, None], here, cache)
+
+        def put(buffer, value, axis):
+            return jax.lax.dynamic_update_slice_in_dim(buffer, value, P + step, axis)
+
+        cache = KVView(
+            put(cache.k_LBSKH, new.k_LBSKH, 2),
+            put(cache.v_LBSKH, new.v_LBSKH, 2),
+            Layout(
+                put(cache.layout.segment_ids_BT, here.segment_ids_BT, 1),
+                put(cache.layout.positions_BT, here.positions_BT, 1),
+            ),
+        )
+        logits_BV = head.logits(decoder, hidden_B1D)[:, 0]
+        return step + 1, out_BM, logits_BV, cache, done_B | (token_B == stop_id)
+
+    out_BM = jnp.full((B, max_new), stop_id, jnp.int32)
+    done_B = length_B == 0
+    carry = (jnp.int32(0), out_BM, logits_BV, cache, done_B)
+    return jax.lax.while_loop(unfinished, advance, carry)[1], branch_B, behavior_Bn
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[list[int]],
+    *,
+    policy: str,
+    stop_id: int,
+    sampling: Sampling,
+    labels=None,
+    tokens_per_batch: int = 8192,
+    on_batch=lambda n: None,
+) -> list[Generation]:
+    """Continues each prompt (ids) until `stop_id` or `sampling.max_new_tokens`.
+
+    The result of a prompt does not depend on the others: sampling keys follow (seed, its index).
+    `labels` are the rows that policy `oracle` needs.
+
+    Raises UserError when prompt and answer do not fit the model's positions.
+    """
+    sampling.validate()
+    parsed = policies.parse(policy, model.behaviors)
+    longest = max(len(prompt) for prompt in prompts)
+    limit = model.network.arch.max_positions
+    if longest + sampling.max_new_tokens > limit:
+        raise UserError(
+            f'a prompt of {longest} tokens and {sampling.max_new_tokens} new ones exceed the {limit} positions of the model',
+            where='--max_new_tokens',
+        )
+    P = -(-longest // _ROUND) * _ROUND
+    shards = mesh_lib.batch_shards(model.mesh)
+    wanted = min(tokens_per_batch // (P + sampling.max_new_tokens), len(prompts))
+    B = -(-max(1, wanted) // shards) * shards
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(sampling.seed), jnp.arange(len(prompts) + B)
+    )
+    rows, results = sharding.batch_sharding(model.mesh), []
+    for start in range(0, len(prompts), B):
+        chunk = prompts[start : start + B]
+        tokens_BP, length_B, label_B = (
+            np.zeros((B, P), np.int32),
+            np.zeros(B, np.int32),
+            np.zeros(B, np.int32),
+        )
+        for i, prompt in enumerate(chunk):
+            tokens_BP[i, : len(prompt)], length_B[i] = prompt, len(prompt)
+        if labels is not None:
+            label_B[: len(chunk)] = labels[start : start + B]
+        with jax.set_mesh(model.mesh):
+            out_BM, branch_B, behavior_Bn = jax.device_get(
+                _decode(
+                    model.network,
+                    model.params,
+                    *jax.device_put((tokens_BP, length_B, label_B, keys[start : start + B]), rows),
+                    jnp.float32(sampling.temperature),
+                    jnp.float32(sampling.top_p),
+                    policy=parsed,
+                    max_new=sampling.max_new_tokens,
+                    stop_id=stop_id,
+                )
+            )
+        for i in range(len(chunk)):
+            ids = out_BM[i].tolist()
+            ids = ids[: ids.index(stop_id)] if stop_id in ids else ids
+            branch, names = int(branch_B[i]), model.behaviors.names
+            logprobs = dict(zip(names, behavior_Bn[i].tolist(), strict=False)) or None
+            results.append(Generation(ids, names[branch - 1] if branch else None, logprobs))
+        on_batch(len(chunk))
+    return results
+
+
+def describe(model: Model, generation: Generation) -> dict:
+    """An answer as JSON: its text without the behavior token, ids, behavior and probabilities."""
+    ids = [i for i in generation.ids if i not in model.behaviors.ids]
+    return {
+        'text': model.tokenizer.decode(ids),
+        'ids': generation.ids,
+        'behavior': generation.behavior,
+        'behavior_logprobs': generation.behavior_logprobs,
+    }

@@ -1,0 +1,136 @@
+"""Scoring: every branch of every record in one pass over packed prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bsft_jax.behaviorbench.records import Record
+from bsft_jax.behaviorbench.taxonomy import CATEGORIES
+from bsft_jax.data.rendering import Renderer
+from bsft_jax.errors import UserError
+from bsft_jax.hub.model import Model
+from bsft_jax.inference import policies
+from bsft_jax.inference.branches import BranchBatch, BranchPlan
+from bsft_jax.inference.policies import Policy, Scores
+from bsft_jax.models import head
+from bsft_jax.models.attention import Layout
+from bsft_jax.models.network import Network, Params
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import sharding
+
+
+def renderer_of(model: Model) -> Renderer:
+    """The renderer that fits a model: its tokenizer, behaviors and answer format."""
+    return Renderer(model.tokenizer, model.behaviors, answer_format=model.answer_format)
+
+
+def slot_logprobs(network: Network, params: Params, batch: BranchBatch, slots: int) -> jax.Array:
+    """Log-probability sums [B, slots] of one batch: prompts once, all branches behind them once."""
+    decoder = network.bind(params)
+    prompt_BTD, view = decoder(batch.tokens_BT, Layout(batch.segment_ids_BT, batch.positions_BT))
+    suffix = Layout(
+        batch.suffix_segment_ids_BS, batch.suffix_positions_BS, batch.suffix_branch_BS, batch.suffix_leaf_BS
+    )
+    suffix_BSD, _ = decoder(batch.suffix_tokens_BS, suffix, view)
+    hidden_BTD = jnp.concatenate([prompt_BTD, suffix_BSD], axis=1)
+    hidden_BMD = jnp.take_along_axis(hidden_BTD, batch.source_BM[..., None], axis=1)
+    logprob_BM, _ = head.target_logprobs(decoder, hidden_BMD, batch.target_BM)
+    sums = jnp.zeros((logprob_BM.shape[0], slots + 1))
+    rows_B1 = jnp.arange(logprob_BM.shape[0])[:, None]
+    return sums.at[rows_B1, batch.slot_BM].add(logprob_BM)[:, :slots]
+
+
+class Scorer:
+    """Scores a fixed list of records with any parameters of one network; compiled once.
+
+    Args:
+      records: each with options; `policy` also needs answers and known categories.
+      renderer: of the model that scores.
+      policy: counted on the device as confusion_COO; None counts nothing.
+      tokens_per_batch: about how many prompt tokens a device sees at a time.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        renderer: Renderer,
+        network: Network,
+        mesh,
+        *,
+        policy: str | None = None,
+        tokens_per_batch: int = 8192,
+    ):
+        self._records, self._mesh, self._behaviors = records, mesh, renderer.behaviors
+        self._n = len(renderer.behaviors.ids)
+        shards = mesh_lib.batch_shards(mesh)
+        self._plan = BranchPlan(
+            records, renderer, tokens_per_batch=tokens_per_batch * shards, row_multiple=shards
+        )
+        self._categories = (
+            sorted({record.category for record in records}, key=list(CATEGORIES).index) if policy else []
+        )
+        self._policy = policies.parse(policy, renderer.behaviors) if policy else None
+        self._labels_N = policies.labels(records, renderer.behaviors)
+        if policy:
+            self._answers_N = np.asarray([-1 if r.answer is None else r.answer for r in records], np.int32)
+            if (self._answers_N < 0).any():
+                raise UserError(f'record {records[int(np.argmin(self._answers_N))].id!r} has no answer')
+            self._category_N = np.asarray([self._categories.index(r.category) for r in records], np.int32)
+        self._run = jax.jit(self._score, static_argnums=(0,))
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._plan)
+
+    def _score(self, network: Network, params: Params, batch: BranchBatch, places, confusion):
+        """Sums of a batch by place, and the confusion counts with this batch added."""
+        plan, n = self._plan, self._n
+        sums_BRX = slot_logprobs(network, params, batch, plan.R * plan.slots).reshape(
+            plan.B, plan.R, plan.slots
+        )
+        behavior_BRn = sums_BRX[..., :n]
+        option_BRXO = sums_BRX[..., n:].reshape(plan.B, plan.R, n + 1, plan.width)
+        exists_BRO = jnp.arange(plan.width) < places['options'][..., None]
+        option_BRXO = jnp.where(exists_BRO[:, :, None], option_BRXO, -jnp.inf)
+        if self._policy is not None:
+            branch_BR = policies.choose_branch(self._policy, behavior_BRn, places['label'], jnp)
+            chosen_BRO = jnp.take_along_axis(option_BRXO, branch_BR[..., None, None], axis=2)[:, :, 0]
+            index = (places['category'], places['answer'], jnp.argmax(chosen_BRO, axis=-1))
+            confusion = confusion.at[index].add(places['valid'])
+        return behavior_BRn, option_BRXO, confusion
+
+    def __call__(self, network: Network, params: Params, on_batch=lambda: None) -> Scores:
+        """Runs all batches; `on_batch` is called after each (a progress bar)."""
+        plan, N = self._plan, len(self._records)
+        behavior_Nn = np.zeros((N, self._n), np.float32)
+        option_NBO = np.full((N, self._n + 1, plan.width), -np.inf, np.float32)
+        rows, whole = sharding.batch_sharding(self._mesh), sharding.replicated(self._mesh)
+        C = len(self._categories)
+        with jax.set_mesh(self._mesh):
+            confusion = jax.device_put(jnp.zeros((C, plan.width, plan.width), jnp.int32), whole)
+            for batch, record_BR in plan.batches():
+                there = record_BR >= 0
+                places = {
+                    'options': np.where(there, (plan.option_tokens_RO > 0).sum(1)[record_BR], 1),
+                    'label': self._labels_N[record_BR],
+                    'valid': there.astype(np.int32),
+                }
+                if self._policy is not None:
+                    places['answer'] = self._answers_N[record_BR]
+                    places['category'] = self._category_N[record_BR]
+                batch, places = jax.device_put((batch, places), rows)
+                behavior, option, confusion = self._run(network, params, batch, places, confusion)
+                behavior_Nn[record_BR[there]] = np.asarray(behavior)[there]
+                option_NBO[record_BR[there]] = np.asarray(option)[there]
+                on_batch()
+        counts = np.asarray(confusion) if self._policy is not None else None
+        return Scores(self._behaviors, behavior_Nn, option_NBO, plan.option_tokens_RO, counts)
+
+    @property
+    def categories(self) -> list[str]:
+        """Names along the first axis of `confusion_COO`."""
+        return self._categories

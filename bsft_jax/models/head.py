@@ -1,0 +1,83 @@
+"""From hidden states to probabilities: logits, and log-probabilities that never hold [B, T, V]."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bsft_jax.parallel.sharding import constrain
+
+TILE = 128  # positions of a row whose logits exist at a time
+MASKED = -1e30
+
+
+def _products(model, hidden_BTD: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Base logits [B, T, V] with the behavior columns masked, and row logits [B, T, n]; float32."""
+    hidden_BTD = hidden_BTD.astype(model.dtype)
+
+    def product(spec: str, weights: jax.Array) -> jax.Array:
+        return jnp.einsum(spec, hidden_BTD, weights.astype(model.dtype), preferred_element_type=jnp.float32)
+
+    if model.head is None:
+        base_BTV = product('BTD,VD->BTV', constrain(model.embed.table[...], 'tensor', None))
+    else:
+        base_BTV = product('BTD,DV->BTV', constrain(model.head.kernel[...], None, 'tensor'))
+    if not model.behavior_ids:
+        return base_BTV, None
+    V = base_BTV.shape[-1]
+    masked_V = jnp.isin(jnp.arange(V), jnp.asarray(model.behavior_ids))
+    rows = model.behavior.input if model.head is None else model.behavior.output
+    return jnp.where(masked_V, MASKED, base_BTV), product('BTD,nD->BTn', constrain(rows[...], None, None))
+
+
+def logits(model, hidden_BTD: jax.Array) -> jax.Array:
+    """Full logits [B, T, V'] in float32, V' the table's rows or, where it has to grow, one per id."""
+    base_BTV, rows_BTn = _products(model, hidden_BTD)
+    if rows_BTn is None:
+        return base_BTV
+    grown = max(0, max(model.behavior_ids) + 1 - base_BTV.shape[-1])
+    base_BTV = jnp.pad(base_BTV, ((0, 0), (0, 0), (0, grown)), constant_values=MASKED)
+    return base_BTV.at[..., jnp.asarray(model.behavior_ids)].set(rows_BTn)
+
+
+def _tile_logprobs(model, hidden_BTD, targets_BT):
+    base_BTV, rows_BTn = _products(model, hidden_BTD)
+    log_z_BT = jax.nn.logsumexp(base_BTV, axis=-1)
+    best_BT = jnp.argmax(base_BTV, axis=-1)
+    target_BT = jnp.take_along_axis(base_BTV, targets_BT[..., None], axis=-1, mode='clip')[..., 0]
+    if rows_BTn is not None:
+        ids_n = jnp.asarray(model.behavior_ids)
+        log_z_BT = jnp.logaddexp(log_z_BT, jax.nn.logsumexp(rows_BTn, axis=-1))
+        is_row_BTn = targets_BT[..., None] == ids_n
+        row_BT = jnp.sum(jnp.where(is_row_BTn, rows_BTn, 0.0), axis=-1)
+        target_BT = jnp.where(is_row_BTn.any(axis=-1), row_BT, target_BT)
+        row_best_BT = ids_n[jnp.argmax(rows_BTn, axis=-1)]
+        best_BT = jnp.where(rows_BTn.max(axis=-1) > base_BTV.max(axis=-1), row_best_BT, best_BT)
+    return target_BT - log_z_BT, best_BT == targets_BT
+
+
+def target_logprobs(model, hidden_BTD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each target and whether it is the most probable token.
+
+    Logits exist for `TILE` positions of each row at a time and are computed again in the backward
+    pass, so that memory does not grow with T · V.
+
+    Returns logprob_BT in float32 and correct_BT in bool.
+    """
+    B, T, D = hidden_BTD.shape
+    tiles = -(-T // TILE)
+    if tiles == 1:
+        return _tile_logprobs(model, hidden_BTD, targets_BT)
+    padding = tiles * TILE - T
+
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(B, tiles, TILE, *x.shape[2:]), 1, 0)
+
+    one_tile = jax.checkpoint(lambda hidden, targets: _tile_logprobs(model, hidden, targets))
+    logprob, correct = jax.lax.map(lambda tile: one_tile(*tile), (split(hidden_BTD), split(targets_BT)))
+
+    def join(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x, 0, 1).reshape(B, tiles * TILE)[:, :T]
+
+    return join(logprob), join(correct)

@@ -1,0 +1,299 @@
+"""What the apps do: each function is one app's work, from resolved arguments to files.
+
+The apps parse flags and call these; so do tests and notebooks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from bsft_jax import config as config_lib
+from bsft_jax.behaviorbench import sources
+from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
+from bsft_jax.config import RunConfig
+from bsft_jax.data import loader, packing, rendering
+from bsft_jax.errors import UserError
+from bsft_jax.evaluation import metrics as metrics_lib
+from bsft_jax.hub import export as export_lib
+from bsft_jax.hub import model as model_lib
+from bsft_jax.hub.model import BaseModel, Model
+from bsft_jax.inference import decoding, policies, scoring
+from bsft_jax.models.network import Params
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import sharding
+from bsft_jax.training import loop
+from bsft_jax.training import state as state_lib
+from bsft_jax.training import workdir as workdir_lib
+from bsft_jax.training.checkpoint import Checkpoints
+from bsft_jax.training.loop import Run
+from bsft_jax.training.telemetry import Clock, progress
+
+SUBSETS = ('all', 'hard')
+
+
+def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
+    """How a run writes its records: with behavior tokens or, for `general_sft`, without."""
+    behaviors = base.behaviors if config.uses_tokens else type(base.behaviors)((), ())
+    return rendering.Renderer(
+        base.tokenizer,
+        behaviors,
+        answer_format=config.data.answer_format,
+        behavior_weight=config.data.behavior_weight,
+    )
+
+
+def training_source(config: RunConfig, base: BaseModel, shards: int) -> loader.StepSource:
+    """Records of the train split → examples → plan → the source of every step's batch.
+
+    Every arm plans with the lengths of the longest, so that all see the same records at each step.
+    `shards` devices share the rows of a batch.
+
+    Raises UserError for unusable records and for rows that do not divide.
+    """
+    if config.data.rows_per_step % (config.train.accumulation * shards):
+        raise UserError(
+            f'{config.data.rows_per_step} rows do not divide by accumulation {config.train.accumulation} '
+            f'× {shards} devices of the data and fsdp axes',
+            where='--config.data.rows_per_step',
+        )
+    records = sources.load_records(config.data.source, 'train')
+    renderer = training_renderer(config, base)
+    rendering.check_records(records, renderer, config.behaviors)
+    longest_arm = 0 if config.uses_tokens else 1
+    store, report = rendering.render_examples(
+        renderer, records, config.data.sequence_length - longest_arm, config.data.drop_long
+    )
+    plan = packing.PackPlan(
+        store.lengths + longest_arm, config.data.rows_per_step, config.data.sequence_length, config.seed
+    )
+    print(f'{config.data.source}: {report}; {plan.describe()}', file=sys.stderr)
+    return loader.StepSource(
+        store,
+        plan,
+        config.data.sequence_length,
+        packed=config.data.packed,
+        row_multiple=config.train.accumulation * shards,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+class ScoreEvaluator:
+    """Macro-F1 of the validation split under `auto`, while a run goes on."""
+
+    def __init__(self, config: RunConfig, base: BaseModel, mesh):
+        records = sources.load_records(config.data.source, 'validation')[: config.evaluation.limit]
+        self._network = base.network
+        self._scorer = scoring.Scorer(
+            records,
+            training_renderer(config, base),
+            base.network,
+            mesh,
+            policy='auto',
+            tokens_per_batch=config.evaluation.tokens_per_batch,
+        )
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        scores = self._scorer(self._network, params)
+        figures = metrics_lib.metrics_from_confusion(scores.confusion_COO, self._scorer.categories)
+        return {
+            'validation/macro_f1': figures['overall'],
+            **{f'validation/macro_f1/{name}': value for name, value in figures['groups'].items()},
+        }
+
+
+def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
+    """Trains a run, or continues it from the newest whole checkpoint of `workdir`.
+
+    Raises:
+      UserError: anything the user must change, before a device computes.
+      Preempted: SIGTERM; the run is saved and can be started again.
+    """
+    config.validate()
+    workdir = pathlib.Path(workdir)
+    base = workdir_lib.open_base(config)
+    mesh = mesh_lib.make_mesh(config.mesh)
+    sharding.check_heads(base.network.arch.heads, base.network.arch.kv_heads, mesh)
+    limit = base.network.arch.max_positions
+    if config.data.sequence_length > limit:
+        raise UserError(
+            f'{config.data.sequence_length} is more than the {limit} positions of the model',
+            where='--config.data.sequence_length',
+        )
+    source = training_source(config, base, mesh_lib.batch_shards(mesh))
+    evaluators = (ScoreEvaluator(config, base, mesh),) if config.evaluation.interval else ()
+    workdir_lib.claim(workdir, config)
+    workdir_lib.write_environment(workdir)
+
+    state = workdir_lib.initial_state(config, base, mesh)
+    if base.behaviors.ids:
+        print(
+            f"behavior rows: norm {model_lib.row_norm_ratio(state.params):.3f} of the table's",
+            file=sys.stderr,
+        )
+    (workdir / 'parameters.txt').write_text(state_lib.table(state) + '\n')
+    checkpoints, clock = Checkpoints(workdir, config.checkpoint.keep), Clock()
+    try:
+        restored = checkpoints.restore(state)
+        if restored is not None:
+            if restored.data['plan_hash'] != source.plan.hash:
+                raise UserError(
+                    'the training records are not those this run started with',
+                    where=f'--config.data.source={config.data.source}',
+                )
+            state, clock = restored.state, Clock(**restored.clock)
+            print(f'continuing at step {int(state.step)}', file=sys.stderr)
+        run = Run(config, base.network, mesh, source, workdir, evaluators)
+        state = loop.train(run, state, checkpoints, clock)
+    finally:
+        checkpoints.close()
+    print(f'done: {workdir}, step {int(state.step)}')
+
+
+def open_model(
+    *, model: str = '', workdir: str = '', step: int | None = None, chat_template: str = '', mesh=None
+) -> tuple[Model, RunConfig | None]:
+    """The model that `--model` or `--workdir` names, and the config of a workdir's run."""
+    if model:
+        if step is not None:
+            raise UserError('belongs to --workdir, not to --model', where=f'--step={step}')
+        base = model_lib.open_base(model, chat_template=chat_template)
+        return model_lib.load(base, mesh), None
+    if not workdir:
+        raise UserError('neither --model nor --workdir is given')
+    config = config_lib.read_workdir(workdir)
+    return workdir_lib.load_model(pathlib.Path(workdir), step=step, mesh=mesh), config
+
+
+def _choose(records: Sequence[Record], subset: str, limit: int) -> list[Record]:
+    if subset not in SUBSETS:
+        raise UserError(f'{subset!r} is not one of {", ".join(SUBSETS)}', where='--subset')
+    chosen = [record for record in records if subset == 'all' or record.hard]
+    return chosen[:limit] if limit else chosen
+
+
+def write_lines(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes a JSONL file whole or not at all."""
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows), encoding='utf-8')
+    os.replace(partial, path)
+
+
+def evaluate(
+    *,
+    workdir: str,
+    model: str = '',
+    step: int | None = None,
+    data: str = '',
+    split: str = 'test',
+    subset: str = 'all',
+    policy: str = 'auto',
+    name: str = '',
+    limit: int = 0,
+    chat_template: str = '',
+    answer_format: str = '',
+    tokens_per_batch: int = 8192,
+) -> dict[str, Any]:
+    """Scores a model and writes `predictions.jsonl` and `metrics.json` to `workdir/eval/NAME`.
+
+    The model is `model`, or the run in `workdir`, evaluated on all devices. The confusion counts
+    kept on the devices must agree with the rows written, or it is an error.
+
+    Returns the metrics.
+    """
+    mesh = mesh_lib.make_mesh(config_lib.MeshSection())
+    if not workdir:
+        raise UserError('flag --workdir is missing')
+    source = data or (config_lib.read_workdir(workdir).data.source if not model else '')
+    if not source:
+        raise UserError('flag --data is missing', fix='name a data source for --model')
+    records = _choose(sources.load_records(source, split), subset, limit)
+    loaded, _ = open_model(
+        model=model, workdir='' if model else workdir, step=step, chat_template=chat_template, mesh=mesh
+    )
+    if answer_format:
+        loaded.answer_format = answer_format
+    scorer = scoring.Scorer(
+        records,
+        scoring.renderer_of(loaded),
+        loaded.network,
+        mesh,
+        policy=policy,
+        tokens_per_batch=tokens_per_batch,
+    )
+    with progress('evaluate', len(scorer)) as bar:
+        scores = scorer(loaded.network, loaded.params, lambda: bar.update(1))
+    rows = policies.predictions(records, scores, policy)
+    metrics = metrics_lib.summarize(rows, policy=policy, prompt='plain')
+    counted = metrics_lib.metrics_from_confusion(scores.confusion_COO, scorer.categories)
+    if abs(counted['overall'] - metrics['overall']['macro_f1']) > 1e-6:
+        raise AssertionError(f'device counts say {counted["overall"]}, rows {metrics["overall"]["macro_f1"]}')
+    directory = pathlib.Path(workdir) / 'eval' / (name or f'{split}-{policy.replace(":", "-")}')
+    directory.mkdir(parents=True, exist_ok=True)
+    write_lines(directory / 'predictions.jsonl', rows)
+    workdir_lib.write_json(directory / 'metrics.json', metrics)
+    print(f'written: {directory}', file=sys.stderr)
+    return metrics
+
+
+def export(*, workdir: str, output: str, step: int | None = None) -> pathlib.Path:
+    """Writes a run's model as a plain Hugging Face checkpoint and returns its directory."""
+    loaded, _ = open_model(workdir=workdir, step=step)
+    stop_id = scoring.renderer_of(loaded).stop_id
+    return export_lib.write(loaded, output, stop_id=stop_id)
+
+
+def generate(
+    *,
+    sampling: decoding.Sampling,
+    workdir: str = '',
+    model: str = '',
+    step: int | None = None,
+    text: str | None = None,
+    input_file: str = '',
+    policy: str = 'auto',
+    raw: bool = False,
+    chat_template: str = '',
+) -> list[dict[str, Any]]:
+    """Answers to one text or to every record of a file: `{id, text, ids, behavior, behavior_logprobs}`.
+
+    `raw` continues the text behind the tokenizer's own start token, with policy `none` and no template.
+    """
+    if (text is None) == (not input_file):
+        raise UserError('give either --text or --input')
+    if raw and text is None:
+        raise UserError('--raw needs --text')
+    records = read_jsonl(input_file) if input_file else [Record((Message('user', text),), id='text')]
+    loaded, _ = open_model(model=model, workdir=workdir, step=step, chat_template=chat_template, raw=raw)
+    if raw:
+        tokenizer = loaded.tokenizer
+        prompts, policy, stop_id = [tokenizer.encode(text)], 'none', tokenizer.eos_token_id
+        if not prompts[0]:
+            raise UserError('is empty and the tokenizer has no start token', where='--text')
+    else:
+        renderer = scoring.renderer_of(loaded)
+        prompts, stop_id = [renderer.prompt_ids(record) for record in records], renderer.stop_id
+    label_N = policies.labels(records, loaded.behaviors)
+    if policy == 'oracle' and loaded.behaviors.ids and (label_N < 0).any():
+        raise UserError('a record has no behavior of this model', where='--policy=oracle')
+    with progress('generate', len(prompts)) as bar:
+        generations = decoding.generate(
+            loaded,
+            prompts,
+            policy=policy,
+            stop_id=stop_id,
+            sampling=sampling,
+            labels=label_N,
+            on_batch=bar.update,
+        )
+    return [
+        {'id': record.id, **decoding.describe(loaded, generation)}
+        for record, generation in zip(records, generations, strict=True)
+    ]

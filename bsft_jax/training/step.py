@@ -1,0 +1,62 @@
+"""The train step: gradients of the global batch, accumulated inside one jit, and one update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bsft_jax.data.batch import Batch
+from bsft_jax.models.network import Network, Params
+from bsft_jax.training import loss as loss_lib
+from bsft_jax.training.state import TrainState, merge
+
+Metrics = dict[str, jax.Array]
+
+
+def batch_gradients(
+    network: Network, trainable: Params, frozen: Params, batch: Batch, accumulation: int
+) -> tuple[Params, Metrics]:
+    """Gradients of Σ weight · cross-entropy / Σ weight over the global batch.
+
+    Rows are dealt to `accumulation` micro-batches in turn, so that each device keeps its own rows;
+    the division by the weight of the whole batch makes the result independent of the split.
+    """
+    total_weight = jnp.maximum(jnp.sum(batch.weights_BT), 1e-9)
+
+    def sums_of(trainable: Params, micro: Batch):
+        sums = loss_lib.weighted_sums(network, merge(trainable, frozen), micro)
+        return sums['loss'] / total_weight, sums
+
+    gradient_of = jax.grad(sums_of, has_aux=True)
+    if accumulation == 1:
+        gradients, sums = gradient_of(trainable, batch)
+    else:
+        micros = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulation, *x.shape[1:]), 1, 0), batch)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(gradient_of, trainable, jax.tree.map(lambda x: x[0], micros)),
+        )
+
+        def add(total, micro):
+            return jax.tree.map(jnp.add, total, gradient_of(trainable, micro)), None
+
+        (gradients, sums), _ = jax.lax.scan(add, zeros, micros)
+    return gradients, loss_lib.means(sums, total_weight)
+
+
+def make_train_step(
+    network: Network, optimizer: optax.GradientTransformation, accumulation: int
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step; the state it is given is donated. Metrics are float32 scalars of this step."""
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        gradients, metrics = batch_gradients(network, state.trainable, state.frozen, batch, accumulation)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
+        metrics['gradient_norm'] = optax.global_norm(gradients)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
+
+    return jax.jit(train_step, donate_argnums=0)

@@ -1,0 +1,83 @@
+"""metrics.jsonl, the clock and the progress bar."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line, each with its `step`.
+
+    Opening it for a run that continues at `step` drops lines beyond that step and a torn last line.
+    """
+
+    def __init__(self, path: pathlib.Path, step: int):
+        lines = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)['step'] <= step:
+                        lines.append(line)
+                except (ValueError, KeyError):
+                    continue
+        partial = path.with_suffix('.partial')
+        partial.write_text(''.join(line + '\n' for line in lines))
+        os.replace(partial, path)
+        self._file = path.open('a')
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({'step': step, **values}) + '\n')
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclasses.dataclass
+class Clock:
+    """Training time and tokens so far; compilation, evaluation and checkpoints do not count.
+
+    `seconds` and `tokens` (without padding) go into the checkpoint, so that they continue on resume.
+    """
+
+    seconds: float = 0.0
+    tokens: int = 0
+    data_seconds: float = 0.0
+    _since: float | None = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def lap(self) -> float:
+        """Seconds so far, running."""
+        return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    def state(self) -> dict[str, float]:
+        return {'seconds': self.lap(), 'tokens': self.tokens, 'data_seconds': self.data_seconds}
+
+
+def progress(description: str, total: int, initial: int = 0) -> tqdm:
+    """A progress bar with rate and time left; off a terminal it prints a line about every half minute."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        desc=description,
+        total=total,
+        initial=initial,
+        dynamic_ncols=terminal,
+        mininterval=0.5 if terminal else 30,
+        maxinterval=1 if terminal else 60,
+        ncols=None if terminal else 110,
+        file=sys.stderr,
+    )

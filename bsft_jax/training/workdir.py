@@ -1,0 +1,129 @@
+"""The files of a workdir that say what a run is, and the model that a run has made."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from importlib import metadata
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from bsft_jax import config as config_lib
+from bsft_jax.config import RunConfig
+from bsft_jax.errors import UserError
+from bsft_jax.hub import model as model_lib
+from bsft_jax.hub.model import BaseModel, Model
+from bsft_jax.models.network import Params
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.training import optimizer as optimizer_lib
+from bsft_jax.training import state as state_lib
+from bsft_jax.training.checkpoint import Checkpoints
+from bsft_jax.training.state import TrainState
+
+_PACKAGES = ('bsft_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'transformers')
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    os.replace(partial, path)
+
+
+def claim(workdir: pathlib.Path, config: RunConfig) -> None:
+    """Makes the workdir this run's: writes `config.json`, or checks that the run is the same.
+
+    Raises UserError when the folder holds a run with other fixed fields (all are listed), or files
+    that are not a run's.
+    """
+    path = workdir / 'config.json'
+    if path.exists():
+        old = config_lib.read_workdir(workdir)
+        changed = config_lib.differences(old.to_dict(), config.to_dict())
+        if changed:
+            raise UserError(
+                f'this workdir was made with another config ({"; ".join(changed)})',
+                where=f'--workdir={workdir}',
+                fix='name a new --workdir or undo the changes',
+            )
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError('exists, is not empty and holds no run', where=f'--workdir={workdir}')
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, config.to_dict())
+
+
+def write_environment(workdir: pathlib.Path) -> None:
+    """Writes `environment.json`: versions, devices and the git revision of the working folder."""
+
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    try:
+        root = pathlib.Path(__file__).resolve().parents[2]
+        done = subprocess.run(
+            ['git', '-C', str(root), 'rev-parse', 'HEAD'], capture_output=True, text=True, timeout=10
+        )
+        revision = done.stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        revision = None
+    write_json(
+        workdir / 'environment.json',
+        {
+            'python': platform.python_version(),
+            'packages': {package: version(package) for package in _PACKAGES},
+            'devices': [str(device.device_kind) for device in jax.devices()],
+            'processes': jax.process_count(),
+            'git_revision': revision,
+        },
+    )
+
+
+def open_base(config: RunConfig) -> BaseModel:
+    """The base model of a run, before a device is touched."""
+    return model_lib.open_base(
+        config.model.base,
+        behaviors=config.behaviors if config.uses_tokens else (),
+        dtype=config.model.dtype,
+        chat_template=config.data.chat_template,
+    )
+
+
+def base_params(config: RunConfig, base: BaseModel, mesh: Mesh) -> Params:
+    """The parameters a run starts from."""
+    if config.model.weights == 'random':
+        return model_lib.random_base_params(base, mesh, config.seed)
+    return model_lib.load_base_params(base, mesh)
+
+
+def initial_state(config: RunConfig, base: BaseModel, mesh: Mesh) -> TrainState:
+    """The state of a run at step 0."""
+    optimizer = optimizer_lib.make_optimizer(config.optimizer)
+    return state_lib.create(base_params(config, base, mesh), config.trainable, optimizer, mesh)
+
+
+def load_model(
+    workdir: pathlib.Path, *, step: int | None = None, mesh: Mesh | None = None, dtype: str = ''
+) -> Model:
+    """The model of a workdir at `step` (default: its newest whole checkpoint).
+
+    Raises UserError when there is no such checkpoint.
+    """
+    config = config_lib.read_workdir(workdir)
+    if dtype:
+        config.model.dtype = dtype
+    base = open_base(config)
+    mesh = mesh or mesh_lib.single_device_mesh()
+    checkpoints = Checkpoints(workdir)
+    restored = checkpoints.restore(initial_state(config, base, mesh), step)
+    checkpoints.close()
+    if restored is None:
+        raise UserError('no checkpoint yet', where=f'--workdir={workdir}', fix='train first')
+    return Model(base, restored.state.params, mesh, config.data.answer_format)

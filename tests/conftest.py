@@ -1,0 +1,21 @@
+"""Eight simulated devices for every test, and the folder of shared real data."""
+
+import os
+import pathlib
+
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='session')
+def shared() -> pathlib.Path:
+    """The folder of real data and models: `$BSFT_SHARED`, or `shared` beside the repository."""
+    path = pathlib.Path(os.environ.get('BSFT_SHARED', ROOT.parent / 'shared'))
+    if not path.is_dir():
+        pytest.skip(f'no shared data at {path}; set BSFT_SHARED')
+    return path

@@ -1,0 +1,79 @@
+"""The run description: what it refuses, what may change on resume, and that it survives a file."""
+
+import dataclasses
+
+import pytest
+
+from bsft_jax import config as config_lib
+from bsft_jax.behaviors import Behavior
+from bsft_jax.config import RunConfig
+from bsft_jax.errors import UserError
+
+
+def changed(path, value):
+    config = RunConfig()
+    *sections, field = path.split('.')
+    target = config
+    for section in sections:
+        target = getattr(target, section)
+    setattr(target, field, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ('path', 'value'),
+    [
+        ('arm', 'text'),
+        ('train.mode', 'lora'),
+        ('model.dtype', 'float16'),
+        ('model.weights', 'pickle'),
+        ('data.answer_format', 'number'),
+        ('data.sequence_length', 4),
+        ('data.rows_per_step', 0),
+        ('optimizer.learning_rate', -1.0),
+        ('optimizer.warmup_steps', 200),
+        ('optimizer.clip_norm', 0.0),
+        ('train.steps', 201),
+        ('train.accumulation', 3),
+        ('mesh.fsdp', -1),
+        ('mesh.tensor', 0),
+        ('log_interval', 0),
+        ('behaviors', (Behavior('reactive', 0.0, 'x'),)),
+        ('behaviors', (Behavior('a', 0.0, 'x'), Behavior('b', 1.5, 'x'))),
+    ],
+)
+def test_bad_values_name_their_flag(path, value):
+    with pytest.raises(UserError) as error:
+        changed(path, value).validate()
+    assert f'config.{path.split(".")[0]}' in str(error.value)
+
+
+def test_defaults_are_valid_and_survive_a_file():
+    config = RunConfig().validate()
+    assert config_lib.from_dict(config.to_dict()) == config
+    with pytest.raises(UserError, match='unknown field data.speed'):
+        config_lib.from_dict({'data': {'speed': 1}})
+
+
+def test_rows_without_tokens_train_nothing():
+    config = RunConfig(arm='general_sft')
+    config.train.mode = 'behavior_rows'
+    with pytest.raises(UserError, match='no trainable token'):
+        config.validate()
+
+
+def test_only_fixed_fields_count_as_differences():
+    old = RunConfig().to_dict()
+    free = changed('mesh.data', 8)
+    free.train.steps, free.checkpoint.interval, free.evaluation.limit = 5, 7, 9
+    assert config_lib.differences(old, free.to_dict()) == []
+    assert config_lib.differences(old, changed('optimizer.schedule_steps', 300).to_dict()) == [
+        'optimizer.schedule_steps: 200 → 300'
+    ]
+    assert config_lib.differences(old, changed('data.source', 'jsonl:x').to_dict())
+
+
+def test_size_of_the_config():
+    assert len(config_lib.flatten(RunConfig().to_dict())) <= 80
+    assert config_lib.FREE_FIELDS < set(config_lib.flatten(RunConfig().to_dict()))
+    assert dataclasses.fields(RunConfig)

@@ -1,0 +1,95 @@
+"""What a checkpoint promises: whole or set aside, on any mesh, tied to its base."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bsft_jax.config import MeshSection, OptimizerSection
+from bsft_jax.errors import UserError
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import sharding
+from bsft_jax.training import fingerprints, optimizer, state
+from bsft_jax.training.checkpoint import Checkpoints
+
+
+def make_state(regexes=('.*',), sizes=(1, 1, 1), value=1.0, step=0):
+    rng = np.random.default_rng(0)
+    params = {
+        'embed': {'table': (value * rng.normal(size=(128, 16))).astype(np.float32)},
+        'behavior': {'input': rng.normal(size=(2, 16)).astype(np.float32)},
+    }
+    mesh = mesh_lib.make_mesh(MeshSection(*sizes), jax.devices()[: int(np.prod(sizes))])
+    params = jax.device_put(params, sharding.shardings(params, mesh))
+    made = state.create(params, regexes, optimizer.make_optimizer(OptimizerSection()), mesh)
+    return made.replace(step=jax.device_put(jnp.int32(step), sharding.replicated(mesh)))
+
+
+def save(directory, *states):
+    checkpoints = Checkpoints(directory, keep=5)
+    for current in states:
+        checkpoints.save(current, data={'step': int(current.step)}, clock={'seconds': 1.5}, config={})
+    checkpoints.wait()
+    checkpoints.close()
+
+
+def flip_byte(directory):
+    """Overwrites bytes in the middle of the largest data file of a step."""
+    largest = max((p for p in directory.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8] = bytes(b ^ 0x01 for b in content[middle : middle + 8])
+    largest.write_bytes(content)
+
+
+def test_restores_on_another_mesh(tmp_path):
+    save(tmp_path, make_state(step=3))
+    restored = Checkpoints(tmp_path).restore(make_state(sizes=(2, 2, 2), value=5.0))
+    assert int(restored.state.step) == 3 and restored.data == {'step': 3}
+    assert restored.clock == {'seconds': 1.5}
+    assert len(restored.state.params['embed']['table'].sharding.device_set) == 8
+    assert fingerprints.compute(restored.state.params) == fingerprints.compute(make_state().params)
+
+
+def test_flipped_byte_is_found_and_the_step_before_is_used(tmp_path, capsys):
+    save(tmp_path, make_state(step=1), make_state(value=2.0, step=2))
+    flip_byte(tmp_path / 'checkpoints' / '2')
+    restored = Checkpoints(tmp_path).restore(make_state())
+    assert int(restored.state.step) == 1
+    assert (tmp_path / 'damaged' / '2').is_dir() and not (tmp_path / 'checkpoints' / '2').exists()
+    assert 'checkpoint 2 is damaged' in capsys.readouterr().err
+
+
+def test_missing_and_wholly_damaged_checkpoints_say_so(tmp_path):
+    assert Checkpoints(tmp_path).restore(make_state()) is None
+    save(tmp_path, make_state(step=1))
+    with pytest.raises(UserError, match=r'no checkpoint of step 7.*steps there: 1'):
+        Checkpoints(tmp_path).restore(make_state(), step=7)
+    flip_byte(tmp_path / 'checkpoints' / '1')
+    with pytest.raises(UserError, match='step 1 is damaged'):
+        Checkpoints(tmp_path).restore(make_state(), step=1)
+    with pytest.raises(UserError, match='every checkpoint is damaged'):
+        Checkpoints(tmp_path).restore(make_state())
+
+
+def test_frozen_parameters_are_tied_by_fingerprint_not_copied(tmp_path):
+    save(tmp_path, make_state(('behavior/.*',), step=1))
+    size = sum(p.stat().st_size for p in tmp_path.rglob('*') if p.is_file())
+    assert size < 128 * 16 * 4 * 3
+    assert int(Checkpoints(tmp_path).restore(make_state(('behavior/.*',))).state.step) == 1
+    with pytest.raises(UserError, match='not the one this run was trained on.*embed/table'):
+        Checkpoints(tmp_path).restore(make_state(('behavior/.*',), value=1.0001))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'int32'])
+def test_fingerprints_see_every_single_bit_change(dtype):
+    value = jnp.asarray(np.random.default_rng(0).normal(size=(5, 7)) * 100, dtype)
+    marks = fingerprints.compute({'x': value})
+    for index in range(35):
+        bits = np.array(value).reshape(-1).copy()
+        view = bits.view(np.uint8)
+        view[index * value.dtype.itemsize] ^= 1
+        assert fingerprints.compute({'x': jnp.asarray(bits.reshape(5, 7))}) != marks
+    swapped = np.array(value)
+    swapped[0], swapped[1] = swapped[1].copy(), swapped[0].copy()
+    assert fingerprints.changed(marks, fingerprints.compute({'x': jnp.asarray(swapped)})) == ['x']

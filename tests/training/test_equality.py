@@ -1,0 +1,145 @@
+"""One result on every mesh, with every accumulation, packed or not."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from bsft_jax.config import MeshSection, OptimizerSection
+from bsft_jax.data.batch import Batch
+from bsft_jax.data.loader import StepSource
+from bsft_jax.data.packing import PackPlan
+from bsft_jax.data.rendering import Example, ExampleStore
+from bsft_jax.models.architecture import Architecture
+from bsft_jax.models.network import Network
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import sharding
+from bsft_jax.training import loop, optimizer, state, step
+from bsft_jax.trees import flatten
+
+MESHES = {'1 device': (1, 1, 1), '8 data': (8, 1, 1), '8 fsdp': (1, 8, 1), '2x2x2': (2, 2, 2)}
+FAMILIES = {'qwen2': dict(qkv_bias=True, tied=True), 'llama': dict(qkv_bias=False, tied=False)}
+LENGTH = 48
+
+
+def network(family: str) -> Network:
+    arch = Architecture(
+        family=family, vocab_size=96, width=32, layers=2, heads=4, kv_heads=2, head_width=8, ffn_width=64,
+        max_positions=64, rope_theta=10000.0, norm_eps=1e-6, **FAMILIES[family],
+    )  # fmt: skip
+    return Network(arch, (94, 95))
+
+
+@functools.cache
+def initial_params(family: str):
+    params = network(family).init(jax.random.key(0))
+    noise = lambda x: x + 0.05 * jax.random.normal(jax.random.key(x.size), x.shape)  # noqa: E731
+    return jax.device_get(jax.tree.map(noise, params))
+
+
+def source(packed: bool, multiple: int = 32) -> StepSource:
+    rng = np.random.default_rng(0)
+    examples = []
+    for length in rng.integers(5, 30, 400):
+        weights = (np.arange(length) > length // 2).astype(np.float32)
+        weights[length // 2 + 1] = 0.7
+        ids = rng.integers(0, 94, length).astype(np.int32)
+        ids[length // 2 + 1] = rng.integers(94, 96)
+        examples.append(Example(ids, weights))
+    store = ExampleStore.from_examples(examples)
+    plan = PackPlan(store.lengths, 32, LENGTH, seed=0)
+    return StepSource(
+        store, plan, LENGTH, packed=packed, row_multiple=multiple, process_index=0, process_count=1
+    )
+
+
+def on_mesh(family: str, sizes: tuple[int, int, int], learning_rate: float = 1e-4):
+    mesh = mesh_lib.make_mesh(MeshSection(*sizes), jax.devices()[: math.prod(sizes)])
+    places = sharding.shardings(initial_params(family), mesh)
+    params = jax.device_put(initial_params(family), places)
+    made = optimizer.make_optimizer(
+        OptimizerSection(learning_rate=learning_rate, warmup_steps=0, schedule_steps=100)
+    )
+    return mesh, state.create(params, ('.*',), made, mesh), made
+
+
+def gradients(family: str, sizes, accumulation: int, batch: Batch):
+    mesh, start, _ = on_mesh(family, sizes)
+    with jax.set_mesh(mesh):
+        run = jax.jit(step.batch_gradients, static_argnums=(0, 4))
+        out = run(
+            network(family), start.trainable, start.frozen, loop.device_batch(batch, mesh), accumulation
+        )
+    return jax.device_get(out)
+
+
+@functools.cache
+def reference(family: str):
+    return gradients(family, (1, 1, 1), 1, source(packed=True)[0])
+
+
+def assert_same_gradients(result, family: str):
+    (found, metrics), (expected, expected_metrics) = result, reference(family)
+    assert abs(metrics['loss'] - expected_metrics['loss']) <= 1e-5 * max(1, expected_metrics['loss'])
+    assert metrics['tokens'] == expected_metrics['tokens']
+    for path, gradient in flatten(expected).items():
+        difference = np.linalg.norm(flatten(found)[path] - gradient) / np.linalg.norm(gradient)
+        assert difference < 1e-5, (path, difference)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('sizes', list(MESHES.values())[1:], ids=list(MESHES)[1:])
+def test_meshes_agree(family, sizes):
+    assert_same_gradients(gradients(family, sizes, 1, source(packed=True)[0]), family)
+
+
+@pytest.mark.parametrize('packed', [True, False], ids=['packed', 'unpacked'])
+@pytest.mark.parametrize('accumulation', [1, 2, 4])
+@pytest.mark.parametrize('sizes', [(1, 1, 1), (2, 2, 2)], ids=['1 device', '2x2x2'])
+def test_accumulation_and_packing_agree(sizes, accumulation, packed):
+    assert_same_gradients(gradients('qwen2', sizes, accumulation, source(packed)[0]), 'qwen2')
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_twenty_steps_agree(family):
+    curves = []
+    for sizes in ((1, 1, 1), (2, 2, 2)):
+        mesh, current, made = on_mesh(family, sizes)
+        with jax.set_mesh(mesh):
+            train_step = step.make_train_step(network(family), made, 1)
+            losses = []
+            for i in range(20):
+                current, metrics = train_step(current, loop.device_batch(source(packed=True)[i], mesh))
+                losses.append(float(metrics['loss']))
+        curves.append(losses)
+    np.testing.assert_allclose(curves[0], curves[1], atol=1e-4)
+
+
+def test_behavior_rows_alone_move():
+    params = initial_params('llama')
+    mesh = mesh_lib.single_device_mesh()
+    made = optimizer.make_optimizer(OptimizerSection(learning_rate=0.1, warmup_steps=0, weight_decay=0.5))
+    current = state.create(
+        jax.device_put(params, sharding.shardings(params, mesh)), ('behavior/.*',), made, mesh
+    )
+    assert set(flatten(current.trainable)) == {'behavior/input', 'behavior/output'}
+    assert sum(x.size for x in jax.tree.leaves(current.opt_state)) < 6 * 2 * 32
+    with jax.set_mesh(mesh):
+        train_step = step.make_train_step(network('llama'), made, 1)
+        for i in range(3):
+            current, _ = train_step(current, loop.device_batch(source(packed=True)[i], mesh))
+    for path, before in flatten(params).items():
+        after = np.asarray(flatten(current.params)[path])
+        assert np.array_equal(before, after) == (not path.startswith('behavior/')), path
+
+
+def test_full_training_decays_only_kernels_and_tables():
+    params = initial_params('qwen2')
+    mesh, current, _ = on_mesh('qwen2', (1, 1, 1))
+    made = optimizer.make_optimizer(OptimizerSection(weight_decay=0.1, warmup_steps=0))
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = made.update(zeros, made.init(params), params)
+    moved = {path for path, update in flatten(updates).items() if np.abs(update).max() > 0}
+    assert moved == {p for p in flatten(params) if p.endswith(('kernel', 'embed/table'))}
