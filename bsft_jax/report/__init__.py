@@ -1,0 +1,1 @@
+"""Pages and tables from the files of a workdir; imports no jax."""

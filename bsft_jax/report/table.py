@@ -1,0 +1,89 @@
+"""One line per evaluation under a folder of workdirs, as an aligned table.
+
+python -m bsft_jax.report.table --runs=runs/quickstart
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from bsft_jax import cli
+from bsft_jax.behaviorbench import taxonomy
+from bsft_jax.errors import UserError
+
+_LEGEND = (
+    'overall, groups: mean macro-F1 of the categories; 95 %: interval of overall, by case. '
+    "selection: macro-F1\nof the model's own choice of behavior. over, missed: rates of stepping in "
+    'uninvited, of staying silent.\ntwins: share of pairs with both answers right. -: does not apply.'
+)
+
+
+def read(runs: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+    """Every `eval/NAME/metrics.json` at or below `runs`, as (name, its content), oldest first.
+
+    Raises UserError when there is none or one is not JSON.
+    """
+    root = pathlib.Path(runs)
+    paths = sorted(root.rglob('eval/*/metrics.json'), key=lambda path: (path.stat().st_mtime, path))
+    if not paths:
+        raise UserError('no eval/NAME/metrics.json below it', where=str(root), fix='run evaluate first')
+    found = []
+    for path in paths:
+        try:
+            content = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f'not valid JSON ({error})', where=str(path)) from error
+        workdir, name = path.parents[2].relative_to(root), path.parent.name
+        found.append((f'{workdir}/{name}' if workdir.parts else name, content))
+    return found
+
+
+def format_table(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """An aligned table of (name, content of metrics.json) with a legend below it."""
+    present = {group for _, content in found for group in content['groups']}
+    groups = [group for group in taxonomy.GROUPS if group in present]
+    groups += sorted(present - set(groups))
+    head = ['run', 'policy', 'n', 'overall', '95 %', *groups, 'selection', 'over', 'missed', 'twins']
+    lines = [head]
+    for name, content in found:
+        overall, acts = content['overall'], content['intervention']
+        low_high = overall.get('macro_f1_interval')
+        lines.append(
+            [
+                name,
+                content['policy'],
+                str(overall['n']),
+                _number(overall['macro_f1']),
+                '-'.join(_number(x) for x in low_high) if low_high else '-',
+                *(_number(content['groups'].get(group, {}).get('macro_f1')) for group in groups),
+                _number((content['selection'] or {}).get('macro_f1')),
+                _number(acts['over_intervention_rate']),
+                _number(acts['missed_intervention_rate']),
+                _number(acts['twin_score']),
+            ]
+        )
+    widths = [max(len(line[c]) for line in lines) for c in range(len(head))]
+    text = []
+    for line in [head, ['-' * width for width in widths], *lines[1:]]:
+        left = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
+        text.append('  '.join(left + right).rstrip())
+    return '\n'.join([*text, '', _LEGEND])
+
+
+def _number(value: float | None) -> str:
+    return '-' if value is None else f'{value:.3f}'
+
+
+def main(_) -> None:
+    print(format_table(read(flags.FLAGS.runs)))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('runs', None, 'Folder of workdirs (or one workdir).', required=True)
+    cli.run(main)

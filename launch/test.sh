@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs the fast tests in .venv; --all adds the slow ones; other arguments go to pytest.
+#   bash launch/test.sh [--all] [PYTEST ARGUMENTS]
+# On Python 3.11 the parity tests install torch. Where pip would take its CUDA build (several GB),
+# point PIP_EXTRA_INDEX_URL at an index of CPU builds.
+
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh" || exit 1
+bsft_environment test || exit 1
+
+marks='not slow'
+arguments=()
+for argument in "$@"; do
+  if [ "$argument" = --all ]; then
+    marks=''
+  else
+    arguments+=("$argument")
+  fi
+done
+say "Running the tests${marks:+ that are $marks} (bash launch/test.sh --all runs every one)"
+py -m pytest -n 2 -rs -m "$marks" ${arguments[@]+"${arguments[@]}"}

@@ -1,0 +1,46 @@
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+README = ROOT / 'README.md'
+
+setuptools.setup(
+    name='bsft_jax',
+    version=re.search(r"__version__ = '(.+)'", (ROOT / 'bsft_jax/__init__.py').read_text())[1],
+    description='BehaviorSFT in JAX: clinical behavior tokens, trained on accelerator meshes',
+    long_description=README.read_text(encoding='utf-8') if README.exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    packages=setuptools.find_packages(include=['bsft_jax', 'bsft_jax.*']),
+    package_data={'bsft_jax': ['assets/**']},
+    python_requires='>=3.11',
+    install_requires=[
+        'absl-py>=2.5.1,<3',
+        'flax>=0.12.8,<0.13',
+        'grain>=0.2.18,<0.3',
+        'jax>=0.10.2,<0.12',
+        'jinja2>=3.1.6,<4',
+        'ml_collections>=1.1.0,<2',
+        'numpy>=2.4.6,<3',
+        'optax>=0.2.8,<0.3',
+        'orbax-checkpoint>=0.12.8,<0.13',
+        'safetensors>=0.8.0,<0.9',
+        'tokenizers>=0.23.3,<0.24',
+        'tqdm>=4.70.1,<5',
+        'transformers>=5.17.0,<6',
+    ],
+    extras_require={
+        'cuda12': ['jax[cuda12]'],
+        'cuda13': ['jax[cuda13]'],
+        'tpu': ['jax[tpu]'],
+        'test': [
+            'pytest>=9.2.0,<10',
+            'pytest-xdist>=3.8.0,<4',
+            'scikit-learn>=1.9.1,<2',
+            'torch==2.13.0; python_version < "3.12"',
+        ],
+    },
+)

@@ -1,0 +1,186 @@
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+APP = '''
+"""An app for tests."""
+import os
+import signal
+import sys
+
+from absl import flags, logging
+
+from bsft_jax import cli
+from bsft_jax.errors import Preempted, UserError
+
+CONFIG = cli.define_config()
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where to.', required=True)
+LIMIT = flags.DEFINE_integer('limit', 0, 'How many.')
+
+
+def main(_):
+    assert 'jax' not in sys.modules
+    logging.warning('noise')
+    if WORKDIR.value == 'user':
+        raise UserError('it is\\nbroken', where='tasks.jsonl:3', fix='repair it')
+    if WORKDIR.value == 'preempted':
+        raise Preempted('checkpoint 7 is saved')
+    if WORKDIR.value == 'interrupted':
+        os.kill(os.getpid(), signal.SIGINT)
+    if WORKDIR.value == 'bug':
+        raise RuntimeError('a bug')
+    c = CONFIG.value
+    print(c.arm, c.seed, c.data.packed, c.optimizer.learning_rate, c.data.source)
+
+
+if __name__ == '__main__':
+    cli.run(main)
+'''
+
+CONFIG = """
+from bsft_jax.config import RunConfig
+from bsft_jax.errors import UserError
+
+def get_config(arg=''):
+    if arg == 'raise':
+        raise RuntimeError('no such\\nthing')
+    if arg == 'user':
+        raise UserError('unknown arm', where='the variant')
+    return None if arg == 'none' else {} if arg == 'dict' else RunConfig(arm=arg or 'behavior_sft')
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('with a space')
+    (folder / 'app.py').write_text(APP)
+    (folder / 'good.py').write_text(CONFIG)
+    (folder / 'syntax.py').write_text('def get_config(:')
+    (folder / 'empty.py').write_text('')
+    return folder
+
+
+def start(folder, *arguments):
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
+    command = [sys.executable, 'app.py', *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'printed'),
+    [
+        (['--config=good.py'], 'behavior_sft 0 True 0.0001 synthetic:1000'),
+        (['--config=good.py:general_sft'], 'general_sft 0 True 0.0001 synthetic:1000'),
+        (
+            ['--config', 'good.py', '--config.seed', '4', '--noconfig.data.packed'],
+            'behavior_sft 4 False 0.0001 synthetic:1000',
+        ),
+        (
+            [
+                '--config=good.py',
+                '--config.data.packed=false',
+                '--config.optimizer.learning_rate=1',
+                '--config.data.source=jsonl:a b',
+            ],
+            'behavior_sft 0 False 1.0 jsonl:a b',
+        ),
+    ],
+)
+def test_config_and_overrides(folder, arguments, printed):
+    done = start(folder, '--workdir=x', *arguments)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, printed, '')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'line'),
+    [
+        (['--config=good.py', '--config.nope=1'], "unknown config field 'nope'"),
+        (['--config=good.py', '--config.data.sourc=x'], 'did you mean --config.data.source?'),
+        (['--config=good.py', '--config.data=x'], "unknown config field 'data'"),
+        (['--config=good.py', '--config.seed.x=1'], "unknown config field 'seed.x'"),
+        (['--config=good.py', '--config.steps=1'], "unknown config field 'steps'"),
+        (['--config=good.py', '--config.behaviors=(1,)'], 'set it in a config file'),
+        (['--config=good.py', '--config.seed=abc'], '--config.seed=abc'),
+        (['--config=good.py', '--config.seed=1.5'], '--config.seed=1.5'),
+        (['--config=good.py', '--config.optimizer.b1=high'], '--config.optimizer.b1=high'),
+        (['--config=good.py', '--config.data.packed=maybe'], '--config.data.packed=maybe'),
+        (['--config.seed=1', '--config=good.py'], 'before a value for --config'),
+        (['--config.seed=1'], 'flag --config is missing'),
+        ([], 'flag --config is missing'),
+        (['--config'], 'Missing value'),
+        (['--config=missing.py'], 'missing.py: no such config file'),
+        (['--config=missing.py:arg', '--config.seed=1'], 'missing.py: no such config file'),
+        (['--config=.'], 'no such config file'),
+        (['--config=good.py:raise'], 'good.py: RuntimeError: no such thing'),
+        (['--config=good.py:user'], 'good.py: the variant: unknown arm'),
+        (['--config=good.py:none'], 'good.py: get_config() does not return a RunConfig'),
+        (['--config=good.py:dict'], 'good.py: get_config() does not return a RunConfig'),
+        (['--config=syntax.py'], 'syntax.py: SyntaxError'),
+        (['--config=empty.py'], "has no attribute 'get_config'"),
+        (['--config=good.py', '--limit=many'], '--limit=many'),
+        (['--config=good.py', '--limits=3'], "Unknown command line flag 'limits'"),
+        (['--config=good.py', 'stray'], "unexpected argument 'stray'"),
+    ],
+)
+def test_one_line_and_exit_2(folder, arguments, line):
+    done = start(folder, '--workdir=x', *arguments)
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
+    assert line in done.stderr
+
+
+def test_a_missing_required_flag(folder):
+    done = start(folder, '--config=good.py')
+    assert (done.returncode, done.stderr) == (2, 'error: flag --workdir is missing\n')
+
+
+@pytest.mark.parametrize(
+    ('workdir', 'code', 'stderr'),
+    [
+        ('user', 2, 'error: tasks.jsonl:3: it is broken; repair it\n'),
+        ('preempted', 75, 'stopped: checkpoint 7 is saved\n'),
+        ('interrupted', 130, 'interrupted\n'),
+    ],
+)
+def test_exit_codes(folder, workdir, code, stderr):
+    done = start(folder, '--config=good.py', f'--workdir={workdir}')
+    assert (done.returncode, done.stdout, done.stderr) == (code, '', stderr)
+
+
+@pytest.mark.parametrize('verbose', [['-v=1'], ['--verbosity=1'], ['-v', '1']])
+def test_the_traceback_of_a_user_error_on_request(folder, verbose):
+    done = start(folder, '--config=good.py', '--workdir=user', *verbose)
+    assert done.returncode == 2
+    assert 'Traceback' in done.stderr
+    assert done.stderr.endswith('error: tasks.jsonl:3: it is broken; repair it\n')
+
+
+def test_a_bug_keeps_its_traceback(folder):
+    done = start(folder, '--config=good.py', '--workdir=bug')
+    assert done.returncode == 1
+    assert 'Traceback' in done.stderr and 'error:' not in done.stderr
+
+
+def test_help_is_no_error(folder):
+    done = start(folder, '--help')
+    assert done.returncode == 0
+    assert 'An app for tests.' in done.stdout
+    assert '--config' in done.stdout and '--workdir' in done.stdout
+
+
+def test_an_app_without_a_config(folder):
+    app = """
+    from bsft_jax import cli
+    cli.run(lambda _: print('ran'))
+    """
+    (folder / 'plain.py').write_text(textwrap.dedent(app))
+    for arguments, code in (([], 0), (['--config=x.py'], 2)):
+        env = os.environ | {'PYTHONPATH': str(ROOT)}
+        command = [sys.executable, 'plain.py', *arguments]
+        assert subprocess.run(command, capture_output=True, cwd=folder, env=env).returncode == code
