@@ -49,40 +49,21 @@ def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
     )
 
 
-def training_source(config: RunConfig, base: BaseModel, shards: int) -> loader.StepSource:
-    """Records of the train split → examples → plan → the source of every step's batch.
+def training_examples(config: RunConfig, base: BaseModel) -> tuple[rendering.ExampleStore, packing.PackPlan]:
+    """Records of the train split → examples and the plan of every step, before a device is touched.
 
     Every arm plans with the lengths of the longest, so that all see the same records at each step.
-    `shards` devices share the rows of a batch.
-
-    Raises UserError for unusable records and for rows that do not divide.
     """
-    if config.data.rows_per_step % (config.train.accumulation * shards):
-        raise UserError(
-            f'{config.data.rows_per_step} rows do not divide by accumulation {config.train.accumulation} '
-            f'× {shards} devices of the data and fsdp axes',
-            where='--config.data.rows_per_step',
-        )
     records = sources.load_records(config.data.source, 'train')
     renderer = training_renderer(config, base)
     rendering.check_records(records, renderer, config.behaviors)
     longest_arm = 0 if config.uses_tokens else 1
-    store, report = rendering.render_examples(
-        renderer, records, config.data.sequence_length - longest_arm, config.data.drop_long
-    )
-    plan = packing.PackPlan(
-        store.lengths + longest_arm, config.data.rows_per_step, config.data.sequence_length, config.seed
-    )
-    print(f'{config.data.source}: {report}; {plan.describe()}', file=sys.stderr)
-    return loader.StepSource(
-        store,
-        plan,
-        config.data.sequence_length,
-        packed=config.data.packed,
-        row_multiple=config.train.accumulation * shards,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    length = config.data.sequence_length
+    store, report = rendering.render_examples(renderer, records, length - longest_arm, config.data.drop_long)
+    plan = packing.PackPlan(store.lengths + longest_arm, config.data.rows_per_step, length, config.seed)
+    print(f'{config.data.source}: {report}', file=sys.stderr)
+    print(f'training on {plan.describe()}', file=sys.stderr)
+    return store, plan
 
 
 class ScoreEvaluator:
@@ -119,15 +100,31 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     config.validate()
     workdir = pathlib.Path(workdir)
     base = workdir_lib.open_base(config)
-    mesh = mesh_lib.make_mesh(config.mesh)
-    sharding.check_heads(base.network.arch.heads, base.network.arch.kv_heads, mesh)
     limit = base.network.arch.max_positions
     if config.data.sequence_length > limit:
         raise UserError(
             f'{config.data.sequence_length} is more than the {limit} positions of the model',
             where='--config.data.sequence_length',
         )
-    source = training_source(config, base, mesh_lib.batch_shards(mesh))
+    store, plan = training_examples(config, base)
+    mesh = mesh_lib.make_mesh(config.mesh)
+    sharding.check_heads(base.network.arch.heads, base.network.arch.kv_heads, mesh)
+    multiple = config.train.accumulation * mesh_lib.batch_shards(mesh)
+    if config.data.rows_per_step % multiple:
+        raise UserError(
+            f'{config.data.rows_per_step} rows do not divide by accumulation × the devices of data and fsdp '
+            f'({multiple})',
+            where='--config.data.rows_per_step',
+        )
+    source = loader.StepSource(
+        store,
+        plan,
+        packed=config.data.packed,
+        row_multiple=multiple,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        steps=config.steps,
+    )
     evaluators = (ScoreEvaluator(config, base, mesh),) if config.evaluation.interval else ()
     workdir_lib.claim(workdir, config)
     workdir_lib.write_environment(workdir)
@@ -159,17 +156,16 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
 
 def open_model(
     *, model: str = '', workdir: str = '', step: int | None = None, chat_template: str = '', mesh=None
-) -> tuple[Model, RunConfig | None]:
-    """The model that `--model` or `--workdir` names, and the config of a workdir's run."""
+) -> Model:
+    """The model that `--model` or `--workdir` names."""
     if model:
         if step is not None:
             raise UserError('belongs to --workdir, not to --model', where=f'--step={step}')
         base = model_lib.open_base(model, chat_template=chat_template)
-        return model_lib.load(base, mesh), None
+        return model_lib.load(base, mesh)
     if not workdir:
         raise UserError('neither --model nor --workdir is given')
-    config = config_lib.read_workdir(workdir)
-    return workdir_lib.load_model(pathlib.Path(workdir), step=step, mesh=mesh), config
+    return workdir_lib.load_model(pathlib.Path(workdir), step=step, mesh=mesh)
 
 
 def _choose(records: Sequence[Record], subset: str, limit: int) -> list[Record]:
@@ -208,14 +204,12 @@ def evaluate(
 
     Returns the metrics.
     """
-    mesh = mesh_lib.make_mesh(config_lib.MeshSection())
-    if not workdir:
-        raise UserError('flag --workdir is missing')
     source = data or (config_lib.read_workdir(workdir).data.source if not model else '')
     if not source:
         raise UserError('flag --data is missing', fix='name a data source for --model')
     records = _choose(sources.load_records(source, split), subset, limit)
-    loaded, _ = open_model(
+    mesh = mesh_lib.make_mesh(config_lib.MeshSection())
+    loaded = open_model(
         model=model, workdir='' if model else workdir, step=step, chat_template=chat_template, mesh=mesh
     )
     if answer_format:
@@ -245,7 +239,7 @@ def evaluate(
 
 def export(*, workdir: str, output: str, step: int | None = None) -> pathlib.Path:
     """Writes a run's model as a plain Hugging Face checkpoint and returns its directory."""
-    loaded, _ = open_model(workdir=workdir, step=step)
+    loaded = open_model(workdir=workdir, step=step)
     stop_id = scoring.renderer_of(loaded).stop_id
     return export_lib.write(loaded, output, stop_id=stop_id)
 
@@ -271,7 +265,7 @@ def generate(
     if raw and text is None:
         raise UserError('--raw needs --text')
     records = read_jsonl(input_file) if input_file else [Record((Message('user', text),), id='text')]
-    loaded, _ = open_model(model=model, workdir=workdir, step=step, chat_template=chat_template, raw=raw)
+    loaded = open_model(model=model, workdir=workdir, step=step, chat_template=chat_template)
     if raw:
         tokenizer = loaded.tokenizer
         prompts, policy, stop_id = [tokenizer.encode(text)], 'none', tokenizer.eos_token_id

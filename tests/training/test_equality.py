@@ -50,9 +50,7 @@ def source(packed: bool, multiple: int = 32) -> StepSource:
         examples.append(Example(ids, weights))
     store = ExampleStore.from_examples(examples)
     plan = PackPlan(store.lengths, 32, LENGTH, seed=0)
-    return StepSource(
-        store, plan, LENGTH, packed=packed, row_multiple=multiple, process_index=0, process_count=1
-    )
+    return StepSource(store, plan, packed=packed, row_multiple=multiple)
 
 
 def on_mesh(family: str, sizes: tuple[int, int, int], learning_rate: float = 1e-4):
@@ -137,7 +135,6 @@ def test_behavior_rows_alone_move():
 
 def test_full_training_decays_only_kernels_and_tables():
     params = initial_params('qwen2')
-    mesh, current, _ = on_mesh('qwen2', (1, 1, 1))
     made = optimizer.make_optimizer(OptimizerSection(weight_decay=0.1, warmup_steps=0))
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = made.update(zeros, made.init(params), params)

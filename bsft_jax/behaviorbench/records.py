@@ -1,0 +1,188 @@
+"""Record: one task, one JSON object a line; what it must look like, and reading and writing files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from bsft_jax.behaviorbench import taxonomy
+from bsft_jax.errors import UserError
+
+ROLES = ('system', 'user', 'assistant')
+SPLITS = ('train', 'validation', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One turn. `name` is the speaker; an assistant's turn may carry its own `behavior`."""
+
+    role: str
+    content: str
+    name: str = ''
+    behavior: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One task. Only `messages` is required; a pretraining record has `text` instead.
+
+    Attributes:
+      case_id: records of one case stay in one split.
+      pair_id: shared by twins, which differ in one fact.
+      behavior: name of the behavior that is right here.
+      options, option_behaviors, answer: the choices, the behavior each stands for, the right index.
+      must_mention: a good answer in words mentions one phrase of each group.
+    """
+
+    messages: tuple[Message, ...] = ()
+    id: str = ''
+    case_id: str = ''
+    pair_id: str = ''
+    split: str = ''
+    source: str = ''
+    license: str = ''
+    category: str = ''
+    group: str = ''
+    behavior: str = ''
+    hard: bool = False
+    options: tuple[str, ...] = ()
+    option_behaviors: tuple[str, ...] = ()
+    answer: int | None = None
+    rationale: str = ''
+    must_mention: tuple[tuple[str, ...], ...] = ()
+    must_not_mention: tuple[tuple[str, ...], ...] = ()
+    text: str = ''
+
+
+_STRINGS = ('id', 'case_id', 'pair_id', 'split', 'source', 'license', 'category', 'group', 'behavior')
+_FIELDS = {field.name for field in dataclasses.fields(Record)}
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise UserError(f'a message must be an object, got {type(value).__name__}', where=where)
+    for key in ('role', 'content'):
+        if key not in value:
+            raise UserError(f'message field {key!r} is missing', where=where)
+    for key, text in value.items():
+        if key not in ('role', 'content', 'name', 'behavior'):
+            raise UserError(f'unknown message field {key!r}', where=where)
+        if not isinstance(text, str):
+            raise UserError(f'message field {key!r} must be text', where=where)
+    if value['role'] not in ROLES:
+        raise UserError(f'role {value["role"]!r} is not one of {", ".join(ROLES)}', where=where)
+    return Message(**value)
+
+
+def _strings(value: Any, field: str, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+        raise UserError(f'field {field!r} must be a list of texts', where=where)
+    return tuple(value)
+
+
+def record_from_dict(obj: Any, where: str = 'record') -> Record:
+    """Checks one JSON object and makes a Record of it.
+
+    Raises UserError that begins with `where` and names the field.
+    """
+    if not isinstance(obj, dict):
+        raise UserError(f'a record must be an object, got {type(obj).__name__}', where=where)
+    if unknown := sorted(obj.keys() - _FIELDS):
+        raise UserError(f'unknown field {unknown[0]!r}', where=where)
+    values: dict[str, Any] = {}
+    for field in (*_STRINGS, 'rationale', 'text'):
+        values[field] = obj.get(field, '')
+        if not isinstance(values[field], str):
+            raise UserError(f'field {field!r} must be text', where=where)
+    messages = obj.get('messages', [])
+    if not isinstance(messages, list):
+        raise UserError("field 'messages' must be a list", where=where)
+    if bool(messages) == bool(values['text']):
+        raise UserError("exactly one of 'messages' and 'text' must be given", where=where)
+    values['messages'] = tuple(_message(message, where) for message in messages)
+    values['hard'] = obj.get('hard', False)
+    if not isinstance(values['hard'], bool):
+        raise UserError("field 'hard' must be true or false", where=where)
+    for field in ('options', 'option_behaviors'):
+        values[field] = _strings(obj.get(field, []), field, where)
+    for field in ('must_mention', 'must_not_mention'):
+        groups = obj.get(field, [])
+        if not isinstance(groups, list):
+            raise UserError(f'field {field!r} must be a list of lists of texts', where=where)
+        values[field] = tuple(_strings(group, field, where) for group in groups)
+    answer = values['answer'] = obj.get('answer')
+    options = values['options']
+    if answer is not None:
+        if isinstance(answer, bool) or not isinstance(answer, int):
+            raise UserError(f"field 'answer' must be an index, got {answer!r}", where=where)
+        if not 0 <= answer < len(options):
+            raise UserError(f"field 'answer': {answer} is not an index of {len(options)} options", where=where)
+    if options and (len(options) < 2 or len(options) > 26):
+        raise UserError(f"field 'options': {len(options)} options, 2 to 26 are possible", where=where)
+    if len(set(options)) != len(options) or not all(option.strip() for option in options):
+        raise UserError("field 'options': options must be distinct and not empty", where=where)
+    if values['option_behaviors'] and len(values['option_behaviors']) != len(options):
+        raise UserError("field 'option_behaviors' must have one entry per option", where=where)
+    category, group = values['category'], values['group']
+    if category and category not in taxonomy.CATEGORIES:
+        raise UserError(
+            f"field 'category': unknown category {category!r}",
+            where=where,
+            fix=f'use one of {", ".join(taxonomy.CATEGORIES)}',
+        )
+    if category and group and taxonomy.group_of(category) != group:
+        raise UserError(f"field 'group': {category} is {taxonomy.group_of(category)}, not {group}", where=where)
+    if category and not group:
+        values['group'] = taxonomy.group_of(category)
+    if values['split'] not in ('', *SPLITS):
+        raise UserError(f"field 'split': {values['split']!r} is not one of {', '.join(SPLITS)}", where=where)
+    return Record(**values)
+
+
+def record_to_dict(record: Record) -> dict[str, Any]:
+    """JSON object of a record, without empty fields."""
+    values = dataclasses.asdict(record)
+    values['messages'] = [{k: v for k, v in message.items() if v} for message in values['messages']]
+    return {k: v for k, v in values.items() if v is not None and v is not False and v not in ('', (), [])}
+
+
+def read_jsonl(path: str | pathlib.Path) -> list[Record]:
+    """Records of a file, one JSON object a line; raises UserError naming file, line and field."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError('no such file', where=str(path))
+    records, seen = [], {}
+    try:
+        with path.open(encoding='utf-8') as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f'{path}:{number}'
+                try:
+                    obj = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(f'not valid JSON ({error.msg} at column {error.colno})', where=where) from error
+                record = record_from_dict(obj, where)
+                if record.id and record.id in seen:
+                    raise UserError(f"field 'id': {record.id!r} is also on line {seen[record.id]}", where=where)
+                seen[record.id] = number
+                records.append(record)
+    except UnicodeDecodeError as error:
+        raise UserError(f'not UTF-8 ({error.reason} at byte {error.start})', where=str(path)) from error
+    if not records:
+        raise UserError('no records in this file', where=str(path))
+    return records
+
+
+def write_jsonl(path: str | pathlib.Path, records: Iterable[Record]) -> None:
+    """Writes records, whole or not at all."""
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + '.partial')
+    with partial.open('w', encoding='utf-8') as file:
+        for record in records:
+            file.write(json.dumps(record_to_dict(record), ensure_ascii=False) + '\n')
+    os.replace(partial, path)

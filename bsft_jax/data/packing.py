@@ -1,0 +1,106 @@
+"""PackPlan: which records share which row, for every step of a run."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import hashlib
+import threading
+
+import numpy as np
+
+
+def pack(lengths_N: np.ndarray, capacity: int, order_N: np.ndarray | None = None) -> list[list[int]]:
+    """Best-fit decreasing: longest first, each into the fullest row that still has room.
+
+    Args:
+      lengths_N: tokens of each item, 1 to `capacity`.
+      capacity: tokens of a row.
+      order_N: a permutation that breaks ties of length; default the given order.
+
+    Returns:
+      Rows of item indices. Takes O(N log capacity) beside the sort.
+    """
+    lengths_N = np.asarray(lengths_N)
+    order_N = np.arange(len(lengths_N)) if order_N is None else order_N
+    order_N = order_N[np.argsort(-lengths_N[order_N], kind='stable')]
+    rows: list[list[int]] = []
+    open_rows: dict[int, list[int]] = {}  # room left → rows with exactly that room
+    rooms: list[int] = []  # the keys of open_rows, ascending
+    for item, length in zip(order_N.tolist(), lengths_N[order_N].tolist(), strict=True):
+        at = bisect.bisect_left(rooms, length)
+        if at == len(rooms):
+            row, room = len(rows), capacity
+            rows.append([])
+        else:
+            room = rooms[at]
+            row = open_rows[room].pop()
+            if not open_rows[room]:
+                del open_rows[room], rooms[at]
+        rows[row].append(item)
+        if left := room - length:
+            if left not in open_rows:
+                open_rows[left] = []
+                bisect.insort(rooms, left)
+            open_rows[left].append(row)
+    return rows
+
+
+class PackPlan:
+    """The records of every step: a pure function of lengths, seed and step.
+
+    Every epoch packs all records anew, shuffled by (seed, epoch), and spreads its rows evenly over
+    its steps, so that no step is much smaller than the others.
+
+    Args:
+      lengths_N: tokens of each record, at most `sequence_length`.
+      rows_per_step: rows of the global batch.
+      sequence_length: tokens of a row.
+      seed: of the shuffles.
+    """
+
+    def __init__(self, lengths_N: np.ndarray, rows_per_step: int, sequence_length: int, seed: int):
+        self.lengths_N = np.asarray(lengths_N, np.int64)
+        self.rows_per_step, self.sequence_length, self.seed = rows_per_step, sequence_length, seed
+        digest = hashlib.sha256(self.lengths_N.tobytes())
+        digest.update(f'{rows_per_step} {sequence_length} {seed}'.encode())
+        self.hash = digest.hexdigest()
+        self._epoch = functools.lru_cache(maxsize=2)(self._pack_epoch)
+        self._starts = [0]  # first step of each epoch seen so far
+        self._lock = threading.Lock()
+
+    def _pack_epoch(self, epoch: int) -> list[list[list[int]]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        rows = pack(self.lengths_N, self.sequence_length, rng.permutation(len(self.lengths_N)))
+        rows = [rows[i] for i in rng.permutation(len(rows))]
+        steps = -(-len(rows) // self.rows_per_step)
+        bounds = np.linspace(0, len(rows), steps + 1).round().astype(int)
+        return [rows[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        return len(self._epoch(epoch))
+
+    def rows(self, step: int) -> list[list[int]]:
+        """At most `rows_per_step` rows of record indices for one step, counted from 0."""
+        with self._lock:
+            while step >= self._starts[-1]:
+                self._starts.append(self._starts[-1] + self.steps_in_epoch(len(self._starts) - 1))
+            epoch = bisect.bisect_right(self._starts, step) - 1
+            return self._epoch(epoch)[step - self._starts[epoch]]
+
+    def most_records(self, steps: int) -> int:
+        """The largest number of records in one of the first `steps` steps."""
+        return max(sum(map(len, self.rows(step))) for step in range(steps))
+
+    @property
+    def fill(self) -> float:
+        """Share of the first epoch's row tokens that are records."""
+        rows = sum(map(len, self._epoch(0)))
+        return float(self.lengths_N.sum() / (rows * self.sequence_length))
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return (
+            f'{len(self.lengths_N):,} records, {self.lengths_N.sum():,} tokens, {self.steps_in_epoch(0)} steps '
+            f'an epoch, rows {self.fill:.1%} full'
+        )

@@ -1,0 +1,298 @@
+"""Rendering: records → token ids with loss weights, and the pieces that scoring needs.
+
+The chat template renders the messages; options follow the last user turn as `A. …` lines; the
+answer is `behavior token + "Answer: " + X + ". " + rationale + end of turn`. Prompt and answer are
+encoded apart and joined, so that no token spans the boundary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import string
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from bsft_jax.behaviorbench.records import Message, Record
+from bsft_jax.behaviors import Behavior, BehaviorSet
+from bsft_jax.errors import UserError
+
+STEM = 'Answer:'
+_PROBE = 'x9q7'  # stands for a message while a template is examined
+_CHUNK = 4096
+_FLAG_LONG = 'raise --config.data.sequence_length, or --config.data.drop_long to leave them out'
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One document: `ids` int32 [T] and, for each id, the weight of predicting it, float32 [T]."""
+
+    ids: np.ndarray
+    weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleStore:
+    """Many examples in two flat arrays; `starts` has one entry more than there are examples."""
+
+    ids: np.ndarray
+    weights: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def from_examples(cls, examples: Sequence[Example]) -> ExampleStore:
+        starts = np.cumsum([0, *(len(example.ids) for example in examples)])
+        ids = np.concatenate([example.ids for example in examples])
+        return cls(ids, np.concatenate([example.weights for example in examples]), starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> Example:
+        part = slice(self.starts[index], self.starts[index + 1])
+        return Example(self.ids[part], self.weights[part])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example."""
+        return np.diff(self.starts)
+
+
+class Renderer:
+    """Writes records for one tokenizer, one set of behaviors and one answer format.
+
+    Args:
+      tokenizer: a Hugging Face tokenizer, extended by the behavior tokens where `behaviors` has ids.
+      behaviors: without ids the answers carry no behavior token.
+      answer_format: `letter`, or `text` for the option's own words.
+      behavior_weight: loss weight of the behavior token; every other answer token has weight 1.
+
+    Attributes:
+      stop_id: the template's end of turn.
+      stem_ids: ids of `Answer:`.
+
+    Raises UserError for a tokenizer without template, a template whose prompt is not the beginning
+    of the whole conversation, and one that does not end a turn with a token of its own.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        behaviors: BehaviorSet,
+        *,
+        answer_format: str = 'letter',
+        behavior_weight: float = 1.0,
+    ):
+        self.tokenizer, self.behaviors = tokenizer, behaviors
+        self._letters, self._behavior_weight = answer_format == 'letter', behavior_weight
+        if not tokenizer.chat_template:
+            raise UserError(
+                'the tokenizer has no chat template', fix='give one with --config.data.chat_template=FILE'
+            )
+        added = sorted((token.content for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        self._control = re.compile('|'.join(map(re.escape, added)) or '(?!)')
+        self.stem_ids = self._encode([STEM])[0]
+        self._examine_template()
+
+    def _template(self, messages: list[dict[str, str]], *, prompt: bool) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except Exception as error:  # a template may raise whatever it likes
+            raise UserError(f'the chat template fails ({error})', where='chat template') from error
+
+    def _examine_template(self) -> None:
+        user = {'role': 'user', 'content': 'q'}
+        named = self._template([user | {'name': _PROBE}], prompt=True)
+        self._template_names_speakers = _PROBE in named
+        prompt = self._template([user], prompt=True)
+        whole = self._template([user, {'role': 'assistant', 'content': _PROBE}], prompt=False)
+        if not whole.startswith(prompt):
+            raise UserError('its prompt is not the beginning of the whole conversation', where='chat template')
+        after = self._control.match(whole.split(_PROBE)[-1])
+        if after is None:
+            raise UserError('it does not end a turn with a token of its own', where='chat template')
+        self.stop_id = self.tokenizer.convert_tokens_to_ids(after[0])
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        batch = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in batch]
+
+    @functools.cached_property
+    def _plain(self):
+        """The tokenizer without any added token: control tokens are ordinary text to it."""
+        from tokenizers import Tokenizer
+
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        return Tokenizer.from_str(json.dumps(state | {'added_tokens': [], 'post_processor': None}))
+
+    def _prompt_text(self, record: Record) -> tuple[str, str]:
+        """The rendered prompt, and the mark inside control tokens that messages contain ('' if none)."""
+        messages = [*record.messages]
+        if not record.options and messages[-1].role == 'assistant':
+            messages.pop()
+        contents = [self._content(message) for message in messages]
+        if record.options:
+            last = max((i for i, m in enumerate(messages) if m.role == 'user'), default=None)
+            if last is None:
+                raise UserError(f'record {record.id!r} has options but no user turn')
+            lines = (f'{a}. {b}' for a, b in zip(string.ascii_uppercase, record.options, strict=False))
+            contents[last] = '\n'.join([contents[last], *lines])
+        mark = ''
+        if any(self._control.search(content) for content in contents):
+            everything = ''.join(contents)
+            mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in everything)
+            contents = [self._control.sub(lambda m: m[0][0] + mark + m[0][1:], c) for c in contents]
+        turns = [
+            {'role': message.role, 'content': content, **({'name': message.name} if message.name else {})}
+            for message, content in zip(messages, contents, strict=True)
+        ]
+        return self._template(turns, prompt=True), mark
+
+    def _content(self, message: Message) -> str:
+        if message.name and not self._template_names_speakers:
+            return f'{message.name}: {message.content}'
+        return message.content
+
+    def _marked_ids(self, text: str, mark: str) -> list[int]:
+        """Ids of a prompt whose messages hold control tokens: the template's count, theirs are text."""
+        ids, end = [], 0
+        for match in [*self._control.finditer(text), None]:
+            part = text[end : match.start() if match else len(text)].replace(mark, '')
+            if part:
+                ids += self._plain.encode(part, add_special_tokens=False).ids
+            if match:
+                ids.append(self.tokenizer.convert_tokens_to_ids(match[0]))
+                end = match.end()
+        return ids
+
+    def prompt_ids_of(self, records: Sequence[Record]) -> list[list[int]]:
+        """Ids of each record's prompt, up to where the answer begins.
+
+        Content of messages is ordinary text even where it spells a control token.
+        """
+        texts = [self._prompt_text(record) for record in records]
+        ids = self._encode([text for text, _ in texts])
+        return [self._marked_ids(text, mark) if mark else i for (text, mark), i in zip(texts, ids, strict=True)]
+
+    def prompt_ids(self, record: Record) -> list[int]:
+        """`prompt_ids_of` for one record."""
+        return self.prompt_ids_of([record])[0]
+
+    def _option_text(self, record: Record, option: int) -> str:
+        """` X.` as it stands behind the stem."""
+        if self._letters:
+            return f' {string.ascii_uppercase[option]}.'
+        return f' {record.options[option].strip().removesuffix(".")}.'
+
+    def _apart(self, first: list[int], joint: list[int], rest: str) -> list[int]:
+        """Ids of `rest` behind `first`: from the joint encoding, or encoded apart where tokens merge."""
+        if joint[: len(first)] == first:
+            return joint[len(first) :]
+        return self._encode([rest])[0]
+
+    def option_ids(self, record: Record) -> list[list[int]]:
+        """Ids of each option behind `stem_ids`, up to and including the `.`; what training sees there."""
+        rests = [self._option_text(record, option) for option in range(len(record.options))]
+        joints = self._encode([STEM + rest for rest in rests])
+        return [self._apart(self.stem_ids, joint, rest) for joint, rest in zip(joints, rests, strict=True)]
+
+    def examples(self, records: Sequence[Record]) -> list[Example]:
+        """Documents to train on, one per record; raises UserError for a record without an answer."""
+        prompts = iter(self.prompt_ids_of([r for r in records if not r.text]))
+        rests = [self._option_text(r, r.answer) if r.options and r.answer is not None else '' for r in records]
+        tails = [self._tail(record) for record in records]
+        heads = self._encode([STEM + rest for rest in rests])
+        wholes = self._encode([STEM + a + b if a else b for a, b in zip(rests, tails, strict=True)])
+        result = []
+        for record, rest, tail, head, whole in zip(records, rests, tails, heads, wholes, strict=True):
+            if record.text:
+                result.append(self._text_example(whole))
+                continue
+            answer = whole
+            if rest:
+                answer = self.stem_ids + self._apart(self.stem_ids, head, rest)
+                answer = answer + (self._apart(answer, whole, tail) if tail else [])
+            result.append(self._answer_example(record, next(prompts), answer))
+        return result
+
+    def example(self, record: Record) -> Example:
+        """`examples` for one record."""
+        return self.examples([record])[0]
+
+    def _tail(self, record: Record) -> str:
+        """What follows the `.` of the option; for other records the whole text or answer."""
+        if record.text:
+            return record.text
+        if record.options:
+            if record.answer is None:
+                raise UserError(f'record {record.id!r} has options but no answer to train on')
+            return f' {record.rationale}' if record.rationale else ''
+        if record.messages[-1].role != 'assistant':
+            raise UserError(f'record {record.id!r} has no answer to train on')
+        return record.messages[-1].content
+
+    def _answer_example(self, record: Record, prompt: list[int], answer: list[int]) -> Example:
+        behavior = record.behavior or (record.messages[-1].behavior if not record.options else '')
+        ids, weights = [*answer, self.stop_id], np.ones(len(answer) + 1, np.float32)
+        if behavior and self.behaviors.ids:
+            ids = [self.behaviors.ids[self.behaviors.index(behavior)], *ids]
+            weights = np.concatenate([np.float32([self._behavior_weight]), weights])
+        weights = np.concatenate([np.zeros(len(prompt), np.float32), weights])
+        return Example(np.asarray(prompt + ids, np.int32), weights)
+
+    def _text_example(self, ids: list[int]) -> Example:
+        start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        ids = [*start, *ids, self.stop_id]
+        return Example(np.asarray(ids, np.int32), np.ones(len(ids), np.float32))
+
+
+def check_records(records: Iterable[Record], renderer: Renderer, behaviors: tuple[Behavior, ...]) -> None:
+    """Raises UserError for a record that must not be trained on.
+
+    That is one whose messages, options or rationale spell a behavior token or a control token of
+    the tokenizer (nobody steers a model from inside a note), and one with an unknown behavior.
+    """
+    tokens = {token.content for token in renderer.tokenizer.added_tokens_decoder.values()}
+    tokens |= {behavior.token for behavior in behaviors}
+    control = re.compile('|'.join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+    names = {behavior.name for behavior in behaviors}
+    for record in records:
+        pieces = [*(m.content for m in record.messages), *(m.name for m in record.messages)]
+        for piece in (*pieces, *record.options, record.rationale, record.text):
+            if found := control.search(piece):
+                raise UserError(
+                    f'record {record.id!r}: the token {found[0]} inside a message',
+                    fix='remove it; behavior and control tokens are written by the renderer alone',
+                )
+        for name in {record.behavior, *(m.behavior for m in record.messages)} - {''}:
+            if name not in names:
+                raise UserError(
+                    f'record {record.id!r}: unknown behavior {name!r}', fix=f'known: {", ".join(sorted(names))}'
+                )
+
+
+def render_examples(
+    renderer: Renderer, records: Sequence[Record], sequence_length: int, drop_long: float
+) -> tuple[ExampleStore, str]:
+    """Examples of at most `sequence_length` tokens, and one line about what was left out.
+
+    A longer record is left out whole, never cut.
+
+    Raises UserError when more than the share `drop_long` is longer, or nothing is left to train on.
+    """
+    kept, longest = [], 0
+    for start in range(0, len(records), _CHUNK):
+        for example in renderer.examples(records[start : start + _CHUNK]):
+            longest = max(longest, len(example.ids))
+            if len(example.ids) <= sequence_length:
+                kept.append(example)
+    dropped = len(records) - len(kept)
+    report = f'{dropped} of {len(records)} records are longer than {sequence_length} tokens, the longest has {longest}'
+    if dropped > drop_long * len(records):
+        raise UserError(report, where=f'--config.data.drop_long={drop_long}', fix=_FLAG_LONG)
+    if not any(example.weights[1:].any() for example in kept):
+        raise UserError('no trainable token: no answer is left to train on', where='--config.data.source')
+    return ExampleStore.from_examples(kept), report
