@@ -23,10 +23,10 @@ def get_config(arg: str = '') -> RunConfig:
         arm='general_sft',
         model=ModelSection(base='runs/tiny/blank', weights='random'),
         data=DataSection(
-            source='synthetic_text:40000', sequence_length=256, rows_per_step=32, answer_format='text'
+            source='synthetic_text:60000', sequence_length=256, rows_per_step=16, answer_format='text'
         ),
         optimizer=OptimizerSection(
-            learning_rate=1.5e-3, warmup_steps=50, schedule_steps=1000, weight_decay=0.05
+            learning_rate=1.5e-3, warmup_steps=50, schedule_steps=2400, weight_decay=0.05
         ),
-        checkpoint=CheckpointSection(interval=200),
+        checkpoint=CheckpointSection(interval=400),
     )

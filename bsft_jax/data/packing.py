@@ -66,7 +66,6 @@ class PackPlan:
         digest.update(f'{rows_per_step} {sequence_length} {seed}'.encode())
         self.hash = digest.hexdigest()
         self._epoch = functools.lru_cache(maxsize=2)(self._pack_epoch)
-        self._starts = [0]  # first step of each epoch seen so far
         self._lock = threading.Lock()
 
     def _pack_epoch(self, epoch: int) -> list[list[list[int]]]:
@@ -77,16 +76,16 @@ class PackPlan:
         bounds = np.linspace(0, len(rows), steps + 1).round().astype(int)
         return [rows[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
 
-    def steps_in_epoch(self, epoch: int) -> int:
-        return len(self._epoch(epoch))
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """The same for all epochs: ties of length change which records share a row, not how many rows."""
+        return len(self._epoch(0))
 
     def rows(self, step: int) -> list[list[int]]:
         """At most `rows_per_step` rows of record indices for one step, counted from 0."""
         with self._lock:
-            while step >= self._starts[-1]:
-                self._starts.append(self._starts[-1] + self.steps_in_epoch(len(self._starts) - 1))
-            epoch = bisect.bisect_right(self._starts, step) - 1
-            return self._epoch(epoch)[step - self._starts[epoch]]
+            epoch, step = divmod(step, self.steps_per_epoch)
+            return self._epoch(epoch)[step]
 
     def most_records(self, steps: int) -> int:
         """The largest number of records in one of the first `steps` steps."""
@@ -101,6 +100,6 @@ class PackPlan:
     def describe(self) -> str:
         """One line for the log."""
         return (
-            f'{len(self.lengths_N):,} records, {self.lengths_N.sum():,} tokens, {self.steps_in_epoch(0)} steps '
+            f'{len(self.lengths_N):,} records, {self.lengths_N.sum():,} tokens, {self.steps_per_epoch} steps '
             f'an epoch, rows {self.fill:.1%} full'
         )

@@ -111,12 +111,14 @@ class Renderer:
         whole = self._template([user, {'role': 'assistant', 'content': _PROBE}], prompt=False)
         if not whole.startswith(prompt):
             raise UserError('its prompt is not the beginning of the whole conversation', where='chat template')
-        after = self._control.match(whole.split(_PROBE)[-1])
-        if after is None:
+        _, written, rest = whole.rpartition(_PROBE)
+        after = self._control.match(rest)
+        if not written or after is None:
             raise UserError('it does not end a turn with a token of its own', where='chat template')
         self.stop_id = self.tokenizer.convert_tokens_to_ids(after[0])
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids of rendered text, whose control tokens count."""
         batch = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
         return [encoding.ids for encoding in batch]
 
@@ -128,11 +130,20 @@ class Renderer:
         state = json.loads(self.tokenizer.backend_tokenizer.to_str())
         return Tokenizer.from_str(json.dumps(state | {'added_tokens': [], 'post_processor': None}))
 
-    def _prompt_text(self, record: Record) -> tuple[str, str]:
-        """The rendered prompt, and the mark inside control tokens that messages contain ('' if none)."""
+    def _encode_content(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts from a record, in which a control token is ordinary text."""
+        return [
+            self._plain.encode(text, add_special_tokens=False).ids if self._control.search(text) else ids
+            for text, ids in zip(texts, self._encode(texts), strict=True)
+        ]
+
+    def _prompt_text(self, record: Record) -> tuple[str, dict[str, str]]:
+        """The rendered prompt; private-use characters in it stand for control tokens in the content."""
         messages = [*record.messages]
-        if not record.options and messages[-1].role == 'assistant':
+        if messages and not record.options and messages[-1].role == 'assistant':
             messages.pop()
+        if not messages:
+            raise UserError(f'record {record.id!r} has nothing to answer')
         contents = [self._content(message) for message in messages]
         if record.options:
             last = max((i for i, m in enumerate(messages) if m.role == 'user'), default=None)
@@ -140,27 +151,31 @@ class Renderer:
                 raise UserError(f'record {record.id!r} has options but no user turn')
             lines = (f'{a}. {b}' for a, b in zip(string.ascii_uppercase, record.options, strict=False))
             contents[last] = '\n'.join([contents[last], *lines])
-        mark = ''
-        if any(self._control.search(content) for content in contents):
-            everything = ''.join(contents)
-            mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in everything)
-            contents = [self._control.sub(lambda m: m[0][0] + mark + m[0][1:], c) for c in contents]
+        names = [message.name for message in messages]
+        everything = '\0'.join(contents + names)
+        hostile = sorted(set(self._control.findall(everything)))
+        unused = (c for c in map(chr, range(0xE000, 0xF900)) if c not in everything)
+        marks = dict(zip(hostile, unused, strict=False))
+        if marks:
+            contents, names = (
+                [self._control.sub(lambda m: marks[m[0]], text) for text in texts] for texts in (contents, names)
+            )
         turns = [
-            {'role': message.role, 'content': content, **({'name': message.name} if message.name else {})}
-            for message, content in zip(messages, contents, strict=True)
+            {'role': message.role, 'content': content, **({'name': name} if name else {})}
+            for message, content, name in zip(messages, contents, names, strict=True)
         ]
-        return self._template(turns, prompt=True), mark
+        return self._template(turns, prompt=True), {mark: token for token, mark in marks.items()}
 
     def _content(self, message: Message) -> str:
         if message.name and not self._template_names_speakers:
             return f'{message.name}: {message.content}'
         return message.content
 
-    def _marked_ids(self, text: str, mark: str) -> list[int]:
+    def _marked_ids(self, text: str, tokens: dict[str, str]) -> list[int]:
         """Ids of a prompt whose messages hold control tokens: the template's count, theirs are text."""
-        ids, end = [], 0
+        ids, end, unmark = [], 0, str.maketrans(tokens)
         for match in [*self._control.finditer(text), None]:
-            part = text[end : match.start() if match else len(text)].replace(mark, '')
+            part = text[end : match.start() if match else len(text)].translate(unmark)
             if part:
                 ids += self._plain.encode(part, add_special_tokens=False).ids
             if match:
@@ -175,7 +190,7 @@ class Renderer:
         """
         texts = [self._prompt_text(record) for record in records]
         ids = self._encode([text for text, _ in texts])
-        return [self._marked_ids(text, mark) if mark else i for (text, mark), i in zip(texts, ids, strict=True)]
+        return [self._marked_ids(text, tokens) if tokens else i for (text, tokens), i in zip(texts, ids, strict=True)]
 
     def prompt_ids(self, record: Record) -> list[int]:
         """`prompt_ids_of` for one record."""
@@ -191,12 +206,12 @@ class Renderer:
         """Ids of `rest` behind `first`: from the joint encoding, or encoded apart where tokens merge."""
         if joint[: len(first)] == first:
             return joint[len(first) :]
-        return self._encode([rest])[0]
+        return self._encode_content([rest])[0]
 
     def option_ids(self, record: Record) -> list[list[int]]:
         """Ids of each option behind `stem_ids`, up to and including the `.`; what training sees there."""
         rests = [self._option_text(record, option) for option in range(len(record.options))]
-        joints = self._encode([STEM + rest for rest in rests])
+        joints = self._encode_content([STEM + rest for rest in rests])
         return [self._apart(self.stem_ids, joint, rest) for joint, rest in zip(joints, rests, strict=True)]
 
     def examples(self, records: Sequence[Record]) -> list[Example]:
@@ -204,8 +219,8 @@ class Renderer:
         prompts = iter(self.prompt_ids_of([r for r in records if not r.text]))
         rests = [self._option_text(r, r.answer) if r.options and r.answer is not None else '' for r in records]
         tails = [self._tail(record) for record in records]
-        heads = self._encode([STEM + rest for rest in rests])
-        wholes = self._encode([STEM + a + b if a else b for a, b in zip(rests, tails, strict=True)])
+        heads = self._encode_content([STEM + rest for rest in rests])
+        wholes = self._encode_content([STEM + a + b if a else b for a, b in zip(rests, tails, strict=True)])
         result = []
         for record, rest, tail, head, whole in zip(records, rests, tails, heads, wholes, strict=True):
             if record.text:

@@ -30,6 +30,8 @@ def load_tokenizer(directory: str | os.PathLike, chat_template: str = ''):
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise UserError(f'the tokenizer cannot be read ({error})', where=str(directory)) from error
     tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.backend_tokenizer.no_truncation()  # some files store a limit, which would cut silently
+    tokenizer.backend_tokenizer.no_padding()
     if chat_template:
         path = pathlib.Path(chat_template)
         if not path.is_file():
