@@ -48,3 +48,40 @@ def assert_close(actual, reference, tolerance):
     assert actual.shape == reference.shape
     worst = np.abs(actual - reference).max()
     assert worst <= tolerance * max(1.0, np.abs(reference).max()), worst
+
+
+def random_model(directory, tied=True, vocab_size=320, spare=True):
+    """A random Qwen2 with a tokenizer of its own, in the Hugging Face layout, made without torch."""
+    import json
+
+    import jax
+    from safetensors.numpy import save_file
+
+    from bsft_jax.behaviorbench import sources
+    from bsft_jax.data import tokenizer_training
+    from bsft_jax.hub import tables
+    from bsft_jax.models import architecture
+    from bsft_jax.models.network import Network
+    from bsft_jax.trees import flatten
+
+    texts = [record.text for record in sources.load_records('synthetic_text:60', 'train')]
+    tokenizer = tokenizer_training.train_tokenizer(texts, vocab_size)
+    tokenizer.save_pretrained(str(directory))
+    config = tokenizer_training.blank_config(tokenizer) | {
+        'hidden_size': 32, 'intermediate_size': 48, 'num_hidden_layers': 2, 'max_position_embeddings': 512,
+        'tie_word_embeddings': tied,
+    }  # fmt: skip
+    if not spare:
+        config['vocab_size'] = len(tokenizer)
+    (directory / 'config.json').write_text(json.dumps(config))
+    arch = architecture.from_hf_config(config)
+    params = flatten(Network(arch).init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for path, entry in tables.entries(arch, params).items():
+        value = np.asarray(params[path]) + 0.15 * rng.normal(size=params[path].shape).astype(np.float32)
+        for i, name in enumerate(tables.tensor_names(entry, arch)):
+            tensor = value[i] if entry.stacked else value
+            tensors[name] = np.ascontiguousarray(tensor.T if entry.transpose else tensor)
+    save_file(tensors, directory / 'model.safetensors', metadata={'format': 'pt'})
+    return directory

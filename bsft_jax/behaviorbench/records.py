@@ -103,7 +103,9 @@ def record_from_dict(obj: Any, where: str = 'record') -> Record:
         raise UserError("field 'messages' must be a list", where=where)
     if bool(messages) == bool(values['text']):
         raise UserError("exactly one of 'messages' and 'text' must be given", where=where)
-    values['messages'] = tuple(_message(message, where) for message in messages)
+    values['messages'] = tuple(
+        _message(message, f'{where}: messages[{i}]') for i, message in enumerate(messages)
+    )
     values['hard'] = obj.get('hard', False)
     if not isinstance(values['hard'], bool):
         raise UserError("field 'hard' must be true or false", where=where)
@@ -143,11 +145,20 @@ def record_from_dict(obj: Any, where: str = 'record') -> Record:
     return Record(**values)
 
 
+def _json(value: Any) -> Any:
+    """Messages as objects and tuples as lists."""
+    if isinstance(value, Message):
+        return {key: text for key, text in vars(value).items() if text}
+    return [_json(item) for item in value] if isinstance(value, tuple) else value
+
+
 def record_to_dict(record: Record) -> dict[str, Any]:
     """JSON object of a record, without empty fields."""
-    values = dataclasses.asdict(record)
-    values['messages'] = [{k: v for k, v in message.items() if v} for message in values['messages']]
-    return {k: v for k, v in values.items() if v is not None and v is not False and v not in ('', (), [])}
+    return {
+        name: _json(value)
+        for name, value in vars(record).items()
+        if value is not None and value is not False and value not in ('', ())
+    }
 
 
 def read_jsonl(path: str | pathlib.Path) -> list[Record]:

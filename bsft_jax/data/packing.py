@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
+import itertools
 import threading
 
 import numpy as np
@@ -74,7 +75,7 @@ class PackPlan:
         rows = [rows[i] for i in rng.permutation(len(rows))]
         steps = -(-len(rows) // self.rows_per_step)
         bounds = np.linspace(0, len(rows), steps + 1).round().astype(int)
-        return [rows[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [rows[a:b] for a, b in itertools.pairwise(bounds)]
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:

@@ -61,6 +61,10 @@ class ExampleStore:
         return np.diff(self.starts)
 
 
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    return re.compile('|'.join(map(re.escape, sorted(tokens, key=len, reverse=True))) or '(?!)')
+
+
 class Renderer:
     """Writes records for one tokenizer, one set of behaviors and one answer format.
 
@@ -92,8 +96,7 @@ class Renderer:
             raise UserError(
                 'the tokenizer has no chat template', fix='give one with --config.data.chat_template=FILE'
             )
-        added = sorted((token.content for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
-        self._control = re.compile('|'.join(map(re.escape, added)) or '(?!)')
+        self._control = _any_of(token.content for token in tokenizer.added_tokens_decoder.values())
         self.stem_ids = self._encode([STEM])[0]
         self._examine_template()
 
@@ -110,7 +113,7 @@ class Renderer:
         prompt = self._template([user], prompt=True)
         whole = self._template([user, {'role': 'assistant', 'content': _PROBE}], prompt=False)
         if not whole.startswith(prompt):
-            raise UserError('its prompt is not the beginning of the whole conversation', where='chat template')
+            raise UserError('its prompt does not begin the whole conversation', where='chat template')
         _, written, rest = whole.rpartition(_PROBE)
         after = self._control.match(rest)
         if not written or after is None:
@@ -157,9 +160,8 @@ class Renderer:
         unused = (c for c in map(chr, range(0xE000, 0xF900)) if c not in everything)
         marks = dict(zip(hostile, unused, strict=False))
         if marks:
-            contents, names = (
-                [self._control.sub(lambda m: marks[m[0]], text) for text in texts] for texts in (contents, names)
-            )
+            contents = [self._control.sub(lambda m: marks[m[0]], content) for content in contents]
+            names = [self._control.sub(lambda m: marks[m[0]], name) for name in names]
         turns = [
             {'role': message.role, 'content': content, **({'name': name} if name else {})}
             for message, content, name in zip(messages, contents, names, strict=True)
@@ -188,9 +190,12 @@ class Renderer:
 
         Content of messages is ordinary text even where it spells a control token.
         """
-        texts = [self._prompt_text(record) for record in records]
-        ids = self._encode([text for text, _ in texts])
-        return [self._marked_ids(text, tokens) if tokens else i for (text, tokens), i in zip(texts, ids, strict=True)]
+        prompts = [self._prompt_text(record) for record in records]
+        encoded = self._encode([text for text, _ in prompts])
+        return [
+            self._marked_ids(text, tokens) if tokens else ids
+            for (text, tokens), ids in zip(prompts, encoded, strict=True)
+        ]
 
     def prompt_ids(self, record: Record) -> list[int]:
         """`prompt_ids_of` for one record."""
@@ -217,8 +222,8 @@ class Renderer:
     def examples(self, records: Sequence[Record]) -> list[Example]:
         """Documents to train on, one per record; raises UserError for a record without an answer."""
         prompts = iter(self.prompt_ids_of([r for r in records if not r.text]))
-        rests = [self._option_text(r, r.answer) if r.options and r.answer is not None else '' for r in records]
         tails = [self._tail(record) for record in records]
+        rests = [self._option_text(r, r.answer) if r.options else '' for r in records]
         heads = self._encode_content([STEM + rest for rest in rests])
         wholes = self._encode_content([STEM + a + b if a else b for a, b in zip(rests, tails, strict=True)])
         result = []
@@ -272,7 +277,7 @@ def check_records(records: Iterable[Record], renderer: Renderer, behaviors: tupl
     """
     tokens = {token.content for token in renderer.tokenizer.added_tokens_decoder.values()}
     tokens |= {behavior.token for behavior in behaviors}
-    control = re.compile('|'.join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+    control = _any_of(tokens)
     names = {behavior.name for behavior in behaviors}
     for record in records:
         pieces = [*(m.content for m in record.messages), *(m.name for m in record.messages)]
@@ -285,7 +290,8 @@ def check_records(records: Iterable[Record], renderer: Renderer, behaviors: tupl
         for name in {record.behavior, *(m.behavior for m in record.messages)} - {''}:
             if name not in names:
                 raise UserError(
-                    f'record {record.id!r}: unknown behavior {name!r}', fix=f'known: {", ".join(sorted(names))}'
+                    f'record {record.id!r}: unknown behavior {name!r}',
+                    fix=f'known: {", ".join(sorted(names))}',
                 )
 
 
@@ -305,7 +311,10 @@ def render_examples(
             if len(example.ids) <= sequence_length:
                 kept.append(example)
     dropped = len(records) - len(kept)
-    report = f'{dropped} of {len(records)} records are longer than {sequence_length} tokens, the longest has {longest}'
+    report = (
+        f'{dropped} of {len(records)} records are longer than {sequence_length} tokens, '
+        f'the longest has {longest}'
+    )
     if dropped > drop_long * len(records):
         raise UserError(report, where=f'--config.data.drop_long={drop_long}', fix=_FLAG_LONG)
     if not any(example.weights[1:].any() for example in kept):

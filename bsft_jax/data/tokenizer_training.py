@@ -23,11 +23,15 @@ CHAT_TEMPLATE = (
     '{% endfor %}'
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+_PIECES = (  # Qwen2's, which `transformers` restores for every model of that type; digits stand alone
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r'|\s+(?!\S)|\s+'
+)
 _BYTES = 256
 _SPARE_ROWS = 8  # for behavior tokens
 _ROW_MULTIPLE = 128
 
-_SOURCE = flags.DEFINE_string('source', None, 'Data source whose train texts are learned from.', required=True)
+_SOURCE = flags.DEFINE_string('source', None, 'Source of the texts to learn from.', required=True)
 _VOCAB_SIZE = flags.DEFINE_integer('vocab_size', 1024, 'Ids of the tokenizer, special ones included.')
 _OUTPUT = flags.DEFINE_string('output', None, 'New folder for tokenizer and config.json.', required=True)
 
@@ -44,7 +48,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
     Returns:
       A PreTrainedTokenizerFast.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     if vocab_size < _BYTES + len(SPECIALS):
@@ -53,8 +57,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
             where='--vocab_size',
         )
     bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(_PIECES), 'isolated'),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -110,6 +110,7 @@ def _decode(
 
     def advance(carry):
         step, out_BM, logits_BV, cache, done_B = carry
+        decoder = network.bind(params)  # NNX modules do not cross into the loop's trace
         step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
         token_B = sample(logits_BV, step_keys_B, temperature, top_p)
         token_B = jnp.where((step == 0) & (first_B >= 0), first_B, token_B)

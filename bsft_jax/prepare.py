@@ -1,0 +1,156 @@
+"""Makes a data set: `python -m bsft_jax.prepare --source=medec:DIR --output=DIR`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from bsft_jax import cli
+from bsft_jax.behaviorbench import sources as sources_lib
+from bsft_jax.behaviorbench.records import SPLITS, Record, write_jsonl
+from bsft_jax.errors import UserError
+
+_SOURCE = flags.DEFINE_multi_string(
+    'source', None, 'synthetic:CASES[:SEED], medec:DIR or jsonl:PATH; may be repeated.', required=True
+)
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder of the data set.', required=True)
+_FORMAT = flags.DEFINE_enum('format', 'jsonl', ['jsonl'], 'How the data set is stored.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the splits and of what adapters choose.')
+_INSPECT = flags.DEFINE_integer('inspect', 0, 'Print this many training records.', lower_bound=0)
+
+CARD = 'card.json'
+FILES = (*(f'{split}.jsonl' for split in SPLITS), CARD)
+
+
+def prepare(sources: Sequence[str], output: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
+    """Writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and `card.json`, all or nothing.
+
+    Args:
+      sources: what `sources.load_raw` takes; no two records may have the same id, no case be in two splits.
+      output: the folder; an earlier data set there is replaced, anything else is refused.
+      seed: of the splits and of what adapters choose.
+
+    Returns the card. Raises UserError for a source, a record or a folder that does not fit.
+    """
+    output = pathlib.Path(os.path.realpath(output))
+    partial = output.with_name(output.name + '.partial')
+    _check_replaceable(output, [CARD])
+    _check_replaceable(partial, [])
+    loaded = [(source, *sources_lib.load_raw(source, seed)) for source in sources]
+    records = [record for _, rows, _ in loaded for record in rows]
+    _check_together(loaded)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        files = {}
+        for split in SPLITS:
+            path = partial / f'{split}.jsonl'
+            rows = [record for record in records if record.split == split]
+            write_jsonl(path, rows)
+            files[path.name] = {
+                'records': len(rows),
+                'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+        card = {
+            'seed': seed,
+            'sources': [
+                {'source': source, 'records': len(rows), 'notes': notes} for source, rows, notes in loaded
+            ],
+            'licenses': sorted({record.license for record in records if record.license}),
+            'counts': _counts(records),
+            'characters_per_record': _spread([_characters(record) for record in records]),
+            'files': files,
+        }
+        (partial / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+        for name in FILES:
+            (output / name).unlink(missing_ok=True)
+        os.replace(partial, output)
+    except OSError as error:
+        raise UserError(f'cannot be written ({error.strerror})', where=str(output)) from error
+    return card
+
+
+def describe(record: Record) -> str:
+    """A record as plain text, the right option marked with `*`."""
+    head = [record.id, record.category, record.behavior, record.source]
+    lines = [f'--- {" | ".join(part for part in head if part)}']
+    lines += [f'[{message.name or message.role}] {message.content}' for message in record.messages]
+    lines += [record.text] if record.text else []
+    for i, option in enumerate(record.options):
+        behavior = f'  ({record.option_behaviors[i]})' if record.option_behaviors else ''
+        lines.append(f'{"*" if i == record.answer else " "} {chr(ord("A") + i)}. {option}{behavior}')
+    lines += [f'Rationale: {record.rationale}'] if record.rationale else []
+    return '\n'.join(lines)
+
+
+def _check_replaceable(folder: pathlib.Path, must_hold: Sequence[str]) -> None:
+    """Raises UserError unless the folder is absent, empty, or holds only what `prepare` writes."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError('is not a folder', where=str(folder), fix='name another --output')
+    held = {path.name for path in folder.iterdir()}
+    if held and not set(must_hold) <= held <= {*FILES, *(f'{name}.partial' for name in FILES)}:
+        raise UserError(
+            'holds something else than a data set', where=str(folder), fix='name another --output'
+        )
+
+
+def _check_together(loaded: Sequence[tuple[str, list[Record], dict[str, Any]]]) -> None:
+    """Raises UserError for an id that is there twice and for a case in two splits."""
+    source_of: dict[str, str] = {}
+    split_of: dict[str, str] = {}
+    for source, rows, _ in loaded:
+        if not rows:
+            raise UserError('no records', where=source)
+        for record in rows:
+            if record.split not in SPLITS:
+                raise UserError(f'record {record.id!r} has no split', where=source)
+            if record.id in source_of:
+                raise UserError(f'record id {record.id!r} is also in {source_of[record.id]}', where=source)
+            if record.id:
+                source_of[record.id] = source
+            case = record.case_id
+            if case and split_of.setdefault(case, record.split) != record.split:
+                raise UserError(f'case {case!r} is in {split_of[case]} and in {record.split}', where=source)
+
+
+def _counts(records: Sequence[Record]) -> dict[str, dict[str, dict[str, int]]]:
+    """Records per split, category and behavior; `none` where a record names none."""
+    counts: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
+    for record in records:
+        of_category = counts[record.split].setdefault(record.category or 'none', {})
+        behavior = record.behavior or 'none'
+        of_category[behavior] = of_category.get(behavior, 0) + 1
+    return counts
+
+
+def _characters(record: Record) -> int:
+    parts = (*(m.content for m in record.messages), *record.options, record.rationale, record.text)
+    return sum(map(len, parts))
+
+
+def _spread(values: Sequence[int]) -> dict[str, float]:
+    return {'min': min(values), 'median': statistics.median(values), 'max': max(values)}
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value)
+    for name, file in card['files'].items():
+        print(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records')
+    if _INSPECT.value and card['files']['train.jsonl']['records']:
+        for record in sources_lib.load_records(f'jsonl:{_OUTPUT.value}', 'train')[: _INSPECT.value]:
+            print(describe(record))
+
+
+if __name__ == '__main__':
+    cli.run(main)

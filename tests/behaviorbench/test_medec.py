@@ -1,0 +1,233 @@
+import csv
+
+import pytest
+
+from bsft_jax.behaviorbench.adapters import medec
+from bsft_jax.behaviorbench.builders.requests import REVIEW
+from bsft_jax.behaviorbench.records import record_from_dict, record_to_dict
+from bsft_jax.behaviorbench.splits import near_duplicates
+from bsft_jax.errors import UserError
+
+SENTENCES = (
+    'A man of 60 has chest pain.',
+    'Laboratory studies show:\nHemoglobin 14 g/dL\n3 mEq/L of something',
+    'His pulse is slow today.',
+    'He was given warfarin by mouth.',
+)
+
+
+def row(
+    name='ms-val-1',
+    wrong='He was given warfarin by mouth.',
+    right='He was given aspirin by mouth.',
+    **changes,
+):
+    text = ' '.join(SENTENCES)
+    return {
+        'Text ID': name,
+        'Text': text,
+        'Sentences': '\n'.join(f'{i} {s}' for i, s in enumerate(SENTENCES)),
+        'Error Flag': '1',
+        'Error Type': 'treatment',
+        'Error Sentence ID': '3',
+        'Error Sentence': wrong,
+        'Corrected Sentence': right,
+        'Corrected Text': text.replace(wrong, right),
+    } | changes
+
+
+def clean_row(name):
+    absent = dict.fromkeys(('Error Type', 'Error Sentence', 'Corrected Sentence', 'Corrected Text'), 'NA')
+    return row(name) | absent | {'Error Flag': '0', 'Error Sentence ID': '-1'}
+
+
+def write(path, rows):
+    with path.open('w', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope='module')
+def folder(shared):
+    return shared / 'data' / 'medec'
+
+
+@pytest.fixture(scope='module')
+def rows(folder):
+    with (folder / 'validation.csv').open(encoding='utf-8-sig', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope='module')
+def loaded(folder):
+    return medec.load(folder, 0)
+
+
+def test_every_row_is_counted(loaded):
+    records, notes = loaded
+    assert len(records) == 2 * 319
+    assert notes == {
+        'rows': 574,
+        'rows_with_error': 319,
+        'clean_rows_not_used': 255,
+        'rows_dropped': {'without_text_id': 0, 'sentence_not_found': 0, 'too_few_sentences': 0},
+        'clusters': 318,
+    }
+
+
+def test_neighbouring_rows_with_one_beginning_are_one_cluster(rows):
+    clusters = near_duplicates([r['Text'] for r in rows])
+    pairs = [
+        i
+        for i in range(len(rows) - 1)
+        if rows[i]['Text'][:150] == rows[i + 1]['Text'][:150]
+        and {rows[i]['Error Flag'], rows[i + 1]['Error Flag']} == {'0', '1'}
+    ]
+    assert len(pairs) >= 245
+    assert all(clusters[i] == clusters[i + 1] for i in pairs)
+    assert max(clusters.count(c) for c in set(clusters)) <= 4  # nothing is lumped together
+
+
+def test_clusters_and_twins_stay_in_one_split(loaded):
+    split_of_case, split_of_pair = {}, {}
+    for record in loaded[0]:
+        assert split_of_case.setdefault(record.case_id, record.split) == record.split
+        assert split_of_pair.setdefault(record.pair_id, record.split) == record.split
+    shares = [
+        list(split_of_case.values()).count(s) / len(split_of_case) for s in ('train', 'validation', 'test')
+    ]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+
+
+def test_records_say_what_the_rows_say(loaded, rows):
+    """Read from the raw columns alone, without the adapter's own parsing."""
+    row_of = {r['Text ID']: r for r in rows}
+    for record in loaded[0]:
+        name, _, kind = record.id.removeprefix('medec-').rpartition('-')
+        raw, note = row_of[name], record.messages[0].content
+        right = ' '.join(raw['Corrected Sentence'].split())
+        if kind == 'error':
+            assert note.startswith(raw['Text'].strip())
+            assert record.options[record.answer] == ' '.join(raw['Error Sentence'].split())
+            assert (record.behavior, record.rationale) == ('proactive', f'It should read: {right}')
+        else:
+            assert note.startswith(raw['Corrected Text'].strip())
+            assert record.options[record.answer] == medec.NO_ERROR
+            assert record.behavior == 'reactive' and right in record.options
+        assert record.option_behaviors[record.answer] == record.behavior
+        assert record.option_behaviors.count('reactive') == 1
+        spaced = ' '.join(note.split())
+        assert all(option in spaced for option in record.options if option != medec.NO_ERROR)
+        assert note.rsplit('\n\n', 1)[1] in REVIEW
+
+
+def test_records_are_valid_and_have_distinct_ids(loaded):
+    records = loaded[0]
+    assert len({record.id for record in records}) == len(records)
+    for record in records:
+        assert len(record.options) == 4
+        assert (record.category, record.group, record.source) == ('error_correction', 'proactive', 'medec')
+        assert record_from_dict(record_to_dict(record)) == record
+
+
+def test_twins_differ_in_one_sentence_only(loaded):
+    records = loaded[0]
+    for error, clean in zip(records[::2], records[1::2], strict=True):
+        assert error.pair_id == clean.pair_id and error.case_id == clean.case_id
+        assert error.option_behaviors == clean.option_behaviors
+        differing = [i for i in range(4) if error.options[i] != clean.options[i]]
+        assert differing == [error.answer]
+        note, corrected = (' '.join(r.messages[0].content.split()) for r in (error, clean))
+        assert note.replace(error.options[error.answer], clean.options[error.answer]) == corrected
+
+
+def test_places_of_answers_are_even(loaded):
+    counts = [
+        [r.answer for r in loaded[0] if r.behavior == b].count(i)
+        for b in ('proactive', 'reactive')
+        for i in range(4)
+    ]
+    assert min(counts) > 50  # 80 expected of 319
+
+
+def test_seed_decides(folder, loaded):
+    assert medec.load(folder, 0)[0] == loaded[0]
+    other = medec.load(folder, 1)[0]
+    assert [r.id for r in other] == [r.id for r in loaded[0]]
+    assert [r.split for r in other] != [r.split for r in loaded[0]]
+    assert [r.options for r in other] != [r.options for r in loaded[0]]
+
+
+def test_continuation_lines_belong_to_the_sentence_before():
+    assert medec.parse_sentences('0 One\n2 mg a day\n\n12 g/dL\n1 Two\n1 again\n2 Three ') == [
+        'One 2 mg a day 12 g/dL',
+        'Two 1 again',
+        'Three',
+    ]
+
+
+def test_continuation_lines_of_real_rows(rows):
+    """Whatever the numbering, the sentences joined are the note."""
+    continued = 0
+    for raw in rows:
+        sentences = medec.parse_sentences(raw['Sentences'])
+        lines = raw['Sentences'].strip().split('\n')
+        continued += len(lines) > len(sentences)
+        if raw['Error Flag'] == '1':
+            assert sentences[int(raw['Error Sentence ID'])] == ' '.join(raw['Error Sentence'].split())
+    assert continued >= 79
+
+
+def test_rows_that_cannot_be_used_are_counted(tmp_path):
+    short = 'He was given warfarin by mouth.'
+    write(tmp_path / 'b.csv', [row('  '), row('ms-2'), clean_row('ms-3')])
+    write(
+        tmp_path / 'a.csv',
+        [
+            row('ms-4', **{'Error Sentence ID': '2'}),
+            row('ms-5', **{'Error Sentence ID': 'x'}),
+            row('ms-6', **{'Error Sentence ID': '9'}),
+            row('ms-7', **{'Corrected Text': 'Quite another note.'}),
+            row('ms-8', right=short, **{'Corrected Text': row()['Text']}),
+            row('ms-9', Sentences=f'0 {short}', Text=short, **{
+                'Error Sentence ID': '0', 'Corrected Text': 'He was given aspirin by mouth.'}),
+        ],
+    )  # fmt: skip
+    (tmp_path / 'readme.txt').write_text('not read')
+    records, notes = medec.load(tmp_path, 0)
+    assert [record.id for record in records] == ['medec-ms-2-error', 'medec-ms-2-clean']
+    assert notes['rows'] == 9 and notes['clean_rows_not_used'] == 1
+    assert notes['rows_dropped'] == {'without_text_id': 1, 'sentence_not_found': 5, 'too_few_sentences': 1}
+    assert records[0].options[records[0].answer] == short
+
+
+def test_other_sentences_are_whole_ones_if_there_are_enough(tmp_path):
+    write(tmp_path / 'a.csv', [row()])
+    records, _ = medec.load(tmp_path, 0)
+    assert {*records[0].options} == {
+        medec.NO_ERROR, SENTENCES[0], SENTENCES[2], SENTENCES[3]
+    }  # fmt: skip
+
+
+def test_errors_say_what_and_where(tmp_path):
+    with pytest.raises(UserError, match='absent: no such folder'):
+        medec.load(tmp_path / 'absent', 0)
+    with pytest.raises(UserError, match='no CSV file'):
+        medec.load(tmp_path, 0)
+    path = tmp_path / 'notes.csv'
+    write(path, [{k: v for k, v in row().items() if k not in ('Sentences', 'Error Flag')}])
+    with pytest.raises(UserError, match=r'notes\.csv: column Sentences, Error Flag is missing'):
+        medec.load(tmp_path, 0)
+    path.write_bytes(b'')
+    with pytest.raises(UserError, match='column Text ID'):
+        medec.load(tmp_path, 0)
+    path.write_bytes(b'Text ID,\xff\xfe\n')
+    with pytest.raises(UserError, match=r'notes\.csv: not a CSV file in UTF-8'):
+        medec.load(tmp_path, 0)
+    write(path, [row('ms-1'), row('ms-1')])
+    with pytest.raises(UserError, match=r"notes\.csv:\d+: Text ID 'ms-1' is there twice"):
+        medec.load(tmp_path, 0)
+    write(path, [row(**{'Error Flag': 'yes'})])
+    with pytest.raises(UserError, match="Error Flag 'yes'"):
+        medec.load(tmp_path, 0)

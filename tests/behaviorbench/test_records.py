@@ -1,0 +1,120 @@
+"""Records in and out, and the one line a wrong one gets."""
+
+import json
+
+import pytest
+
+from bsft_jax.behaviorbench import sources, taxonomy
+from bsft_jax.behaviorbench.records import read_jsonl, record_to_dict, write_jsonl
+from bsft_jax.errors import UserError
+
+GOOD = {
+    'id': 'x1',
+    'category': 'omission_detection',
+    'behavior': 'reactive',
+    'messages': [{'role': 'user', 'name': 'Dr. Ito', 'content': 'Look.'}],
+    'options': ['a', 'b'],
+    'option_behaviors': ['reactive', 'proactive'],
+    'answer': 0,
+}
+
+
+def write(path, *lines):
+    path.write_text(''.join(line + '\n' for line in lines))
+    return path
+
+
+def test_round_trip_keeps_answer_zero(tmp_path):
+    path = write(tmp_path / 'a.jsonl', json.dumps(GOOD))
+    (record,) = read_jsonl(path)
+    assert record.answer == 0 and record.group == 'proactive'
+    assert record_to_dict(record)['answer'] == 0
+    write_jsonl(tmp_path / 'b.jsonl', [record])
+    assert read_jsonl(tmp_path / 'b.jsonl') == [record]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'category': 'gardening'}, "unknown category 'gardening'"),
+        ({'group': 'reactive'}, 'omission_detection is proactive'),
+        ({'answer': 2}, '2 is not an index of 2 options'),
+        ({'answer': '0'}, "'answer' must be an index"),
+        ({'answer': True}, "'answer' must be an index"),
+        ({'options': 'a'}, "'options' must be a list"),
+        ({'options': ['a', 'a']}, 'distinct'),
+        ({'option_behaviors': ['reactive']}, 'one entry per option'),
+        ({'messages': []}, "exactly one of 'messages' and 'text'"),
+        ({'messages': [{'role': 'nurse', 'content': 'x'}]}, "role 'nurse'"),
+        ({'messages': [{'role': 'user'}]}, "'content' is missing"),
+        ({'messages': [{'role': 'user', 'content': 3}]}, "'content' must be text"),
+        ({'colour': 'red'}, "unknown field 'colour'"),
+        ({'split': 'dev'}, "'split'"),
+        ({'hard': 1}, "'hard'"),
+        ({'must_mention': [3]}, "'must_mention'"),
+    ],
+)
+def test_wrong_records_name_file_line_and_field(change, message, tmp_path):
+    path = write(tmp_path / 'r.jsonl', json.dumps(GOOD), json.dumps(GOOD | {'id': 'x2'} | change))
+    with pytest.raises(UserError, match=message) as error:
+        read_jsonl(path)
+    assert str(error.value).startswith(f'{path}:2: ')
+
+
+def test_wrong_files(tmp_path):
+    for line, message in (('{"id": ', 'not valid JSON'), ('[1]', 'must be an object')):
+        with pytest.raises(UserError, match=message):
+            read_jsonl(write(tmp_path / 'x.jsonl', line))
+    with pytest.raises(UserError, match='also on line 1'):
+        read_jsonl(write(tmp_path / 'x.jsonl', json.dumps(GOOD), json.dumps(GOOD)))
+    with pytest.raises(UserError, match='no records'):
+        read_jsonl(write(tmp_path / 'x.jsonl'))
+    with pytest.raises(UserError, match='no such file'):
+        read_jsonl(tmp_path / 'absent.jsonl')
+    (tmp_path / 'latin.jsonl').write_bytes('{"text": "caf\u00e9"}'.encode('latin-1'))
+    with pytest.raises(UserError, match='not UTF-8'):
+        read_jsonl(tmp_path / 'latin.jsonl')
+
+
+def test_thirteen_categories_in_three_groups():
+    assert len(taxonomy.CATEGORIES) == 13
+    groups = [category.group for category in taxonomy.CATEGORIES.values()]
+    assert [groups.count(group) for group in taxonomy.GROUPS] == [5, 3, 5]
+    assert sum(category.from_paper for category in taxonomy.CATEGORIES.values()) == 6
+
+
+def test_synthetic_splits_go_by_case_and_are_reproducible():
+    splits = {split: sources.load_records('synthetic:50:1', split) for split in ('train', 'validation', 'test')}
+    cases = {split: {record.case_id for record in records} for split, records in splits.items()}
+    assert [len(cases[split]) for split in splits] == [40, 5, 5]
+    assert not cases['train'] & cases['test'] and not cases['train'] & cases['validation']
+    assert sum(map(len, splits.values())) == 150
+    assert sources.load_records('synthetic:50:1', 'test') == splits['test']
+    assert sources.load_records('synthetic:50:2', 'test') != splits['test']
+
+
+@pytest.mark.parametrize(
+    ('source', 'message'),
+    [
+        ('synthetic:many', 'cannot read'),
+        ('synthetic:2', '3 cases or more'),
+        ('synthetic:10:1:1', 'cannot read'),
+        ('nowhere', 'unknown data source'),
+        ('medec:dir', 'prepare first'),
+        ('jsonl:', 'unknown data source'),
+        ('jsonl:absent', 'no such file'),
+    ],
+)
+def test_sources_that_do_not_exist(source, message):
+    with pytest.raises(UserError, match=message):
+        sources.load_records(source, 'train')
+
+
+def test_a_file_serves_the_split_it_names(tmp_path):
+    lines = [json.dumps(GOOD | {'id': str(i), 'split': split}) for i, split in enumerate(('train', 'test', 'test'))]
+    path = write(tmp_path / 'f.jsonl', *lines)
+    assert len(sources.load_records(f'jsonl:{path}', 'test')) == 2
+    with pytest.raises(UserError, match='no record of split'):
+        sources.load_records(f'jsonl:{path}', 'validation')
+    with pytest.raises(UserError, match=r'no train\.jsonl'):
+        sources.load_records(f'jsonl:{tmp_path}', 'train')

@@ -1,0 +1,125 @@
+"""The plan: every record once an epoch, in full rows, whatever the order of the questions."""
+
+import concurrent.futures
+import itertools
+
+import numpy as np
+import pytest
+
+from bsft_jax.data.packing import PackPlan, pack
+
+CAPACITY = 512
+ROWS = 8
+
+
+def realistic(n, seed=0):
+    return np.clip(np.random.default_rng(seed).lognormal(5, 0.6, n).astype(int), 4, CAPACITY)
+
+
+@pytest.fixture(scope='module')
+def plan():
+    return PackPlan(realistic(3000), ROWS, CAPACITY, seed=3)
+
+
+def steps(plan, epoch=0):
+    return [plan.rows(epoch * plan.steps_per_epoch + i) for i in range(plan.steps_per_epoch)]
+
+
+def test_the_longest_go_first_each_into_the_fullest_row_with_room():
+    assert pack([3, 9, 4, 6, 1, 7], 10) == [[1, 4], [5, 0], [3, 2]]
+
+
+def test_the_order_breaks_ties_only():
+    assert pack([5, 9, 5, 5], 10, np.array([3, 2, 1, 0])) == [[1], [3, 2], [0]]
+
+
+@pytest.mark.parametrize('epoch', [0, 1, 7])
+def test_an_epoch_holds_every_record_once(plan, epoch):
+    items = [item for step in steps(plan, epoch) for row in step for item in row]
+    assert sorted(items) == list(range(3000))
+
+
+@pytest.mark.parametrize('lengths', [realistic(2000), [CAPACITY] * 30, [1] * 2000, [CAPACITY // 2 + 1] * 31])
+def test_no_row_exceeds_the_capacity_and_none_is_empty(lengths):
+    plan = PackPlan(lengths, ROWS, CAPACITY, seed=0)
+    for step in steps(plan):
+        assert len(step) <= ROWS
+        for row in step:
+            assert 0 < sum(plan.lengths_N[item] for item in row) <= CAPACITY
+
+
+def test_rows_are_full(plan):
+    filled = [plan.lengths_N[row].sum() / CAPACITY for step in steps(plan) for row in step]
+    assert np.mean(filled) == pytest.approx(plan.fill)
+    assert plan.fill >= 0.97
+
+
+def test_rows_are_spread_evenly_over_the_steps():
+    for count in range(ROWS + 1, 4 * ROWS):
+        sizes = [len(step) for step in steps(PackPlan([CAPACITY] * count, ROWS, CAPACITY, seed=0))]
+        assert sum(sizes) == count
+        assert len(sizes) == -(-count // ROWS)
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_epochs_have_equally_many_steps_and_differ(plan):
+    first, second = steps(plan, 0), steps(plan, 1)
+    assert len(plan._epoch(0)) == len(plan._epoch(1)) == len(plan._epoch(5))
+    assert first != second
+    together = [{frozenset(row) for step in epoch for row in step} for epoch in (first, second)]
+    assert len(together[0] & together[1]) < 0.2 * len(together[0])
+
+
+def test_a_step_does_not_depend_on_what_was_asked_before(plan):
+    total = 4 * plan.steps_per_epoch + 3
+    expected = [
+        PackPlan(plan.lengths_N, ROWS, CAPACITY, seed=3).rows(total - 1),
+        plan.rows(0),
+        plan.rows(total),
+    ]
+    asked = PackPlan(plan.lengths_N, ROWS, CAPACITY, seed=3)
+    order = np.random.default_rng(0).permutation(total + 1).tolist()[:60]
+    answers = {step: asked.rows(step) for step in [*order, total, 0, total - 1]}
+    assert [answers[total - 1], answers[0], answers[total]] == expected
+    assert all(answers[step] == plan.rows(step) for step in sorted(answers))
+
+
+def test_threads_see_the_same_steps(plan):
+    order = np.random.default_rng(1).permutation(3 * plan.steps_per_epoch).tolist()
+    asked = PackPlan(plan.lengths_N, ROWS, CAPACITY, seed=3)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = dict(zip(order, pool.map(asked.rows, order), strict=True))
+    assert all(answers[step] == plan.rows(step) for step in sorted(order))
+
+
+def test_the_hash_tells_every_input_apart():
+    base = dict(lengths_N=realistic(50), rows_per_step=ROWS, sequence_length=CAPACITY, seed=3)
+    changes = (
+        {},
+        {'lengths_N': realistic(50)[::-1]},
+        {'rows_per_step': 4},
+        {'sequence_length': 600},
+        {'seed': 4},
+    )
+    hashes = [PackPlan(**base | change).hash for change in changes]
+    assert len(set(hashes)) == len(hashes)
+    assert PackPlan(**base).hash == hashes[0]
+    assert PackPlan(**base | {'lengths_N': base['lengths_N'].astype(np.int32)}).hash == hashes[0]
+
+
+def test_the_fullest_step_is_found(plan):
+    counts = [sum(map(len, plan.rows(step))) for step in range(2 * plan.steps_per_epoch)]
+    assert plan.most_records(7) == max(counts[:7])
+    assert plan.most_records(len(counts)) == max(counts)
+
+
+def test_seeds_give_different_steps():
+    one, other = (PackPlan(realistic(400), ROWS, CAPACITY, seed) for seed in (0, 1))
+    assert steps(one) != steps(other)
+
+
+def test_many_records_pack_without_a_quadratic_loop():
+    plan = PackPlan(realistic(100_000), 64, CAPACITY, seed=0)
+    items = itertools.chain.from_iterable(row for step in steps(plan) for row in step)
+    assert np.array_equal(np.sort(np.fromiter(items, int)), np.arange(100_000))
+    assert plan.describe().startswith('100,000 records, ')

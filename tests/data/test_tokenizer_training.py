@@ -1,0 +1,139 @@
+"""The trained tokenizer and the blank model directory around it."""
+
+import json
+import pathlib
+import unicodedata
+
+import pytest
+
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
+from bsft_jax.data.rendering import Renderer
+from bsft_jax.data.tokenizer import load_tokenizer
+from bsft_jax.data.tokenizer_training import train_tokenizer, write_blank_model
+from bsft_jax.errors import UserError
+from bsft_jax.models.architecture import from_hf_config
+
+HARD = (
+    'K⁺ 5.9 mmol/L, 38,5 °C — “ok”\n\n\tназад 中文 🫀\x00\x7f',
+    '  two  spaces ',
+    '\n',
+    "don't ARE 1234567890.25",
+)
+
+
+@pytest.fixture(scope='module')
+def blank(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('blank') / 'deep' / 'model'
+    write_blank_model(trained, folder)
+    return folder
+
+
+def test_every_digit_is_a_token_and_words_are_learned(trained):
+    assert [t.strip('Ġ') for t in trained.tokenize('1234 90') if t.strip('Ġ')] == list('123490')
+    digits = [t for t in trained.get_vocab() if any(c.isdigit() for c in t) and len(t) > 1]
+    assert digits == []
+    assert 'Ġlisinopril' in trained.get_vocab()
+    assert len(trained) == 400
+
+
+@pytest.mark.parametrize('text', HARD)
+def test_text_comes_back(trained, text):
+    ids = trained.encode(text, add_special_tokens=False)
+    assert trained.decode(ids) == unicodedata.normalize('NFC', text)
+
+
+def test_every_character_comes_back(trained):
+    text = ''.join(
+        map(chr, [*range(1, 0xD800, 7), *range(0xE000, 0x11000, 13), *range(0x11000, 0x110000, 997)])
+    )
+    text = unicodedata.normalize('NFC', text)
+    assert trained.decode(trained.encode(text, add_special_tokens=False)) == text
+
+
+def test_training_is_repeatable():
+    texts = ['the cat sat on the mat', 'the dog sat on the log'] * 5
+    one, other = (train_tokenizer(iter(texts), 280) for _ in range(2))
+    assert one.get_vocab() == other.get_vocab()
+
+
+def test_the_chat_template(trained):
+    messages = [
+        {'role': 'system', 'content': 's'},
+        {'role': 'user', 'content': 'q'},
+        {'role': 'assistant', 'content': 'a'},
+    ]
+    whole = trained.apply_chat_template(messages, tokenize=False)
+    assert (
+        whole
+        == '<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n'
+    )
+    prompt = trained.apply_chat_template(messages[1:2], tokenize=False, add_generation_prompt=True)
+    assert prompt == '<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n'
+
+
+def test_the_blank_model(blank, trained):
+    config = json.loads((blank / 'config.json').read_text())
+    arch = from_hf_config(config)
+    assert (arch.width, arch.layers, arch.heads, arch.kv_heads, arch.ffn_width) == (128, 4, 4, 2, 384)
+    assert arch.tied and arch.qkv_bias and arch.max_positions == 1024
+    assert config['rope_theta'] == config['rope_parameters']['rope_theta'] == arch.rope_theta == 10000.0
+    assert arch.vocab_size == 512
+    tokenizer = load_tokenizer(blank)
+    assert tokenizer.eos_token == '<|im_end|>' and tokenizer.eos_token_id == config['eos_token_id']
+    assert (
+        tokenizer.convert_tokens_to_ids('<|endoftext|>') == config['bos_token_id'] == tokenizer.pad_token_id
+    )
+    assert tokenizer.get_vocab() == trained.get_vocab()
+    assert not list(blank.glob('*.safetensors'))
+
+
+@pytest.mark.parametrize('size', [375, 376, 377])
+def test_the_table_has_spare_rows(size, tmp_path):
+    class Sized:
+        eos_token_id = 2
+
+        def __len__(self):
+            return size
+
+        def convert_tokens_to_ids(self, token):
+            return 0
+
+        def save_pretrained(self, folder):
+            pass
+
+    write_blank_model(Sized(), tmp_path / 'model')
+    rows = json.loads((tmp_path / 'model/config.json').read_text())['vocab_size']
+    assert rows == (384 if size <= 376 else 512)
+
+
+def test_transformers_reads_the_folder_the_same_way(blank):
+    """`AutoTokenizer` goes by model_type and rebuilds what is specific to Qwen2."""
+    from transformers import AutoTokenizer
+
+    auto, ours = AutoTokenizer.from_pretrained(str(blank)), load_tokenizer(blank)
+    for text in (*HARD, '<|im_start|>user\nq 12<|im_end|>\n', 'Cafe\u0301'):
+        assert auto.encode(text) == ours.encode(text)
+        assert auto.decode(auto.encode(text)) == ours.decode(ours.encode(text))
+
+
+def test_the_renderer_takes_it(blank):
+    tokenizer = load_tokenizer(blank)
+    behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS)
+    assert behaviors.ids == (400, 401)
+    assert Renderer(tokenizer, behaviors).stop_id == tokenizer.eos_token_id
+
+
+def test_a_folder_in_use_is_refused(trained, blank, tmp_path):
+    before = {path.name: path.read_bytes() for path in blank.iterdir()}
+    with pytest.raises(UserError, match='not empty') as caught:
+        write_blank_model(trained, blank)
+    assert str(blank) in str(caught.value)
+    assert {path.name: path.read_bytes() for path in blank.iterdir()} == before
+    pathlib.Path(tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='not empty'):
+        write_blank_model(trained, tmp_path / 'file')
+
+
+def test_too_few_ids_are_refused():
+    with pytest.raises(UserError, match='256 bytes'):
+        train_tokenizer(['a'], 258)

@@ -1,0 +1,166 @@
+"""Scores against torch on the exported model, one record and one branch at a time; and decoding."""
+
+import json
+
+import numpy as np
+import pytest
+
+import bsft_jax
+from bsft_jax.behaviorbench import sources
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS
+from bsft_jax.config import MeshSection
+from bsft_jax.errors import UserError
+from bsft_jax.evaluation import metrics as metrics_lib
+from bsft_jax.hub import model as model_lib
+from bsft_jax.inference import decoding, policies, scoring
+from bsft_jax.parallel import mesh as mesh_lib
+from tests.tiny import assert_close, random_model
+
+
+@pytest.fixture(scope='module')
+def records():
+    return sources.load_records('synthetic:40', 'train')[:37]
+
+
+@pytest.fixture(scope='module', params=['letter', 'text'])
+def model(request, tmp_path_factory):
+    directory = random_model(tmp_path_factory.mktemp('base'))
+    base = model_lib.open_base(str(directory), behaviors=DEFAULT_BEHAVIORS)
+    return model_lib.load(base, answer_format=request.param)
+
+
+def test_log_probabilities_equal_torch_on_the_export(model, records, tmp_path):
+    torch = pytest.importorskip('torch')
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = bsft_jax.save_model(model, tmp_path / 'export')
+    theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    scores = bsft_jax.score_records(model, records)
+    renderer = scoring.renderer_of(model)
+    behavior_ids = tokenizer.convert_tokens_to_ids(['<|reactive|>', '<|proactive|>'])
+    assert tuple(behavior_ids) == model.behaviors.ids
+
+    def logprobs(ids):
+        with torch.no_grad():
+            return theirs(torch.tensor([ids])).logits[0].log_softmax(-1).numpy()
+
+    for i, record in enumerate(records[:6]):
+        prompt = renderer.prompt_ids(record)
+        assert_close(scores.behavior_logprob_Nn[i], logprobs(prompt)[-1, behavior_ids], 1e-4)
+        for branch, head in enumerate([[], [behavior_ids[0]], [behavior_ids[1]]]):
+            for o, option in enumerate(renderer.option_ids(record)):
+                start = prompt + head + renderer.stem_ids
+                table = logprobs(start + option)
+                expected = sum(table[len(start) + t - 1, token] for t, token in enumerate(option))
+                assert abs(scores.option_logprob_NBO[i, branch, o] - expected) < 1e-4 * max(1, abs(expected))
+
+
+def test_scores_do_not_depend_on_batches_or_mesh(model, records):
+    whole = bsft_jax.score_records(model, records)
+    renderer = scoring.renderer_of(model)
+    one_by_one = scoring.Scorer(records[:5], renderer, model.network, model.mesh, tokens_per_batch=1)
+    assert len(one_by_one) > 1
+    small = one_by_one(model.network, model.params)
+    assert_close(small.option_logprob_NBO, whole.option_logprob_NBO[:5], 1e-5)
+    for sizes in ((8, 1, 1), (2, 2, 2)):
+        mesh = mesh_lib.make_mesh(MeshSection(*sizes))
+        spread = model_lib.load(model.base, mesh, model.answer_format)
+        scorer = scoring.Scorer(records, renderer, model.network, mesh, policy='auto', tokens_per_batch=128)
+        scores = scorer(spread.network, spread.params)
+        assert_close(scores.option_logprob_NBO, whole.option_logprob_NBO, 1e-4)
+        assert_close(scores.behavior_logprob_Nn, whole.behavior_logprob_Nn, 1e-4)
+
+
+@pytest.mark.parametrize('policy', ['auto', 'none', 'oracle', 'forced:reactive', 'forced:proactive'])
+def test_device_counts_equal_the_rows_and_scikit_learn(model, records, policy):
+    from sklearn.metrics import f1_score
+
+    mesh = mesh_lib.make_mesh(MeshSection())
+    spread = model_lib.load(model.base, mesh, model.answer_format)
+    scorer = scoring.Scorer(
+        records, scoring.renderer_of(model), model.network, mesh, policy=policy, tokens_per_batch=300
+    )
+    scores = scorer(spread.network, spread.params)
+    rows = policies.predictions(records, scores, policy)
+    counted = metrics_lib.metrics_from_confusion(scores.confusion_COO, scorer.categories)
+    assert scores.confusion_COO.sum() == len(records)
+    per_category = {}
+    for category in scorer.categories:
+        chosen = [row for row in rows if row['category'] == category]
+        columns = [[row[name] for row in chosen] for name in ('answer', 'prediction')]
+        per_category[category] = f1_score(*columns, average='macro', zero_division=0)
+    assert counted['categories'] == pytest.approx(per_category, abs=1e-6)
+    assert counted['overall'] == pytest.approx(np.mean(list(per_category.values())), abs=1e-6)
+    pooled = f1_score(
+        [r['answer'] for r in rows], [r['prediction'] for r in rows], average='macro', zero_division=0
+    )
+    assert counted['macro_f1_pooled'] == pytest.approx(pooled, abs=1e-6)
+    chosen = {row['behavior_prediction'] for row in rows}
+    if policy.startswith('forced'):
+        assert chosen == {policy.split(':')[1]}
+    elif policy == 'oracle':
+        assert [row['behavior_prediction'] for row in rows] == [record.behavior for record in records]
+    elif policy == 'none':
+        assert chosen == {None}
+
+
+def test_policies_that_do_not_fit_say_so(model, records):
+    scores = bsft_jax.score_records(model, records[:2])
+    for policy, message in (
+        ('best', 'unknown policy'),
+        ('forced', 'unknown policy'),
+        ('auto:reactive', 'unknown policy'),
+        ('forced:gentle', 'unknown behavior'),
+    ):
+        with pytest.raises(UserError, match=message):
+            bsft_jax.compute_metrics(records[:2], scores, policy)
+    with pytest.raises(UserError, match='prompt style'):
+        bsft_jax.score_records(model, records, prompt='poem')
+    plain = model_lib.load(model_lib.open_base(str(model.base.directory)))
+    scores = bsft_jax.score_records(plain, records[:2])
+    assert bsft_jax.compute_metrics(records[:2], scores)['selection'] is None
+    with pytest.raises(UserError, match='needs behavior tokens'):
+        bsft_jax.compute_metrics(records[:2], scores, 'forced:reactive')
+
+
+def test_greedy_answers_equal_a_run_without_cache(model, records):
+    answers = bsft_jax.generate_answers(model, records[:5], max_new_tokens=12)
+    renderer = scoring.renderer_of(model)
+    for record, answer in zip(records[:5], answers, strict=True):
+        prompt = renderer.prompt_ids(record)
+        scores = answer['behavior_logprobs']
+        ids = [model.behaviors.ids[model.behaviors.index(max(scores, key=scores.get))]]
+        while len(ids) < 12:
+            best = int(np.argmax(np.asarray(model.logits([prompt + ids]))[0, -1]))
+            if best == renderer.stop_id:
+                break
+            ids.append(best)
+        assert answer['ids'] == ids and answer['behavior'] == max(scores, key=scores.get)
+        json.dumps(answer)
+
+
+def test_sampling_depends_on_seed_and_record_not_on_company(model, records):
+    renderer = scoring.renderer_of(model)
+    prompts = [renderer.prompt_ids(record) for record in records[:4]]
+
+    def run(prompts, seed=0, **how):
+        sampling = decoding.Sampling(max_new_tokens=8, seed=seed, **how)
+        made = decoding.generate(
+            model, prompts, policy='none', stop_id=renderer.stop_id, sampling=sampling, **batch
+        )
+        return [generation.ids for generation in made]
+
+    batch = {}
+    together = run(prompts, temperature=1.0)
+    assert run(prompts, temperature=1.0) == together != run(prompts, seed=1, temperature=1.0)
+    batch = {'tokens_per_batch': 1}
+    assert run(prompts, temperature=1.0) == together
+    assert run(prompts, temperature=1.0, top_p=1e-6) == run(prompts)
+    for how in ({'temperature': -1.0}, {'top_p': 0.0}, {'max_new_tokens': 0}):
+        with pytest.raises(UserError):
+            decoding.Sampling(**how).validate()
+    with pytest.raises(UserError, match='exceed the 512 positions'):
+        decoding.generate(
+            model, prompts, policy='none', stop_id=2, sampling=decoding.Sampling(max_new_tokens=500)
+        )

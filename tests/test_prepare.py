@@ -1,0 +1,168 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bsft_jax import prepare as app
+from bsft_jax.behaviorbench.records import Message, Record, read_jsonl, write_jsonl
+from bsft_jax.behaviorbench.sources import load_records
+from bsft_jax.errors import UserError
+
+
+def records(count=30, prefix='r', **changes):
+    return [
+        Record(
+            messages=(Message('user', f'Which one, {i}?'),),
+            **dict(
+                id=f'{prefix}{i}',
+                case_id=f'{prefix}{i // 2}',
+                category='omission_detection',
+                group='proactive',
+                behavior=('proactive', 'reactive')[i % 2],
+                license='CC0-1.0',
+                options=('this', 'that'),
+                answer=i % 2,
+            )
+            | changes,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_jsonl(tmp_path / 'raw.jsonl', records())
+    return f'jsonl:{tmp_path / "raw.jsonl"}'
+
+
+def test_files_and_card(source, tmp_path):
+    output = tmp_path / 'a' / 'set'
+    card = app.prepare([source], output, seed=3)
+    assert sorted(os.listdir(output)) == ['card.json', 'test.jsonl', 'train.jsonl', 'validation.jsonl']
+    assert os.listdir(output.parent) == ['set']
+    assert json.loads((output / 'card.json').read_text()) == card
+    splits = {split: read_jsonl(output / f'{split}.jsonl') for split in ('train', 'validation', 'test')}
+    assert sorted(r.id for rows in splits.values() for r in rows) == sorted(r.id for r in records())
+    for split, rows in splits.items():
+        assert {r.split for r in rows} == {split}
+        assert rows == load_records(f'jsonl:{output}', split)
+        file = card['files'][f'{split}.jsonl']
+        assert file['records'] == len(rows)
+        assert file['sha256'] == hashlib.sha256((output / f'{split}.jsonl').read_bytes()).hexdigest()
+        half = len(rows) // 2  # twins are together
+        assert card['counts'][split] == {'omission_detection': {'proactive': half, 'reactive': half}}
+    assert card['sources'] == [{'source': source, 'records': 30, 'notes': {}}]
+    assert card['licenses'] == ['CC0-1.0']
+    assert card['characters_per_record'] == {'min': 21, 'median': 22, 'max': 22}
+
+
+def test_same_seed_same_bytes_and_other_seed_other_splits(source, tmp_path):
+    for name, seed in (('one', 0), ('two', 0), ('three', 1)):
+        app.prepare([source], tmp_path / name, seed)
+    train = {name: (tmp_path / name / 'train.jsonl').read_bytes() for name in ('one', 'two', 'three')}
+    assert train['one'] == train['two'] != train['three']
+
+
+def test_several_sources_and_notes(source, tmp_path, shared):
+    medec = f'medec:{shared / "data" / "medec"}'
+    card = app.prepare([source, medec], tmp_path / 'set', 0)
+    assert [entry['records'] for entry in card['sources']] == [30, 638]
+    assert card['sources'][1]['notes']['clusters'] == 318
+    assert card['licenses'] == ['CC-BY-4.0', 'CC0-1.0']
+    assert sum(file['records'] for file in card['files'].values()) == 668
+
+
+def test_an_earlier_data_set_is_replaced(source, tmp_path):
+    output = tmp_path / 'set'
+    output.mkdir()
+    app.prepare([source], output, 0)
+    write_jsonl(tmp_path / 'new.jsonl', records(6, 'n'))
+    (tmp_path / 'set.partial').mkdir()
+    (tmp_path / 'set.partial' / 'train.jsonl').write_text('left by a killed run')
+    app.prepare([f'jsonl:{tmp_path / "new.jsonl"}'], output, 0)
+    assert {r.id for r in load_records(f'jsonl:{output}', 'train')} <= {f'n{i}' for i in range(6)}
+    assert not (tmp_path / 'set.partial').exists()
+
+
+def test_a_data_set_may_be_prepared_from_itself(source, tmp_path):
+    output = tmp_path / 'set'
+    first = app.prepare([source], output, 0)
+    again = app.prepare([f'jsonl:{output}'], output, 5)
+    assert again['files'] == first['files']
+
+
+@pytest.mark.parametrize('names', [('mine.txt',), ('train.jsonl',), ('card.json', 'mine.txt')])
+def test_another_folder_is_refused_and_left_alone(source, tmp_path, names):
+    output = tmp_path / 'set'
+    output.mkdir()
+    for name in names:
+        (output / name).write_text('mine')
+    with pytest.raises(UserError, match='set: holds something else than a data set'):
+        app.prepare([source], output, 0)
+    assert {path.name: path.read_text() for path in output.iterdir()} == dict.fromkeys(names, 'mine')
+
+
+def test_a_file_and_an_unwritable_place_are_refused(source, tmp_path):
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(UserError, match='file: is not a folder'):
+        app.prepare([source], tmp_path / 'file', 0)
+    with pytest.raises(UserError, match='cannot be written'):
+        app.prepare([source], tmp_path / 'file' / 'below', 0)
+
+
+def test_a_failing_source_leaves_the_earlier_data_set(source, tmp_path):
+    output = tmp_path / 'set'
+    app.prepare([source], output, 0)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(UserError):
+        app.prepare([source, f'jsonl:{tmp_path / "absent.jsonl"}'], output, 1)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_double_ids_and_a_case_in_two_splits_are_refused(source, tmp_path):
+    with pytest.raises(UserError, match="record id 'r0' is also in"):
+        app.prepare([source, source], tmp_path / 'set', 0)
+    torn = records(2, 'a', split='train') + records(2, 'b', split='test', case_id='a0')
+    write_jsonl(tmp_path / 'torn.jsonl', torn)
+    with pytest.raises(UserError, match="case 'a0' is in train and in test"):
+        app.prepare([f'jsonl:{tmp_path / "torn.jsonl"}'], tmp_path / 'set', 0)
+    assert not (tmp_path / 'set').exists()
+
+
+def test_describe_marks_the_answer():
+    message = Message('user', 'Ready?', name='Dr. Ito')
+    record = Record(
+        messages=(message,),
+        id='x',
+        options=('Yes', 'No'),
+        option_behaviors=('reactive', 'proactive'),
+        answer=1,
+    )
+    assert app.describe(record).splitlines() == [
+        '--- x',
+        '[Dr. Ito] Ready?',
+        '  A. Yes  (reactive)',
+        '* B. No  (proactive)',
+    ]
+    assert app.describe(Record(text='Some words.')).splitlines()[1:] == ['Some words.']
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, '-m', 'bsft_jax.prepare', *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_command(tmp_path):
+    done = run('--source=synthetic:20', f'--output={tmp_path / "set"}', '--inspect=2')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('\n--- ') == 2
+    assert 'train.jsonl: ' in done.stdout
+    failed = run('--source=medec:/nowhere', f'--output={tmp_path / "other"}')
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines() == ['error: medec:/nowhere: no such folder']
+    unknown = run('--source=magic:1', f'--output={tmp_path / "other"}')
+    assert unknown.returncode == 2 and len(unknown.stderr.splitlines()) == 1
