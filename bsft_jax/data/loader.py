@@ -25,6 +25,8 @@ class StepSource:
       row_multiple: the number of rows is a multiple of this.
       process_index, process_count: rows are split into equal contiguous parts.
       steps: how many steps are looked at to find the fullest one (only when not packed).
+
+    Raises ValueError when the rows cannot be split equally: some would be trained on by nobody.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class StepSource:
         self.plan, self._store, self._packed = plan, store, packed
         wanted = plan.rows_per_step if packed else plan.most_records(steps)
         self.rows = -(-wanted // row_multiple) * row_multiple
-        local = self.rows // process_count
+        local, left = divmod(self.rows, process_count)
+        if left:
+            raise ValueError(f'{self.rows} rows do not divide by {process_count} processes')
         self._part = slice(process_index * local, (process_index + 1) * local)
 
     def __getitem__(self, step: int) -> Batch:

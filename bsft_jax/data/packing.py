@@ -21,8 +21,12 @@ def pack(lengths_N: np.ndarray, capacity: int, order_N: np.ndarray | None = None
 
     Returns:
       Rows of item indices. Takes O(N log capacity) beside the sort.
+
+    Raises ValueError for an item that is longer than a row.
     """
     lengths_N = np.asarray(lengths_N)
+    if lengths_N.max(initial=0) > capacity:
+        raise ValueError(f'an item of {lengths_N.max()} tokens is longer than a row of {capacity}')
     order_N = np.arange(len(lengths_N)) if order_N is None else order_N
     order_N = order_N[np.argsort(-lengths_N[order_N], kind='stable')]
     rows: list[list[int]] = []

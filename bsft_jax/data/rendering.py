@@ -65,6 +65,21 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
     return re.compile('|'.join(map(re.escape, sorted(tokens, key=len, reverse=True))) or '(?!)')
 
 
+def _label(record: Record) -> str:
+    """How an error names a record: by its id, or by its first words."""
+    if record.id:
+        return f'record {record.id!r}'
+    words = record.text or ''.join(message.content for message in record.messages[:1])
+    return f'the record that begins {words[:40]!r}'
+
+
+def _behavior_of(record: Record) -> str:
+    """The behavior of the answer; '' where the record names none."""
+    if record.behavior or record.options or not record.messages:
+        return record.behavior
+    return record.messages[-1].behavior
+
+
 class Renderer:
     """Writes records for one tokenizer, one set of behaviors and one answer format.
 
@@ -146,12 +161,12 @@ class Renderer:
         if messages and not record.options and messages[-1].role == 'assistant':
             messages.pop()
         if not messages:
-            raise UserError(f'record {record.id!r} has nothing to answer')
+            raise UserError(f'{_label(record)} has nothing to answer')
         contents = [self._content(message) for message in messages]
         if record.options:
             last = max((i for i, m in enumerate(messages) if m.role == 'user'), default=None)
             if last is None:
-                raise UserError(f'record {record.id!r} has options but no user turn')
+                raise UserError(f'{_label(record)} has options but no user turn')
             lines = (f'{a}. {b}' for a, b in zip(string.ascii_uppercase, record.options, strict=False))
             contents[last] = '\n'.join([contents[last], *lines])
         names = [message.name for message in messages]
@@ -248,14 +263,14 @@ class Renderer:
             return record.text
         if record.options:
             if record.answer is None:
-                raise UserError(f'record {record.id!r} has options but no answer to train on')
+                raise UserError(f'{_label(record)} has options but no answer to train on')
             return f' {record.rationale}' if record.rationale else ''
         if record.messages[-1].role != 'assistant':
-            raise UserError(f'record {record.id!r} has no answer to train on')
+            raise UserError(f'{_label(record)} has no answer to train on')
         return record.messages[-1].content
 
     def _answer_example(self, record: Record, prompt: list[int], answer: list[int]) -> Example:
-        behavior = record.behavior or (record.messages[-1].behavior if not record.options else '')
+        behavior = _behavior_of(record)
         ids, weights = [*answer, self.stop_id], np.ones(len(answer) + 1, np.float32)
         if behavior and self.behaviors.ids:
             ids = [self.behaviors.ids[self.behaviors.index(behavior)], *ids]
@@ -274,25 +289,34 @@ def check_records(records: Iterable[Record], renderer: Renderer, behaviors: tupl
 
     That is one whose messages, options or rationale spell a behavior token or a control token of
     the tokenizer (nobody steers a model from inside a note), and one with an unknown behavior.
+    Behavior tokens without any record that has a behavior are an error as well.
     """
     tokens = {token.content for token in renderer.tokenizer.added_tokens_decoder.values()}
     tokens |= {behavior.token for behavior in behaviors}
     control = _any_of(tokens)
     names = {behavior.name for behavior in behaviors}
+    labelled = False
     for record in records:
+        labelled = labelled or bool(_behavior_of(record))
         pieces = [*(m.content for m in record.messages), *(m.name for m in record.messages)]
         for piece in (*pieces, *record.options, record.rationale, record.text):
             if found := control.search(piece):
                 raise UserError(
-                    f'record {record.id!r}: the token {found[0]} inside a message',
+                    f'{_label(record)}: the token {found[0]} inside a message',
                     fix='remove it; behavior and control tokens are written by the renderer alone',
                 )
         for name in {record.behavior, *(m.behavior for m in record.messages)} - {''}:
             if name not in names:
                 raise UserError(
-                    f'record {record.id!r}: unknown behavior {name!r}',
+                    f'{_label(record)}: unknown behavior {name!r}',
                     fix=f'known: {", ".join(sorted(names))}',
                 )
+    if renderer.behaviors.ids and not labelled:
+        raise UserError(
+            'no trainable token: no record has a behavior',
+            where='--config.data.source',
+            fix='label the records or use --config.arm=general_sft',
+        )
 
 
 def render_examples(

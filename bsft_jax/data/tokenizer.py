@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 
@@ -27,8 +26,9 @@ def load_tokenizer(directory: str | os.PathLike, chat_template: str = ''):
         raise UserError('no tokenizer.json in this folder', where=str(directory))
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(directory))
-    except (OSError, ValueError, json.JSONDecodeError) as error:
-        raise UserError(f'the tokenizer cannot be read ({error})', where=str(directory)) from error
+    except Exception as error:  # tokenizers raises bare ones, transformers KeyError and others
+        what = f'the tokenizer cannot be read ({type(error).__name__}: {error})'
+        raise UserError(what, where=str(directory)) from error
     tokenizer.clean_up_tokenization_spaces = False
     tokenizer.backend_tokenizer.no_truncation()  # some files store a limit, which would cut silently
     tokenizer.backend_tokenizer.no_padding()

@@ -31,10 +31,6 @@ _BYTES = 256
 _SPARE_ROWS = 8  # for behavior tokens
 _ROW_MULTIPLE = 128
 
-_SOURCE = flags.DEFINE_string('source', None, 'Source of the texts to learn from.', required=True)
-_VOCAB_SIZE = flags.DEFINE_integer('vocab_size', 1024, 'Ids of the tokenizer, special ones included.')
-_OUTPUT = flags.DEFINE_string('output', None, 'New folder for tokenizer and config.json.', required=True)
-
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int):
     """A byte-level BPE in which every digit is a token of its own, with a chat template.
@@ -122,13 +118,17 @@ def main(argv) -> None:
     del argv
     from bsft_jax.behaviorbench import sources
 
-    texts = [record.text for record in sources.load_records(_SOURCE.value, 'train') if record.text]
+    args = flags.FLAGS
+    texts = [record.text for record in sources.load_records(args.source, 'train') if record.text]
     if not texts:
-        raise UserError('holds no text records', where=_SOURCE.value, fix='use synthetic_text:CASES')
-    tokenizer = train_tokenizer(texts, _VOCAB_SIZE.value)
-    write_blank_model(tokenizer, _OUTPUT.value)
-    print(f'{_OUTPUT.value}: {len(tokenizer)} ids learned from {len(texts):,} texts')
+        raise UserError('holds no text records', where=args.source, fix='use synthetic_text:CASES')
+    tokenizer = train_tokenizer(texts, args.vocab_size)
+    write_blank_model(tokenizer, args.output)
+    print(f'{args.output}: {len(tokenizer)} ids learned from {len(texts):,} texts')
 
 
-if __name__ == '__main__':
+if __name__ == '__main__':  # this module is imported as a library too, beside apps with the same flags
+    flags.DEFINE_string('source', None, 'Source of the texts to learn from.', required=True)
+    flags.DEFINE_integer('vocab_size', 1024, 'Ids of the tokenizer, special ones included.')
+    flags.DEFINE_string('output', None, 'New folder for tokenizer and config.json.', required=True)
     cli.run(main)

@@ -55,7 +55,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradients, metrics = batch_gradients(network, state.trainable, state.frozen, batch, accumulation)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
-        metrics['gradient_norm'] = optax.global_norm(gradients)
+        metrics['gradient_norm'] = optax.tree.norm(gradients)
         trainable = optax.apply_updates(state.trainable, updates)
         return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 

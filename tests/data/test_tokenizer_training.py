@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 import unicodedata
 
 import pytest
@@ -33,7 +35,7 @@ def test_every_digit_is_a_token_and_words_are_learned(trained):
     digits = [t for t in trained.get_vocab() if any(c.isdigit() for c in t) and len(t) > 1]
     assert digits == []
     assert 'Ġlisinopril' in trained.get_vocab()
-    assert len(trained) == 400
+    assert len(trained) == 320
 
 
 @pytest.mark.parametrize('text', HARD)
@@ -63,10 +65,8 @@ def test_the_chat_template(trained):
         {'role': 'assistant', 'content': 'a'},
     ]
     whole = trained.apply_chat_template(messages, tokenize=False)
-    assert (
-        whole
-        == '<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n'
-    )
+    turns = ('system\ns', 'user\nq', 'assistant\na')
+    assert whole == ''.join(f'<|im_start|>{turn}<|im_end|>\n' for turn in turns)
     prompt = trained.apply_chat_template(messages[1:2], tokenize=False, add_generation_prompt=True)
     assert prompt == '<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n'
 
@@ -75,14 +75,12 @@ def test_the_blank_model(blank, trained):
     config = json.loads((blank / 'config.json').read_text())
     arch = from_hf_config(config)
     assert (arch.width, arch.layers, arch.heads, arch.kv_heads, arch.ffn_width) == (128, 4, 4, 2, 384)
-    assert arch.tied and arch.qkv_bias and arch.max_positions == 1024
+    assert arch.tied and arch.qkv_bias and arch.max_positions == 2048
     assert config['rope_theta'] == config['rope_parameters']['rope_theta'] == arch.rope_theta == 10000.0
-    assert arch.vocab_size == 512
+    assert arch.vocab_size == 384
     tokenizer = load_tokenizer(blank)
     assert tokenizer.eos_token == '<|im_end|>' and tokenizer.eos_token_id == config['eos_token_id']
-    assert (
-        tokenizer.convert_tokens_to_ids('<|endoftext|>') == config['bos_token_id'] == tokenizer.pad_token_id
-    )
+    assert tokenizer.pad_token == '<|endoftext|>' and tokenizer.pad_token_id == config['bos_token_id']
     assert tokenizer.get_vocab() == trained.get_vocab()
     assert not list(blank.glob('*.safetensors'))
 
@@ -119,7 +117,7 @@ def test_transformers_reads_the_folder_the_same_way(blank):
 def test_the_renderer_takes_it(blank):
     tokenizer = load_tokenizer(blank)
     behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS)
-    assert behaviors.ids == (400, 401)
+    assert behaviors.ids == (320, 321)
     assert Renderer(tokenizer, behaviors).stop_id == tokenizer.eos_token_id
 
 
@@ -137,3 +135,25 @@ def test_a_folder_in_use_is_refused(trained, blank, tmp_path):
 def test_too_few_ids_are_refused():
     with pytest.raises(UserError, match='256 bytes'):
         train_tokenizer(['a'], 258)
+
+
+def run_app(*arguments):
+    command = [sys.executable, '-m', 'bsft_jax.data.tokenizer_training', *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_app_writes_a_model_directory(tmp_path):
+    output = tmp_path / 'model'
+    done = run_app('--source=synthetic_text:20', '--vocab_size=300', f'--output={output}')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f'{output}: 300 ids learned from ')
+    assert len(load_tokenizer(output)) == 300
+    again = run_app('--source=synthetic_text:20', '--vocab_size=300', f'--output={output}')
+    assert (again.returncode, again.stderr.count('\n')) == (2, 1)
+    assert 'not empty' in again.stderr
+
+
+def test_a_source_without_texts_is_refused(tmp_path):
+    done = run_app('--source=synthetic:20', f'--output={tmp_path / "model"}')
+    assert (done.returncode, done.stderr.count('\n')) == (2, 1)
+    assert 'no text records' in done.stderr

@@ -1,0 +1,144 @@
+"""Checkpoints in and out: bit-equal, verified, and one clear line for a damaged one."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import bsft_jax
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS
+from bsft_jax.data.tokenizer import load_tokenizer
+from bsft_jax.errors import UserError
+from bsft_jax.hub import export, files
+from bsft_jax.hub import model as model_lib
+from bsft_jax.hub.files import TensorFiles
+from tests.tiny import assert_close, random_model
+
+TOKENS = [[1, 5, 9, 300, 2]]
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp('base'), tied=False)
+
+
+def copy(directory, tmp_path):
+    return shutil.copytree(directory, tmp_path / 'copy')
+
+
+def edit_config(directory, **changes):
+    path = directory / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize('spare', [True, False], ids=['spare rows', 'growth'])
+@pytest.mark.parametrize('tied', [True, False], ids=['tied', 'untied'])
+def test_export_keeps_old_tensors_and_adds_rows_at_their_ids(tied, spare, tmp_path):
+    base = random_model(tmp_path, tied=tied, spare=spare)
+    model = bsft_jax.load_model(base, behaviors=DEFAULT_BEHAVIORS)
+    ids = model.behaviors.ids
+    before = model.logits(TOKENS)
+    path = bsft_jax.save_model(model, tmp_path / 'out')
+    old, new = TensorFiles(base), TensorFiles(path)
+    assert old.names == new.names
+    rows = old.shape('model.embed_tokens.weight')[0]
+    assert new.shape('model.embed_tokens.weight')[0] == (rows if spare else max(ids) + 1)
+    for name in old.names:
+        kept = [i for i in range(old.shape(name)[0]) if i not in ids or 'layers' in name]
+        assert np.array_equal(old.read(name)[kept], new.read(name)[kept]), name
+    again = bsft_jax.load_model(path)
+    assert again.behaviors == model.behaviors and again.base.known
+    assert_close(again.logits(TOKENS), before, 1e-6)
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.decode(tokenizer.encode('<|proactive|>ok'), skip_special_tokens=True) == '<|proactive|>ok'
+
+
+def test_bfloat16_in_is_bfloat16_out_bit_for_bit(directory, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    base = copy(directory, tmp_path)
+    tensors = {k: v.astype(jax.numpy.bfloat16) for k, v in load_file(base / files.SINGLE).items()}
+    save_file(tensors, base / files.SINGLE, metadata={'format': 'pt'})
+    path = bsft_jax.save_model(bsft_jax.load_model(base), tmp_path / 'out')
+    for name in TensorFiles(base).names:
+        assert TensorFiles(path).dtype(name) == 'BF16'
+        assert np.array_equal(TensorFiles(base).read(name), TensorFiles(path).read(name))
+
+
+def test_export_in_shards(directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, 'SHARD_BYTES', 30_000)
+    path = bsft_jax.save_model(bsft_jax.load_model(directory), tmp_path / 'out')
+    assert len(list(path.glob('model-*-of-*.safetensors'))) > 2 and not (path / files.SINGLE).exists()
+    assert_close(bsft_jax.load_model(path).logits(TOKENS), bsft_jax.load_model(directory).logits(TOKENS), 0)
+
+
+def test_first_row_is_the_mean_of_its_description(directory):
+    model = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
+    table, head = (np.asarray(model.params[a][b]) for a, b in (('embed', 'table'), ('head', 'kernel')))
+    for i, behavior in enumerate(DEFAULT_BEHAVIORS):
+        ids = model.tokenizer.encode(behavior.description)
+        assert_close(model.params['behavior']['input'][i], table[ids].mean(0), 1e-6)
+        assert_close(model.params['behavior']['output'][i], head.T[ids].mean(0), 1e-6)
+    assert 0.1 < model_lib.row_norm_ratio(model.params) < 1.5
+
+
+def test_export_refuses_a_folder_in_use_and_leaves_no_half(directory, tmp_path, monkeypatch):
+    model = bsft_jax.load_model(directory)
+    (tmp_path / 'used').mkdir()
+    (tmp_path / 'used' / 'x').touch()
+    with pytest.raises(UserError, match='not empty'):
+        bsft_jax.save_model(model, tmp_path / 'used')
+
+    def fail(*_):
+        raise OSError('disk full')
+
+    monkeypatch.setattr(export, '_verify', fail)
+    with pytest.raises(OSError, match='disk full'):
+        bsft_jax.save_model(model, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_wrong_checkpoints_get_one_line(directory, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(directory / files.SINGLE)
+    norm = 'model.norm.weight'
+
+    def expect(message, change):
+        base = copy(directory, tmp_path)
+        change(base)
+        with pytest.raises(UserError, match=message):
+            bsft_jax.load_model(base)
+        shutil.rmtree(base)
+
+    def save(**changes):
+        return lambda base: save_file(
+            {k: v for k, v in (tensors | changes).items() if v is not None}, base / files.SINGLE
+        )
+
+    def truncate(base):
+        content = (base / files.SINGLE).read_bytes()
+        (base / files.SINGLE).write_bytes(content[: len(content) // 2])
+
+    def point_nowhere(base):
+        (base / files.INDEX).write_text(json.dumps({'weight_map': {norm: 'model-00009.safetensors'}}))
+
+    expect('1 tensors are missing, first model.norm.weight', save(**{norm: None}))
+    expect('1 unknown tensors, first extra', save(extra=np.zeros(3, np.float32)))
+    expect('model.norm.weight has shape', save(**{norm: np.zeros(3, np.float32)}))
+    expect('damaged or truncated', truncate)
+    expect('missing file model-00009', point_nowhere)
+    expect('pickles are not opened', lambda b: (b / files.SINGLE).rename(b / 'pytorch_model.bin'))
+    expect("unknown architecture 'bert'", lambda b: edit_config(b, model_type='bert'))
+    expect('rope scaling', lambda b: edit_config(b, rope_parameters={'rope_type': 'yarn', 'rope_theta': 1.0}))
+    expect('hidden_act', lambda b: edit_config(b, hidden_act='gelu'))
+    expect("'hidden_size' is missing", lambda b: edit_config(b, hidden_size=None))
+    expect('the tokenizer has', lambda b: edit_config(b, vocab_size=100))
+    expect('no tokenizer.json', lambda b: (b / 'tokenizer.json').unlink())
+    expect('cannot be read', lambda b: (b / 'config.json').write_text('{'))
+    with pytest.raises(UserError, match='no model at'):
+        bsft_jax.load_model(str(tmp_path / 'absent'))
+    with pytest.raises(UserError, match=r'no config\.json'):
+        bsft_jax.load_model(str(tmp_path))
