@@ -175,7 +175,7 @@ class RunConfig:
             ('log_interval', self.log_interval, 1),
         ):
             at_least(field, value, lowest)
-        if not 0 < o.clip_norm:
+        if not o.clip_norm > 0:
             raise UserError(f'{o.clip_norm} is not above 0', where='--config.optimizer.clip_norm')
         if self.steps > o.schedule_steps:
             raise UserError(
@@ -269,11 +269,11 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
 def read_workdir(workdir: str | pathlib.Path) -> RunConfig:
     """The resolved config a workdir was made with; raises UserError where there is none."""
     path = pathlib.Path(workdir) / 'config.json'
-    if not path.is_file():
-        raise UserError(
-            'not a workdir: no config.json', where=str(workdir), fix='name the --workdir of a train run'
-        )
     try:
-        return from_dict(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        values = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    except ValueError as error:
         raise UserError(f'not valid JSON ({error})', where=str(path)) from error
+    if 'arm' not in values:
+        fix = 'name a --workdir of train, or a Hugging Face directory by --model'
+        raise UserError('not a workdir: it holds no config.json of a run', where=str(workdir), fix=fix)
+    return from_dict(values)

@@ -82,11 +82,18 @@ def test_prepare_train_evaluate_generate_export(folder, arm):
 
     app('export', f'--workdir={run}', f'--output={run / "hf"}')
     again = json.loads(
-        app('evaluate', f'--model={run / "hf"}', f'--workdir={run / "again"}', f'--data=jsonl:{folder / "data"}').stdout
+        app(
+            'evaluate',
+            f'--model={run / "hf"}',
+            f'--workdir={run / "again"}',
+            f'--data=jsonl:{folder / "data"}',
+        ).stdout
     )
-    assert again['overall'] == pytest.approx(printed['overall'])
+    assert again['overall']['macro_f1'] == pytest.approx(printed['overall']['macro_f1'], abs=1e-6)
 
-    answer = json.loads(app('generate', f'--workdir={run}', '--text=Can I sign this?', '--max_new_tokens=5').stdout)
+    answer = json.loads(
+        app('generate', f'--workdir={run}', '--text=Can I sign this?', '--max_new_tokens=5').stdout
+    )
     assert answer['behavior'] in (('reactive', 'proactive') if arm == 'behavior_sft' else (None,))
     if arm == 'behavior_sft':
         forced = app(
@@ -99,7 +106,9 @@ def test_prepare_train_evaluate_generate_export(folder, arm):
 
 def test_config_mistakes(folder):
     config, run = folder / 'config.py', f'--workdir={folder / "never"}'
-    assert "unknown config field 'data.speed'" in error('train', f'--config={config}', run, '--config.data.speed=1')
+    assert "unknown config field 'data.speed'" in error(
+        'train', f'--config={config}', run, '--config.data.speed=1'
+    )
     assert 'seed' in error('train', f'--config={config}', run, '--config.seed=abc')
     assert "arm: 'chatty'" in error('train', f'--config={config}:chatty', run)
     assert 'no trainable token' in error(
@@ -134,15 +143,26 @@ def test_record_mistakes(folder):
 
 def test_workdir_mistakes(folder):
     config, run = write_config(folder, 'synthetic:60', 'other.py'), folder / 'run'
-    app('train', f'--config={config}', f'--workdir={run}', '--config.train.steps=1', '--config.evaluation.interval=0')
+    app(
+        'train',
+        f'--config={config}',
+        f'--workdir={run}',
+        '--config.train.steps=1',
+        '--config.evaluation.interval=0',
+    )
     line = error(
-        'train', f'--config={config}', f'--workdir={run}', '--config.seed=7', '--config.optimizer.learning_rate=0.5'
+        'train',
+        f'--config={config}',
+        f'--workdir={run}',
+        '--config.seed=7',
+        '--config.optimizer.learning_rate=0.5',
     )
     assert 'seed: 0 → 7' in line and 'optimizer.learning_rate: 0.001 → 0.5' in line
     assert 'no checkpoint of step 5; steps there: 1' in error('evaluate', f'--workdir={run}', '--step=5')
     assert 'not a workdir' in error('evaluate', f'--workdir={folder / "base"}')
     assert 'neither --model nor --workdir' in error('generate', '--text=x')
-    assert 'holds no run' in error('train', f'--config={config}', f'--workdir={folder / "base"}')
+    assert 'not a workdir' in error('train', f'--config={config}', f'--workdir={folder / "base"}')
+    assert 'holds no run' in error('train', f'--config={config}', f'--workdir={folder}')
     (run / 'other').mkdir()
     (run / 'other' / 'x').touch()
     assert 'not empty' in error('export', f'--workdir={run}', f'--output={run / "other"}')

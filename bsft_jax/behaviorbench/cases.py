@@ -62,9 +62,29 @@ IDLE_FACTS = tuple(
         'walks to work', 'drinks tea', 'lives on a farm', 'reads at night', 'came by bus', 'has red hair',
     )
 )  # fmt: skip
-COMPLAINTS = ('cough', 'ankle sprain', 'sore throat', 'back pain', 'earache', 'skin rash', 'migraine', 'heartburn')
+COMPLAINTS = (
+    'cough',
+    'ankle sprain',
+    'sore throat',
+    'back pain',
+    'earache',
+    'skin rash',
+    'migraine',
+    'heartburn',
+)
 PLANS = ('rest and fluids', 'rest and ice', 'review in two days', 'call if worse', 'review next week')
-EVENTS = ('fever', 'cough', 'rash', 'fall', 'chest pain', 'vomiting', 'headache', 'surgery', 'dizziness', 'swelling')
+EVENTS = (
+    'fever',
+    'cough',
+    'rash',
+    'fall',
+    'chest pain',
+    'vomiting',
+    'headache',
+    'surgery',
+    'dizziness',
+    'swelling',
+)
 
 
 @dataclasses.dataclass(frozen=True)

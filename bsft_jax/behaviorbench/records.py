@@ -122,7 +122,9 @@ def record_from_dict(obj: Any, where: str = 'record') -> Record:
         if isinstance(answer, bool) or not isinstance(answer, int):
             raise UserError(f"field 'answer' must be an index, got {answer!r}", where=where)
         if not 0 <= answer < len(options):
-            raise UserError(f"field 'answer': {answer} is not an index of {len(options)} options", where=where)
+            raise UserError(
+                f"field 'answer': {answer} is not an index of {len(options)} options", where=where
+            )
     if options and (len(options) < 2 or len(options) > 26):
         raise UserError(f"field 'options': {len(options)} options, 2 to 26 are possible", where=where)
     if len(set(options)) != len(options) or not all(option.strip() for option in options):
@@ -137,7 +139,9 @@ def record_from_dict(obj: Any, where: str = 'record') -> Record:
             fix=f'use one of {", ".join(taxonomy.CATEGORIES)}',
         )
     if category and group and taxonomy.group_of(category) != group:
-        raise UserError(f"field 'group': {category} is {taxonomy.group_of(category)}, not {group}", where=where)
+        raise UserError(
+            f"field 'group': {category} is {taxonomy.group_of(category)}, not {group}", where=where
+        )
     if category and not group:
         values['group'] = taxonomy.group_of(category)
     if values['split'] not in ('', *SPLITS):
@@ -176,10 +180,14 @@ def read_jsonl(path: str | pathlib.Path) -> list[Record]:
                 try:
                     obj = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise UserError(f'not valid JSON ({error.msg} at column {error.colno})', where=where) from error
+                    raise UserError(
+                        f'not valid JSON ({error.msg} at column {error.colno})', where=where
+                    ) from error
                 record = record_from_dict(obj, where)
                 if record.id and record.id in seen:
-                    raise UserError(f"field 'id': {record.id!r} is also on line {seen[record.id]}", where=where)
+                    raise UserError(
+                        f"field 'id': {record.id!r} is also on line {seen[record.id]}", where=where
+                    )
                 seen[record.id] = number
                 records.append(record)
     except UnicodeDecodeError as error:

@@ -19,7 +19,9 @@ def _numbers(source: str, rest: str) -> tuple[int, int]:
     parts = rest.split(':')
     if not 1 <= len(parts) <= 2 or not all(part.isdecimal() for part in parts) or int(parts[0]) < 3:
         raise UserError(
-            f'cannot read {source!r}', where='data source', fix='write synthetic:CASES[:SEED] with 3 cases or more'
+            f'cannot read {source!r}',
+            where='data source',
+            fix='write synthetic:CASES[:SEED] with 3 cases or more',
         )
     return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
 
@@ -61,7 +63,9 @@ def load_records(source: str, split: str) -> list[Record]:
     path = pathlib.Path(rest)
     if path.is_dir():
         if not (path / f'{split}.jsonl').is_file():
-            raise UserError(f'no {split}.jsonl in this folder', where=source, fix='name a folder that prepare wrote')
+            raise UserError(
+                f'no {split}.jsonl in this folder', where=source, fix='name a folder that prepare wrote'
+            )
         return read_jsonl(path / f'{split}.jsonl')
     records = [record for record in read_jsonl(path) if record.split in ('', split)]
     if not records:
@@ -82,6 +86,9 @@ def load_raw(source: str, seed: int) -> tuple[list[Record], dict[str, Any]]:
         records = read_jsonl(rest)
         if all(record.split for record in records):
             return records, {}
-        named = [r if r.case_id else dataclasses.replace(r, case_id=r.id or f'line {i}') for i, r in enumerate(records)]
+        named = [
+            r if r.case_id else dataclasses.replace(r, case_id=r.id or f'line {i}')
+            for i, r in enumerate(records)
+        ]
         return _with_splits(named, seed), {}
     raise _unknown(source, f'{_FORMS}, {", ".join(f"{name}:DIR" for name in adapters.ADAPTERS)}')

@@ -88,6 +88,11 @@ def text_records(cases: int, seed: int) -> list[Record]:
         rng = random.Random(f'text/{case.case_id}')
         write = rng.choice((_people, _people, _times, _values))
         records.append(
-            Record(id=f'{case.case_id}-text', case_id=case.case_id, source='synthetic_text', text=write(case, rng))
+            Record(
+                id=f'{case.case_id}-text',
+                case_id=case.case_id,
+                source='synthetic_text',
+                text=write(case, rng),
+            )
         )
     return records

@@ -15,7 +15,7 @@ from bsft_jax.errors import UserError
 from bsft_jax.hub.model import Model
 from bsft_jax.inference import policies
 from bsft_jax.inference.branches import BranchBatch, BranchPlan
-from bsft_jax.inference.policies import Policy, Scores
+from bsft_jax.inference.policies import Scores
 from bsft_jax.models import head
 from bsft_jax.models.attention import Layout
 from bsft_jax.models.network import Network, Params

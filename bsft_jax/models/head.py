@@ -64,7 +64,7 @@ def target_logprobs(model, hidden_BTD: jax.Array, targets_BT: jax.Array) -> tupl
 
     Returns logprob_BT in float32 and correct_BT in bool.
     """
-    B, T, D = hidden_BTD.shape
+    B, T, _ = hidden_BTD.shape
     tiles = -(-T // TILE)
     if tiles == 1:
         return _tile_logprobs(model, hidden_BTD, targets_BT)

@@ -115,12 +115,19 @@ def test_the_shortcut_test_sees_a_leak():
     from sklearn.linear_model import LogisticRegression
 
     records = [record for index in range(300) for record in twins(index)]
-    leaky = [r.messages[0].content.replace(' is the patient', ' (no allergy) is the patient') for r in records]
-    words = [t if r.behavior == 'reactive' else r.messages[0].content for t, r in zip(leaky, records, strict=True)]
+    leaky = [
+        r.messages[0].content.replace(' is the patient', ' (no allergy) is the patient') for r in records
+    ]
+    words = [
+        t if r.behavior == 'reactive' else r.messages[0].content for t, r in zip(leaky, records, strict=True)
+    ]
     features = CountVectorizer().fit_transform(words)
-    assert LogisticRegression().fit(features, [r.behavior for r in records]).score(
-        features, [r.behavior for r in records]
-    ) > 0.60
+    assert (
+        LogisticRegression()
+        .fit(features, [r.behavior for r in records])
+        .score(features, [r.behavior for r in records])
+        > 0.60
+    )
 
 
 def test_facts_of_both_kinds_and_ranges_that_contain_values():
@@ -134,7 +141,13 @@ def test_facts_of_both_kinds_and_ranges_that_contain_values():
 
 
 def test_pretraining_text_is_no_task():
-    tasks = {m.content for i in range(300) for build in BUILDERS.values() for r in build(simulate(0, i)) for m in r.messages}
+    tasks = {
+        m.content
+        for i in range(300)
+        for build in BUILDERS.values()
+        for r in build(simulate(0, i))
+        for m in r.messages
+    }
     for record in text.text_records(300, 0):
         assert record.text not in tasks and len(record.text) <= 450
         assert 'Answer:' not in record.text and '<|' not in record.text and '\nA. ' not in record.text

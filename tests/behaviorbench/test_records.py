@@ -84,7 +84,9 @@ def test_thirteen_categories_in_three_groups():
 
 
 def test_synthetic_splits_go_by_case_and_are_reproducible():
-    splits = {split: sources.load_records('synthetic:50:1', split) for split in ('train', 'validation', 'test')}
+    splits = {
+        split: sources.load_records('synthetic:50:1', split) for split in ('train', 'validation', 'test')
+    }
     cases = {split: {record.case_id for record in records} for split, records in splits.items()}
     assert [len(cases[split]) for split in splits] == [40, 5, 5]
     assert not cases['train'] & cases['test'] and not cases['train'] & cases['validation']
@@ -111,7 +113,9 @@ def test_sources_that_do_not_exist(source, message):
 
 
 def test_a_file_serves_the_split_it_names(tmp_path):
-    lines = [json.dumps(GOOD | {'id': str(i), 'split': split}) for i, split in enumerate(('train', 'test', 'test'))]
+    lines = [
+        json.dumps(GOOD | {'id': str(i), 'split': split}) for i, split in enumerate(('train', 'test', 'test'))
+    ]
     path = write(tmp_path / 'f.jsonl', *lines)
     assert len(sources.load_records(f'jsonl:{path}', 'test')) == 2
     with pytest.raises(UserError, match='no record of split'):

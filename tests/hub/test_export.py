@@ -52,7 +52,9 @@ def test_export_keeps_old_tensors_and_adds_rows_at_their_ids(tied, spare, tmp_pa
     assert again.behaviors == model.behaviors and again.base.known
     assert_close(again.logits(TOKENS), before, 1e-6)
     tokenizer = load_tokenizer(path)
-    assert tokenizer.decode(tokenizer.encode('<|proactive|>ok'), skip_special_tokens=True) == '<|proactive|>ok'
+    assert (
+        tokenizer.decode(tokenizer.encode('<|proactive|>ok'), skip_special_tokens=True) == '<|proactive|>ok'
+    )
 
 
 def test_bfloat16_in_is_bfloat16_out_bit_for_bit(directory, tmp_path):

@@ -150,5 +150,3 @@ def test_other_records_are_refused(base, tmp_path):
         else:
             with pytest.raises(UserError, match='not those this run started with'):
                 runs.train(run, tmp_path / 'run')
-
-
