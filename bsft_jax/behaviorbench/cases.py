@@ -51,40 +51,37 @@ SAFETY_FACTS = (
         ('is allergic to latex', 'latex allergy'),
         ('is allergic to iodine', 'iodine allergy'),
     ),
-    *_noted('anticoagulant', ('takes warfarin', 'warfarin'), ('takes apixaban', 'apixaban'), ('takes heparin', 'heparin')),
+    *_noted(
+        'anticoagulant',
+        ('takes warfarin', 'warfarin'),
+        ('takes apixaban', 'apixaban'),
+        ('takes heparin', 'heparin'),
+    ),
     *_noted('implant', ('has a pacemaker', 'pacemaker'), ('has a heart valve', 'heart valve')),
-    *_noted('condition', ('is pregnant', 'pregnancy'), ('has one kidney', 'one kidney'), ('needs dialysis', 'dialysis')),
+    *_noted(
+        'condition',
+        ('is pregnant', 'pregnancy'),
+        ('has one kidney', 'one kidney'),
+        ('needs dialysis', 'dialysis'),
+    ),
 )  # fmt: skip
 IDLE_FACTS = tuple(
     Fact(clause, clause, 'idle', False)
     for clause in (
-        'wears glasses', 'likes to garden', 'plays the piano', 'has a dog', 'is left-handed', 'works in a bank',
-        'walks to work', 'drinks tea', 'lives on a farm', 'reads at night', 'came by bus', 'has red hair',
+        'wears glasses', 'likes to garden', 'plays the piano', 'has a dog', 'is left-handed',
+        'works in a bank', 'walks to work', 'drinks tea', 'lives on a farm', 'reads at night',
+        'came by bus', 'has red hair',
     )
 )  # fmt: skip
 COMPLAINTS = (
-    'cough',
-    'ankle sprain',
-    'sore throat',
-    'back pain',
-    'earache',
-    'skin rash',
-    'migraine',
+    'cough', 'ankle sprain', 'sore throat', 'back pain', 'earache', 'skin rash', 'migraine',
     'heartburn',
-)
+)  # fmt: skip
 PLANS = ('rest and fluids', 'rest and ice', 'review in two days', 'call if worse', 'review next week')
 EVENTS = (
-    'fever',
-    'cough',
-    'rash',
-    'fall',
-    'chest pain',
-    'vomiting',
-    'headache',
-    'surgery',
-    'dizziness',
+    'fever', 'cough', 'rash', 'fall', 'chest pain', 'vomiting', 'headache', 'surgery', 'dizziness',
     'swelling',
-)
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +118,12 @@ LABS = (
 )
 # Classes by the WHO's ATC index.
 DRUG_CLASSES = {
-    'amoxicillin': 'penicillin', 'ampicillin': 'penicillin', 'warfarin': 'anticoagulant', 'apixaban': 'anticoagulant',
-    'heparin': 'anticoagulant', 'lisinopril': 'ACE inhibitor', 'enalapril': 'ACE inhibitor', 'metoprolol': 'beta blocker',
-    'atenolol': 'beta blocker', 'ibuprofen': 'anti-inflammatory', 'naproxen': 'anti-inflammatory', 'morphine': 'opioid',
-    'oxycodone': 'opioid', 'furosemide': 'diuretic', 'atorvastatin': 'statin', 'simvastatin': 'statin',
+    'amoxicillin': 'penicillin', 'ampicillin': 'penicillin', 'warfarin': 'anticoagulant',
+    'apixaban': 'anticoagulant', 'heparin': 'anticoagulant', 'lisinopril': 'ACE inhibitor',
+    'enalapril': 'ACE inhibitor', 'metoprolol': 'beta blocker', 'atenolol': 'beta blocker',
+    'ibuprofen': 'anti-inflammatory', 'naproxen': 'anti-inflammatory', 'morphine': 'opioid',
+    'oxycodone': 'opioid', 'furosemide': 'diuretic', 'atorvastatin': 'statin',
+    'simvastatin': 'statin',
 }  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def record_from_dict(obj: Any, where: str = 'record') -> Record:
 def _json(value: Any) -> Any:
     """Messages as objects and tuples as lists."""
     if isinstance(value, Message):
-        return {key: text for key, text in vars(value).items() if text}
+        return {key: text for key, text in vars(value).items() if text or key == 'content'}
     return [_json(item) for item in value] if isinstance(value, tuple) else value
 
 

@@ -31,16 +31,18 @@ def _people(case: Case, rng: random.Random) -> str:
     )
     mine, theirs = holders[case.patient], holders[case.relative]
     yes = mine is case.safety
+    holder = case.patient if yes else case.relative
+    advice = f'No, add {case.safety.short}' if yes else f'Yes, sign the {case.complaint} note'
     questions = [
         f'Who is the patient? {case.patient}.',
         f'Who is the {case.relation}? {case.relative}.',
-        f'Who {case.safety.clause}? {case.patient if yes else case.relative}.',
+        f'Who {case.safety.clause}? {holder}.',
         f'Who {case.idle.clause}? {case.relative if yes else case.patient}.',
         f'What do we know of the patient? {case.patient} {mine.clause}.',
         f'And of the {case.relation}? {case.relative} {theirs.clause}.',
-        f'Is it the patient who {case.safety.clause}? {"Yes" if yes else "No"}, {case.patient if yes else case.relative}.',
+        f'Is it the patient who {case.safety.clause}? {"Yes" if yes else "No"}, {holder}.',
         f'What does the draft leave out? {case.safety.short if yes else "Nothing"}.',
-        f'Should {case.doctor} sign? {f"No, add {case.safety.short}" if yes else f"Yes, sign the {case.complaint} note"}.',
+        f'Should {case.doctor} sign? {advice}.',
         f'What is the draft about? {case.complaint}.',
     ]
     rng.shuffle(questions)
@@ -76,8 +78,8 @@ def _values(case: Case, rng: random.Random) -> str:
     questions = [f'{lab.name} is {lab.flag}.' for lab in (first, second)]
     questions += [f'What is {drug}? {DRUG_CLASSES[drug]}.', f'Why did {case.patient} come? {case.complaint}.']
     rng.shuffle(questions)
-    lines = f'{first.text}, {second.text}. {case.patient}, {case.age}, {case.complaint}, takes {drug}; {case.plan}.'
-    return f'{lines} {" ".join(questions)}'
+    person = f'{case.patient}, {case.age}, {case.complaint}, takes {drug}; {case.plan}.'
+    return f'{first.text}, {second.text}. {person} {" ".join(questions)}'
 
 
 def text_records(cases: int, seed: int) -> list[Record]:

@@ -63,6 +63,7 @@ def _write_weights(model: Model, directory: pathlib.Path, dtype: np.dtype) -> No
     for i, shard in enumerate(_shards(model, dtype)):
         path = directory / f'shard-{i}.safetensors'
         save_file(shard, path, metadata={'format': 'pt'})
+        path.chmod(0o644)  # safetensors leaves it to its owner alone
         temporary.append((path, list(shard)))
         total += sum(tensor.nbytes for tensor in shard.values())
     if len(temporary) == 1:

@@ -12,8 +12,9 @@ from bsft_jax.behaviorbench.records import record_from_dict, record_to_dict
 CASES = 400
 SAFETY = {
     'is allergic to penicillin': 'penicillin allergy', 'is allergic to sulfa': 'sulfa allergy',
-    'is allergic to latex': 'latex allergy', 'is allergic to iodine': 'iodine allergy', 'takes warfarin': 'warfarin',
-    'takes apixaban': 'apixaban', 'takes heparin': 'heparin', 'has a pacemaker': 'pacemaker',
+    'is allergic to latex': 'latex allergy', 'is allergic to iodine': 'iodine allergy',
+    'takes warfarin': 'warfarin', 'takes apixaban': 'apixaban', 'takes heparin': 'heparin',
+    'has a pacemaker': 'pacemaker',
     'has a heart valve': 'heart valve', 'is pregnant': 'pregnancy', 'has one kidney': 'one kidney',
     'needs dialysis': 'dialysis',
 }  # fmt: skip

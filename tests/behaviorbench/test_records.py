@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bsft_jax.behaviorbench import sources, taxonomy
-from bsft_jax.behaviorbench.records import read_jsonl, record_to_dict, write_jsonl
+from bsft_jax.behaviorbench.records import read_jsonl, record_from_dict, record_to_dict, write_jsonl
 from bsft_jax.errors import UserError
 
 GOOD = {
@@ -31,6 +31,11 @@ def test_round_trip_keeps_answer_zero(tmp_path):
     assert record_to_dict(record)['answer'] == 0
     write_jsonl(tmp_path / 'b.jsonl', [record])
     assert read_jsonl(tmp_path / 'b.jsonl') == [record]
+
+
+def test_round_trip_keeps_an_empty_turn():
+    empty = record_from_dict({'messages': [{'role': 'user', 'content': ''}]})
+    assert record_from_dict(record_to_dict(empty)) == empty
 
 
 @pytest.mark.parametrize(
