@@ -21,7 +21,7 @@ NAMES = ('qwen2.5', 'stories260k', 'trained')
 
 @pytest.fixture(scope='session')
 def trained():
-    return train_tokenizer(SENTENCES, 320)
+    return train_tokenizer(SENTENCES, 310)
 
 
 @pytest.fixture(scope='session')

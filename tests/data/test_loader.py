@@ -144,3 +144,8 @@ def test_batches_come_before_all_are_made(store, plan):
     first = list(itertools.islice(iterate(source, 2, 10**6), 3))
     for step, batch in enumerate(first, start=2):
         assert_same(batch, source[step])
+
+
+def test_rows_that_no_process_would_see_are_an_error(store, plan):
+    with pytest.raises(ValueError, match='4 rows do not divide by 3 processes'):
+        StepSource(store, plan, process_count=3)

@@ -27,6 +27,7 @@ def steps(plan, epoch=0):
 
 def test_the_longest_go_first_each_into_the_fullest_row_with_room():
     assert pack([3, 9, 4, 6, 1, 7], 10) == [[1, 4], [5, 0], [3, 2]]
+    assert pack([2, 8, 6], 10) == [[1, 0], [2]]
 
 
 def test_the_order_breaks_ties_only():
@@ -123,3 +124,8 @@ def test_many_records_pack_without_a_quadratic_loop():
     items = itertools.chain.from_iterable(row for step in steps(plan) for row in step)
     assert np.array_equal(np.sort(np.fromiter(items, int)), np.arange(100_000))
     assert plan.describe().startswith('100,000 records, ')
+
+
+def test_an_item_longer_than_a_row_is_an_error():
+    with pytest.raises(ValueError, match='an item of 11 tokens is longer than a row of 10'):
+        pack([3, 11], 10)

@@ -235,7 +235,7 @@ def test_training_refuses_control_tokens_in_a_record(make_renderer, token, place
 def test_training_refuses_unknown_behaviors(make_renderer):
     named = (*CHOICE.messages, Message('assistant', 'x', behavior='bold'))
     for record in (dataclasses.replace(CHOICE, behavior='bold'), dataclasses.replace(CHOICE, messages=named)):
-        with pytest.raises(UserError, match="'choice-1'.*'bold'.*reactive"):
+        with pytest.raises(UserError, match=r"'choice-1'.*'bold'.*reactive"):
             check_records([record], make_renderer(), DEFAULT_BEHAVIORS)
 
 
@@ -287,9 +287,9 @@ def test_composed_characters_are_the_only_change(make_renderer):
 
 
 NAMED = (
-    '{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}\n'
-    '{{ m.content }}<|im_end|>\n{% endfor %}'
-    '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + (' ' + m.name if m.name else '') + '\\n' }}"
+    "{{ m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 SPOKEN = Record(id='spoken', messages=(Message('user', 'K 5.9?', name='Dr. Ito'),))
 
@@ -340,7 +340,7 @@ def test_a_bad_template_is_one_clear_error(template_renderer, template, message)
 
 def test_a_tokenizer_without_template_says_which_flag_gives_one(shared):
     tokenizer = load_tokenizer(shared / 'models/stories260k/hf')
-    with pytest.raises(UserError, match='--config.data.chat_template'):
+    with pytest.raises(UserError, match=r'--config\.data\.chat_template'):
         Renderer(tokenizer, BehaviorSet((), ()))
 
 
@@ -383,16 +383,15 @@ def test_long_records_are_left_out_whole_and_counted(make_renderer, records):
     for limit in (longest - 1, 60):
         store, report = render_examples(renderer, records, limit, 0.2)
         kept = [i for i, n in enumerate(everything.lengths) if n <= limit]
-        assert report == (
-            f'{10 - len(kept)} of 10 records are longer than {limit} tokens, the longest has {longest}'
-        )
+        assert report.startswith(f'{10 - len(kept)} of 10 records ')
+        assert report.endswith(f'longer than {limit} tokens, the longest has {longest}')
         for place, i in enumerate(kept):
             np.testing.assert_array_equal(store[place].ids, everything[i].ids)
             np.testing.assert_array_equal(store[place].weights, everything[i].weights)
 
 
 def test_too_many_long_records_are_an_error(make_renderer, records):
-    with pytest.raises(UserError, match='2 of 10 records are longer than 60') as caught:
+    with pytest.raises(UserError, match=r'2 of 10 records .*longer than 60') as caught:
         render_examples(make_renderer(), records, 60, 0.1)
     assert '--config.data.drop_long=0.1' in str(caught.value)
     assert '--config.data.sequence_length' in str(caught.value)
