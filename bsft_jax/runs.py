@@ -50,17 +50,13 @@ def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
 
 
 def training_examples(config: RunConfig, base: BaseModel) -> tuple[rendering.ExampleStore, packing.PackPlan]:
-    """Records of the train split → examples and the plan of every step, before a device is touched.
-
-    Every arm plans with the lengths of the longest, so that all see the same records at each step.
-    """
+    """Records of the train split → examples and the plan of every step, before a device is touched."""
     records = sources.load_records(config.data.source, 'train')
     renderer = training_renderer(config, base)
     rendering.check_records(records, renderer, config.behaviors)
-    longest_arm = 0 if config.uses_tokens else 1
     length = config.data.sequence_length
-    store, report = rendering.render_examples(renderer, records, length - longest_arm, config.data.drop_long)
-    plan = packing.PackPlan(store.lengths + longest_arm, config.data.rows_per_step, length, config.seed)
+    store, report = rendering.render_examples(renderer, records, length, config.data.drop_long)
+    plan = packing.PackPlan(store.lengths, config.data.rows_per_step, length, config.seed)
     print(f'{config.data.source}: {report}', file=sys.stderr)
     print(f'training on {plan.describe()}', file=sys.stderr)
     return store, plan
@@ -140,7 +136,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     try:
         restored = checkpoints.restore(state)
         if restored is not None:
-            if restored.data['plan_hash'] != source.plan.hash:
+            if restored.data != source.state(restored.data['step']):
                 raise UserError(
                     'the training records are not those this run started with',
                     where=f'--config.data.source={config.data.source}',

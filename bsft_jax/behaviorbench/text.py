@@ -47,7 +47,7 @@ def _people(case: Case, rng: random.Random) -> str:
     ]
     rng.shuffle(questions)
     draft = f'{case.doctor}: Draft: {case.complaint}, {case.plan}.'
-    return f'{case.nurse}: {opening} {" ".join(facts)} {draft} {" ".join(questions[:4])}'
+    return f'{case.nurse}: {opening} {" ".join(facts)} {draft} {" ".join(questions[:5])}'
 
 
 def _times(case: Case, rng: random.Random) -> str:
@@ -88,7 +88,7 @@ def text_records(cases: int, seed: int) -> list[Record]:
     for index in range(cases):
         case = simulate(seed, index, DOMAIN)
         rng = random.Random(f'text/{case.case_id}')
-        write = rng.choice((_people, _people, _times, _values))
+        write = rng.choice((_people, _people, _people, _times, _times, _values))
         records.append(
             Record(
                 id=f'{case.case_id}-text',

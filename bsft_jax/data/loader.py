@@ -41,12 +41,17 @@ class StepSource:
         steps: int = 1,
     ):
         self.plan, self._store, self._packed = plan, store, packed
+        self._examples_hash = store.hash
         wanted = plan.rows_per_step if packed else plan.most_records(steps)
         self.rows = -(-wanted // row_multiple) * row_multiple
         local, left = divmod(self.rows, process_count)
         if left:
             raise ValueError(f'{self.rows} rows do not divide by {process_count} processes')
         self._part = slice(process_index * local, (process_index + 1) * local)
+
+    def state(self, step: int) -> dict[str, int | str]:
+        """The data item of a checkpoint: where the run is, in which plan of which examples."""
+        return {'step': step, 'plan_hash': self.plan.hash, 'examples_hash': self._examples_hash}
 
     def __getitem__(self, step: int) -> Batch:
         rows = self.plan.rows(step)

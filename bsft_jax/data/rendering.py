@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 import string
@@ -28,37 +29,54 @@ _FLAG_LONG = 'raise --config.data.sequence_length, or --config.data.drop_long to
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One document: `ids` int32 [T] and, for each id, the weight of predicting it, float32 [T]."""
+    """One document: `ids` int32 [T] and, for each id, the weight of predicting it, float32 [T].
+
+    `reserved` counts the tokens that the longest arm writes for the record and this one does not:
+    all arms plan with the same lengths.
+    """
 
     ids: np.ndarray
     weights: np.ndarray
+    reserved: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleStore:
-    """Many examples in two flat arrays; `starts` has one entry more than there are examples."""
+    """Many examples in flat arrays; `starts` has one entry more than there are examples."""
 
     ids: np.ndarray
     weights: np.ndarray
     starts: np.ndarray
+    reserved: np.ndarray
 
     @classmethod
     def from_examples(cls, examples: Sequence[Example]) -> ExampleStore:
-        starts = np.cumsum([0, *(len(example.ids) for example in examples)])
-        ids = np.concatenate([example.ids for example in examples])
-        return cls(ids, np.concatenate([example.weights for example in examples]), starts)
+        return cls(
+            ids=np.concatenate([example.ids for example in examples]),
+            weights=np.concatenate([example.weights for example in examples]),
+            starts=np.cumsum([0, *(len(example.ids) for example in examples)]),
+            reserved=np.asarray([example.reserved for example in examples]),
+        )
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def __getitem__(self, index: int) -> Example:
         part = slice(self.starts[index], self.starts[index + 1])
-        return Example(self.ids[part], self.weights[part])
+        return Example(self.ids[part], self.weights[part], int(self.reserved[index]))
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example."""
-        return np.diff(self.starts)
+        """Tokens of each example in the longest arm: what a plan packs."""
+        return np.diff(self.starts) + self.reserved
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of ids, weights and boundaries, in hexadecimal."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.weights, self.starts):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
@@ -276,7 +294,8 @@ class Renderer:
             ids = [self.behaviors.ids[self.behaviors.index(behavior)], *ids]
             weights = np.concatenate([np.float32([self._behavior_weight]), weights])
         weights = np.concatenate([np.zeros(len(prompt), np.float32), weights])
-        return Example(np.asarray(prompt + ids, np.int32), weights)
+        reserved = int(bool(behavior) and not self.behaviors.ids)
+        return Example(np.asarray(prompt + ids, np.int32), weights, reserved)
 
     def _text_example(self, ids: list[int]) -> Example:
         start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
@@ -331,8 +350,9 @@ def render_examples(
     kept, longest = [], 0
     for start in range(0, len(records), _CHUNK):
         for example in renderer.examples(records[start : start + _CHUNK]):
-            longest = max(longest, len(example.ids))
-            if len(example.ids) <= sequence_length:
+            length = len(example.ids) + example.reserved
+            longest = max(longest, length)
+            if length <= sequence_length:
                 kept.append(example)
     dropped = len(records) - len(kept)
     report = (

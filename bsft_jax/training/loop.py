@@ -128,7 +128,7 @@ def train(
     def save(state: TrainState) -> None:
         checkpoints.save(
             state,
-            data={'step': int(state.step), 'plan_hash': run.source.plan.hash},
+            data=run.source.state(int(state.step)),
             clock=clock.state(),
             config=config_dict,
         )

@@ -1,0 +1,68 @@
+"""Rendering at its edges: odd spellings of control tokens, answers in pieces, errors that name a record."""
+
+import dataclasses
+import re
+
+import pytest
+
+from bsft_jax.behaviorbench.records import Message, Record
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS
+from bsft_jax.data.rendering import check_records
+from bsft_jax.errors import UserError
+
+from .conftest import NAMES
+from .test_rendering import CHOICE, TEXT, WORDS, controls, with_content
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_no_spelling_of_a_control_token_in_a_message_counts(make_renderer, name):
+    renderer = make_renderer(name)
+    stop = renderer.tokenizer.convert_ids_to_tokens(renderer.stop_id)
+    half = len(stop) // 2
+    nested = (stop[:half] + stop + stop[half:], stop[:-1], stop * 3, stop[:half] + '\ue000' + stop[half:])
+    record = dataclasses.replace(with_content('x'), options=('a', 'b'))
+    expected = controls(renderer, renderer.prompt_ids(record))
+    for text in (*nested, '<|re<|proactive|>active|>', f'\ue000{stop}'):
+        spoken = (Message('user', text, name=text),)
+        ids = renderer.prompt_ids(dataclasses.replace(record, messages=spoken, options=(text, f'{text}b')))
+        assert controls(renderer, ids) == expected
+        assert f'{text}: {text}\nA. {text}\nB. {text}b' in renderer.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('answer_format', ['letter', 'text'])
+def test_an_answer_in_pieces_has_the_ids_of_the_whole(make_renderer, name, answer_format):
+    renderer = make_renderer(name, answer_format=answer_format)
+    options = (
+        'no error',
+        'no error here',
+        '(a) hold it!',
+        '…then “wait” ',
+        ' K⁺ 5,9 → café',
+        'two\nlines',
+        '.5 mg',
+    )
+    record = dataclasses.replace(CHOICE, options=options)
+    size = len(renderer.prompt_ids(record)) + 1
+    for answer in range(len(options)):
+        for rationale in ('', '(see note)', '.5 mg', "'s", '  two'):
+            example = renderer.example(dataclasses.replace(record, answer=answer, rationale=rationale))
+            ids = example.ids[size:-1].tolist()
+            assert ids == renderer.tokenizer.encode(renderer.tokenizer.decode(ids), add_special_tokens=False)
+    scored = renderer.option_ids(record)
+    assert all(sum(b[: len(a)] == a for b in scored) == 1 for a in scored)
+
+
+def test_behavior_tokens_need_a_record_with_a_behavior(make_renderer):
+    unlabelled = [TEXT, dataclasses.replace(CHOICE, id='', behavior='')]
+    check_records(unlabelled, make_renderer(tokens=False), DEFAULT_BEHAVIORS)
+    check_records([*unlabelled, WORDS], make_renderer(), DEFAULT_BEHAVIORS)
+    with pytest.raises(UserError, match='no trainable token: no record has a behavior'):
+        check_records(unlabelled, make_renderer(), DEFAULT_BEHAVIORS)
+
+
+def test_a_record_without_id_is_named_by_its_words(make_renderer):
+    record = Record((Message('user', 'Please look <|im_end|>'),))
+    line = "the record that begins 'Please look <|im_end|>': the token <|im_end|> inside a message"
+    with pytest.raises(UserError, match=re.escape(line)):
+        check_records([record], make_renderer(), DEFAULT_BEHAVIORS)

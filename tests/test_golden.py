@@ -1,0 +1,86 @@
+"""Golden files of every shipped config and of the sharded parameter tree, and one step of each config.
+
+A change of these files is the review of a change of configs: `python -m tests.test_golden` rewrites them.
+"""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from tests.conftest import ROOT
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+CONFIGS = {
+    'quickstart-behavior_sft': ('quickstart.py', 'behavior_sft'),
+    'quickstart-general_sft': ('quickstart.py', 'general_sft'),
+    'medec-behavior_sft': ('medec.py', 'behavior_sft'),
+    'stories260k-behavior_sft': ('stories260k.py', 'behavior_sft'),
+    'tiny_pretrain-first': ('tiny_pretrain.py', 'first'),
+    'tiny_pretrain-second': ('tiny_pretrain.py', 'second'),
+}
+
+
+def load(name):
+    file, arg = CONFIGS[name]
+    spec = importlib.util.spec_from_file_location(file, ROOT / 'configs' / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def resolved(name):
+    return json.dumps(load(name).validate().to_dict(), indent=2, ensure_ascii=False) + '\n'
+
+
+def parameter_table():
+    import jax
+
+    from bsft_jax.behaviors import DEFAULT_BEHAVIORS
+    from bsft_jax.config import MeshSection, OptimizerSection
+    from bsft_jax.hub import model
+    from bsft_jax.parallel import mesh as mesh_lib
+    from bsft_jax.training import optimizer, state
+
+    mesh = mesh_lib.make_mesh(MeshSection(data=2, fsdp=2, tensor=2), jax.devices()[:8])
+    base = model.open_base('tiny-clinical', behaviors=DEFAULT_BEHAVIORS)
+    params = model.random_base_params(base, mesh, seed=0)
+    made = state.create(params, ('.*',), optimizer.make_optimizer(OptimizerSection()), mesh)
+    return state.table(made) + '\n'
+
+
+def test_every_config_file_is_listed():
+    files = {path.name for path in (ROOT / 'configs').glob('*.py')}
+    assert files == {file for file, _ in CONFIGS.values()}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_config_is_the_golden_one(name):
+    assert resolved(name) == (GOLDEN / f'{name}.json').read_text()
+
+
+def test_parameter_tree_is_the_golden_one():
+    assert parameter_table() == (GOLDEN / 'tiny-clinical-2x2x2.txt').read_text()
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_config_trains_a_step(name, tmp_path):
+    from bsft_jax import runs
+
+    config = load(name)
+    config.model.base = 'tiny-clinical'
+    scheme = 'synthetic_text' if name.startswith('tiny_pretrain') else 'synthetic'
+    config.data.source, config.data.chat_template = f'{scheme}:30', ''
+    config.data.rows_per_step = 8
+    config.data.drop_long = 0.0
+    config.train.steps, config.log_interval, config.evaluation.interval = 1, 1, 0
+    runs.train(config, tmp_path / 'run')
+    (line,) = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+    assert 0 < json.loads(line)['loss'] < 10
+
+
+if __name__ == '__main__':
+    for golden in CONFIGS:
+        (GOLDEN / f'{golden}.json').write_text(resolved(golden))
+    (GOLDEN / 'tiny-clinical-2x2x2.txt').write_text(parameter_table())
