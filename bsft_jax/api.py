@@ -61,7 +61,12 @@ def score_records(model: Model, records: Sequence[Record], prompt: str = 'plain'
 
 def compute_metrics(records: Sequence[Record], scores: Scores, policy: str = 'auto') -> dict[str, Any]:
     """The content of `metrics.json` for one policy; raises UserError for a policy that does not fit."""
-    return metrics_lib.summarize(policies.predictions(records, scores, policy), policy=policy, prompt='plain')
+    return metrics_lib.summarize(
+        policies.predictions(records, scores, policy),
+        policy=policy,
+        prompt='plain',
+        positive=scores.behaviors.highest,
+    )
 
 
 def generate_answers(

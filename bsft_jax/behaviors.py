@@ -40,7 +40,7 @@ class BehaviorSet:
       ids: one vocabulary id per behavior; empty for a model without behavior tokens.
     """
 
-    behaviors: tuple[Behavior, ...] = DEFAULT_BEHAVIORS
+    behaviors: tuple[Behavior, ...] = ()
     ids: tuple[int, ...] = ()
 
     @property
@@ -54,6 +54,11 @@ class BehaviorSet:
     @property
     def levels(self) -> tuple[float, ...]:
         return tuple(b.level for b in self.behaviors)
+
+    @property
+    def highest(self) -> str:
+        """Name of the behavior of the highest level: what rates of intervention are about."""
+        return max(self.behaviors or DEFAULT_BEHAVIORS, key=lambda b: b.level).name
 
     def index(self, name: str) -> int:
         """Row of the behavior called `name`; raises UserError for an unknown one."""

@@ -23,6 +23,9 @@ _TEMPLATE = flags.DEFINE_string('chat_template', '', 'Jinja file for a --model w
 _FORMAT = flags.DEFINE_enum(
     'answer_format', None, ['letter', 'text'], 'How options are answered; default as the model was trained.'
 )
+_DROP_LONG = flags.DEFINE_float(
+    'drop_long', None, "Largest share of records left out as too long for the model; default the run's."
+)
 
 
 def main(argv) -> None:
@@ -41,6 +44,7 @@ def main(argv) -> None:
         limit=_LIMIT.value,
         chat_template=_TEMPLATE.value,
         answer_format=_FORMAT.value or '',
+        drop_long=_DROP_LONG.value,
     )
     print(json.dumps(metrics, indent=2))
 

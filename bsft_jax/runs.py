@@ -17,6 +17,7 @@ import jax
 from bsft_jax import config as config_lib
 from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
+from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
 from bsft_jax.data import loader, packing, rendering
 from bsft_jax.errors import UserError
@@ -40,7 +41,7 @@ SUBSETS = ('all', 'hard')
 
 def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
     """How a run writes its records: with behavior tokens or, for `general_sft`, without."""
-    behaviors = base.behaviors if config.uses_tokens else type(base.behaviors)((), ())
+    behaviors = base.behaviors if config.uses_tokens else BehaviorSet()
     return rendering.Renderer(
         base.tokenizer,
         behaviors,
@@ -191,16 +192,20 @@ def evaluate(
     limit: int = 0,
     chat_template: str = '',
     answer_format: str = '',
+    drop_long: float | None = None,
     tokens_per_batch: int = 8192,
 ) -> dict[str, Any]:
     """Scores a model and writes `predictions.jsonl` and `metrics.json` to `workdir/eval/NAME`.
 
     The model is `model`, or the run in `workdir`, evaluated on all devices. The confusion counts
-    kept on the devices must agree with the rows written, or it is an error.
+    kept on the devices must agree with the rows written, or it is an error. Records that do not fit
+    the model's positions are left out up to the share `drop_long` (default: the run's, or 0.01).
 
     Returns the metrics.
     """
-    source = data or (config_lib.read_workdir(workdir).data.source if not model else '')
+    settings = (RunConfig() if model else config_lib.read_workdir(workdir)).data
+    source = data or ('' if model else settings.source)
+    drop_long = settings.drop_long if drop_long is None else drop_long
     if not source:
         raise UserError('flag --data is missing', fix='name a data source for --model')
     records = _choose(sources.load_records(source, split), subset, limit)
@@ -210,21 +215,25 @@ def evaluate(
     )
     if answer_format:
         loaded.answer_format = answer_format
+    renderer = scoring.renderer_of(loaded)
+    fitting = scoring.leave_out_long(records, renderer, loaded.network, drop_long)
+    if left_out := len(records) - len(fitting):
+        print(f'{left_out} of {len(records)} records are too long and left out', file=sys.stderr)
+    records = fitting
     scorer = scoring.Scorer(
-        records,
-        scoring.renderer_of(loaded),
-        loaded.network,
-        mesh,
-        policy=policy,
-        tokens_per_batch=tokens_per_batch,
+        records, renderer, loaded.network, mesh, policy=policy, tokens_per_batch=tokens_per_batch
     )
     with progress('evaluate', len(scorer)) as bar:
         scores = scorer(loaded.network, loaded.params, lambda: bar.update(1))
     rows = policies.predictions(records, scores, policy)
-    metrics = metrics_lib.summarize(rows, policy=policy, prompt='plain')
+    metrics = metrics_lib.summarize(rows, policy=policy, prompt='plain', positive=loaded.behaviors.highest)
+    metrics['left_out'] = left_out
     counted = metrics_lib.metrics_from_confusion(scores.confusion_COO, scorer.categories)
-    if abs(counted['overall'] - metrics['overall']['macro_f1']) > 1e-6:
-        raise AssertionError(f'device counts say {counted["overall"]}, rows {metrics["overall"]["macro_f1"]}')
+    by_rows = {name: entry['macro_f1'] for name, entry in metrics['categories'].items()}
+    if any(abs(counted['categories'][name] - by_rows[name]) > 1e-6 for name in by_rows):
+        raise AssertionError(
+            f'counts of the devices {counted["categories"]} are not those of the rows {by_rows}'
+        )
     directory = pathlib.Path(workdir) / 'eval' / (name or f'{split}-{policy.replace(":", "-")}')
     directory.mkdir(parents=True, exist_ok=True)
     write_lines(directory / 'predictions.jsonl', rows)

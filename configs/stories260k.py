@@ -7,8 +7,9 @@ It has no chat template, so one is given, and no spare row, so its table grows b
         --config.model.base=STORIES260K_HF_DIR
     python -m bsft_jax.evaluate --workdir=runs/stories260k/behavior_sft
 
-The model reads 512 tokens, and MEDEC's median note has 481 of its tokens: `drop_long` lets about half
-of the records go. It has only ever seen children's stories: expect chance.
+The model reads 512 tokens. MEDEC's median note alone has 481 of its tokens, with options and rationale
+a record has 737: `drop_long` lets 93 % of the records go, and 3 test records stay. It has only ever
+seen children's stories: this shows that a grown table trains, resumes and exports, nothing else.
 """
 
 from bsft_jax.config import (
@@ -28,7 +29,7 @@ def get_config(arg: str = 'behavior_sft') -> RunConfig:
             source='jsonl:runs/medec/data',
             sequence_length=512,
             rows_per_step=8,
-            drop_long=0.7,
+            drop_long=0.96,
             chat_template='configs/stories260k.jinja',
         ),
         optimizer=OptimizerSection(learning_rate=5e-4, warmup_steps=20, schedule_steps=200),

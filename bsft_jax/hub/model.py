@@ -71,7 +71,7 @@ def open_base(
     exported = exported_behaviors(hf_config)
     wanted = behaviors or exported
     known = bool(exported) and {b.name for b in wanted} <= {b.name for b in exported}
-    added = extend_tokenizer(tokenizer, wanted) if wanted else BehaviorSet((), ())
+    added = extend_tokenizer(tokenizer, wanted) if wanted else BehaviorSet()
     return BaseModel(directory, hf_config, tokenizer, added, known, Network(arch, added.ids, dtype))
 
 
@@ -120,7 +120,7 @@ def row_norm_ratio(params: Params) -> float:
 class Model:
     """A model ready to score and generate: graph, parameters on a mesh, tokenizer, behaviors.
 
-    `settings` holds how the model renders records: `answer_format`, and what a workdir trained with.
+    `answer_format` is how the model was taught to name an option, `letter` or `text`.
     """
 
     base: BaseModel

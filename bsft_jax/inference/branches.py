@@ -79,6 +79,16 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def branch_lengths(records: Sequence[Record], renderer: Renderer) -> list[int]:
+    """Tokens of each record's prompt with its longest branch behind it."""
+    head = len(renderer.stem_ids) + bool(renderer.behaviors.ids)
+    prompts = renderer.prompt_ids_of(records)
+    return [
+        len(prompt) + head + max(map(len, renderer.option_ids(record)), default=0)
+        for record, prompt in zip(records, prompts, strict=True)
+    ]
+
+
 class BranchPlan:
     """All branches of a list of records, packed once; every batch has the same shapes.
 
@@ -92,6 +102,7 @@ class BranchPlan:
       slots: sums per record: n + (n + 1) · width.
       width: the largest number of options.
       option_tokens_RO: tokens of each option, 0 where there is none.
+      longest: positions that the longest branch takes, its prompt included.
     """
 
     def __init__(
@@ -107,13 +118,12 @@ class BranchPlan:
         self.slots = len(behavior_ids) + (len(behavior_ids) + 1) * self.width
         self.option_tokens_RO = np.zeros((len(records), self.width), np.int32)
         self._trees = []
-        for i, record in enumerate(records):
+        for i, (record, prompt) in enumerate(zip(records, renderer.prompt_ids_of(records), strict=True)):
             options = renderer.option_ids(record)
             self.option_tokens_RO[i, : len(options)] = [len(option) for option in options]
-            self._trees.append(
-                _tree(renderer.prompt_ids(record), renderer.stem_ids, options, behavior_ids, self.width)
-            )
+            self._trees.append(_tree(prompt, renderer.stem_ids, options, behavior_ids, self.width))
         lengths = [len(tree.prompt) for tree in self._trees]
+        self.longest = max(position + 1 for tree in self._trees for _, position, *_ in tree.suffix)
         self.T = _round_up(max(lengths), _ROUND)
         self.rows = pack(np.asarray(lengths), self.T)
         self.S = _round_up(max(sum(len(self._trees[i].suffix) for i in row) for row in self.rows), _ROUND)

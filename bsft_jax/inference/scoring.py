@@ -14,7 +14,7 @@ from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
 from bsft_jax.hub.model import Model
 from bsft_jax.inference import policies
-from bsft_jax.inference.branches import BranchBatch, BranchPlan
+from bsft_jax.inference.branches import BranchBatch, BranchPlan, branch_lengths
 from bsft_jax.inference.policies import Scores
 from bsft_jax.models import head
 from bsft_jax.models.attention import Layout
@@ -26,6 +26,26 @@ from bsft_jax.parallel import sharding
 def renderer_of(model: Model) -> Renderer:
     """The renderer that fits a model: its tokenizer, behaviors and answer format."""
     return Renderer(model.tokenizer, model.behaviors, answer_format=model.answer_format)
+
+
+def leave_out_long(
+    records: Sequence[Record], renderer: Renderer, network: Network, drop_long: float
+) -> list[Record]:
+    """The records whose prompt and longest branch fit the model's positions.
+
+    Raises UserError when more than the share `drop_long` does not, or none does.
+    """
+    limit = network.arch.max_positions
+    lengths = branch_lengths(records, renderer)
+    kept = [record for record, length in zip(records, lengths, strict=True) if length <= limit]
+    if len(records) - len(kept) > drop_long * len(records) or not kept:
+        raise UserError(
+            f'{len(records) - len(kept)} of {len(records)} records do not fit the {limit} positions of the model, '
+            f'the longest has {max(lengths)} tokens',
+            where='--drop_long',
+            fix='raise that share to leave them out',
+        )
+    return kept
 
 
 def slot_logprobs(network: Network, params: Params, batch: BranchBatch, slots: int) -> jax.Array:
@@ -48,7 +68,8 @@ class Scorer:
     """Scores a fixed list of records with any parameters of one network; compiled once.
 
     Args:
-      records: each with options; `policy` also needs answers and known categories.
+      records: each with options and within the model's positions; `policy` also needs answers and
+        known categories.
       renderer: of the model that scores.
       policy: counted on the device as confusion_COO; None counts nothing.
       tokens_per_batch: about how many prompt tokens a device sees at a time.
@@ -70,6 +91,8 @@ class Scorer:
         self._plan = BranchPlan(
             records, renderer, tokens_per_batch=tokens_per_batch * shards, row_multiple=shards
         )
+        if self._plan.longest > network.arch.max_positions:
+            leave_out_long(records, renderer, network, drop_long=0.0)
         self._categories = (
             sorted({record.category for record in records}, key=list(CATEGORIES).index) if policy else []
         )
