@@ -77,7 +77,7 @@ def test_every_config_trains_a_step(name, tmp_path):
     config.train.steps, config.log_interval, config.evaluation.interval = 1, 1, 0
     runs.train(config, tmp_path / 'run')
     (line,) = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
-    assert 0 < json.loads(line)['loss'] < 10
+    assert 0 < json.loads(line)['loss'] < 20
 
 
 if __name__ == '__main__':

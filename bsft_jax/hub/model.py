@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -116,6 +117,12 @@ def row_norm_ratio(params: Params) -> float:
     return float(norm(params['behavior']['input']) / norm(params['embed']['table']))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(network: Network, params: Params, tokens_BT: jax.Array, layout: Layout) -> jax.Array:
+    decoder = network.bind(params)
+    return head.logits(decoder, decoder(tokens_BT, layout)[0])
+
+
 @dataclasses.dataclass
 class Model:
     """A model ready to score and generate: graph, parameters on a mesh, tokenizer, behaviors.
@@ -148,14 +155,8 @@ class Model:
             layout = layout.replace(segment_ids_BT=jnp.asarray(segment_ids_BT, jnp.int32))
         if positions_BT is not None:
             layout = layout.replace(positions_BT=jnp.asarray(positions_BT, jnp.int32))
-
-        @jax.jit
-        def run(params, tokens_BT, layout):
-            decoder = self.network.bind(params)
-            return head.logits(decoder, decoder(tokens_BT, layout)[0])
-
         with jax.set_mesh(self.mesh):
-            return run(self.params, tokens_BT, layout)
+            return _logits(self.network, self.params, tokens_BT, layout)
 
 
 def load(base: BaseModel, mesh: Mesh | None = None, answer_format: str = '') -> Model:

@@ -145,7 +145,8 @@ def test_greedy_answers_equal_a_run_without_cache(model, records):
         scores = answer['behavior_logprobs']
         ids = [model.behaviors.ids[model.behaviors.index(max(scores, key=scores.get))]]
         while len(ids) < 12:
-            best = int(np.argmax(np.asarray(model.logits([prompt + ids]))[0, -1]))
+            row = [prompt + ids + [0] * (448 - len(prompt) - len(ids))]
+            best = int(np.argmax(np.asarray(model.logits(row))[0, len(prompt) + len(ids) - 1]))
             if best == renderer.stop_id:
                 break
             ids.append(best)
