@@ -1,8 +1,6 @@
-"""Evaluates a run or a model: `python -m bsft_jax.evaluate --workdir=DIR` writes DIR/eval/NAME/."""
+"""Evaluates a run or a model: `python -m bsft_jax.evaluate --workdir=DIR` writes DIR/eval/NAME/ and prints a table."""
 
 from __future__ import annotations
-
-import json
 
 from absl import flags
 
@@ -31,6 +29,7 @@ _DROP_LONG = flags.DEFINE_float(
 def main(argv) -> None:
     del argv
     from bsft_jax import runs
+    from bsft_jax.report import table
 
     metrics = runs.evaluate(
         workdir=_WORKDIR.value,
@@ -46,7 +45,7 @@ def main(argv) -> None:
         answer_format=_FORMAT.value or '',
         drop_long=_DROP_LONG.value,
     )
-    print(json.dumps(metrics, indent=2))
+    print(table.format_table([(_NAME.value or _WORKDIR.value, metrics)]))
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ step() {
   shift
   say ''
   say "== $name"
-  py "$@" || code=$?
+  py "$@" >/dev/null || code=$?
   if [ "$code" -ne 0 ]; then
     say "error: '$name' ended with exit code $code"
     [ "$code" -eq 2 ] || say 'Run the script again to continue from the last checkpoint.'

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 
@@ -59,6 +60,27 @@ def write_config(folder, source, name='config.py'):
     return path
 
 
+def assert_equals_scikit_learn(metrics, rows):
+    from sklearn.metrics import f1_score
+
+    def macro_f1(rows):
+        columns = [[row[name] for row in rows] for name in ('answer', 'prediction')]
+        return f1_score(*columns, average='macro', zero_division=0)
+
+    def same(entry, value):
+        assert entry['macro_f1'] == pytest.approx(value, abs=1e-6)
+
+    found = {name: macro_f1([r for r in rows if r['category'] == name]) for name in metrics['categories']}
+    group_of = {row['category']: row['group'] for row in rows}
+    assert set(found) == set(group_of)
+    for name, value in found.items():
+        same(metrics['categories'][name], value)
+    for group, entry in metrics['groups'].items():
+        same(entry, statistics.mean(v for name, v in found.items() if group_of[name] == group))
+    same(metrics['overall'], statistics.mean(found.values()))
+    assert metrics['overall']['macro_f1_pooled'] == pytest.approx(macro_f1(rows), abs=1e-6)
+
+
 @pytest.mark.parametrize('arm', ['behavior_sft', 'general_sft'])
 def test_prepare_train_evaluate_generate_export(folder, arm):
     if not (folder / 'data').exists():
@@ -74,21 +96,18 @@ def test_prepare_train_evaluate_generate_export(folder, arm):
     assert 'done' in app('train', f'--config={config}:{arm}', f'--workdir={run}').stdout
     assert len((run / 'metrics.jsonl').read_text().splitlines()) == len(lines)
 
-    printed = json.loads(app('evaluate', f'--workdir={run}', '--name=t').stdout)
-    assert printed == json.loads((run / 'eval' / 't' / 'metrics.json').read_text())
+    table = app('evaluate', f'--workdir={run}', '--name=t').stdout
+    printed = json.loads((run / 'eval' / 't' / 'metrics.json').read_text())
+    assert f'{printed["overall"]["macro_f1"]:.3f}' in table
     rows = [json.loads(line) for line in (run / 'eval' / 't' / 'predictions.jsonl').read_text().splitlines()]
-    assert len(rows) == printed['overall']['n'] == 18
+    assert len(rows) == printed['overall']['n'] == 18  # over the 8 devices of conftest.py
     assert (printed['selection'] is not None) == (arm == 'behavior_sft')
+    assert_equals_scikit_learn(printed, rows)
 
     app('export', f'--workdir={run}', f'--output={run / "hf"}')
-    again = json.loads(
-        app(
-            'evaluate',
-            f'--model={run / "hf"}',
-            f'--workdir={run / "again"}',
-            f'--data=jsonl:{folder / "data"}',
-        ).stdout
-    )
+    data, elsewhere = f'--data=jsonl:{folder / "data"}', run / 'again'
+    app('evaluate', f'--model={run / "hf"}', f'--workdir={elsewhere}', data, '--name=t')
+    again = json.loads((elsewhere / 'eval' / 't' / 'metrics.json').read_text())
     assert again['overall']['macro_f1'] == pytest.approx(printed['overall']['macro_f1'], abs=1e-6)
 
     answer = json.loads(

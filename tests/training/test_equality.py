@@ -87,16 +87,15 @@ def assert_same_gradients(result, family: str):
         assert difference < 1e-5, (path, difference)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('sizes', list(MESHES.values())[1:], ids=list(MESHES)[1:])
-def test_meshes_agree(family, sizes):
-    assert_same_gradients(gradients(family, sizes, 1, source(packed=True)[0]), family)
+def test_meshes_agree_for_an_untied_llama(sizes):
+    assert_same_gradients(gradients('llama', sizes, 1, source(packed=True)[0]), 'llama')
 
 
 @pytest.mark.parametrize('packed', [True, False], ids=['packed', 'unpacked'])
 @pytest.mark.parametrize('accumulation', [1, 2, 4])
-@pytest.mark.parametrize('sizes', [(1, 1, 1), (2, 2, 2)], ids=['1 device', '2x2x2'])
-def test_accumulation_and_packing_agree(sizes, accumulation, packed):
+@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
+def test_meshes_accumulation_and_packing_agree(sizes, accumulation, packed):
     assert_same_gradients(gradients('qwen2', sizes, accumulation, source(packed)[0]), 'qwen2')
 
 
