@@ -22,7 +22,7 @@ def get_config(arg: str = 'behavior_sft') -> RunConfig:
         arm=arg,
         model=ModelSection(base='tiny-clinical'),
         data=DataSection(
-            source='jsonl:runs/medec/data', sequence_length=1024, rows_per_step=8, drop_long=0.5
+            source='jsonl:runs/medec/data', sequence_length=1024, rows_per_step=4, drop_long=0.5
         ),
         optimizer=OptimizerSection(learning_rate=5e-4, warmup_steps=20, schedule_steps=200),
         checkpoint=CheckpointSection(interval=100),
