@@ -1,0 +1,92 @@
+"""The decoder against itself: packing, caches, behavior rows, and scores without full logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bsft_jax.models import architecture, head
+from bsft_jax.models.attention import Layout
+from bsft_jax.models.network import Network
+from tests.tiny import assert_close
+
+
+def test_packed_documents_equal_separate_documents():
+    network = Network(_tiny_arch())
+    params = network.init(jax.random.key(1))
+    rng = np.random.default_rng(1)
+    first, second = rng.integers(0, 96, 7), rng.integers(0, 96, 9)
+    packed = np.concatenate([first, second, np.zeros(4, int)])[None]
+    segments = np.array([[1] * 7 + [2] * 9 + [0] * 4])
+    positions = np.array([[*range(7), *range(9), *range(4)]])
+
+    def hidden(tokens, layout):
+        return network.bind(params)(jnp.asarray(tokens), layout)[0]
+
+    together = hidden(packed, Layout(jnp.asarray(segments), jnp.asarray(positions)))
+    for tokens, start in ((first, 0), (second, 7)):
+        alone = hidden(tokens[None], Layout.single(jnp.asarray(tokens[None])))
+        assert_close(together[:, start : start + len(tokens)], alone, 1e-6)
+
+    changed = packed.copy()
+    changed[0, 3] = (changed[0, 3] + 1) % 96
+    after = hidden(changed, Layout(jnp.asarray(segments), jnp.asarray(positions)))
+    assert jnp.array_equal(after[:, 7:], together[:, 7:])
+    assert not jnp.array_equal(after[:, 3:7], together[:, 3:7])
+
+
+def test_cached_prompt_equals_one_pass():
+    network = Network(_tiny_arch())
+    decoder = network.bind(network.init(jax.random.key(2)))
+    tokens_BT = jnp.asarray(np.random.default_rng(2).integers(0, 96, (2, 12)))
+    whole = Layout.single(tokens_BT)
+    expected, _ = decoder(tokens_BT, whole)
+    cut = lambda layout, part: jax.tree.map(lambda x: x[:, part], layout)  # noqa: E731
+    _, view = decoder(tokens_BT[:, :8], cut(whole, slice(0, 8)))
+    rest, _ = decoder(tokens_BT[:, 8:], cut(whole, slice(8, None)), view)
+    assert_close(rest, expected[:, 8:], 1e-6)
+
+
+def _tiny_arch(**changes):
+    sizes = dict(
+        family='qwen2', vocab_size=96, width=32, layers=2, heads=4, kv_heads=2, head_width=8, ffn_width=48,
+        max_positions=64, rope_theta=10000.0, norm_eps=1e-6, tied=True, qkv_bias=True,
+    )  # fmt: skip
+    return architecture.Architecture(**sizes | changes)
+
+
+@pytest.mark.parametrize('ids', [(90, 91), (96, 97)], ids=['spare rows', 'growth'])
+@pytest.mark.parametrize('tied', [True, False])
+def test_behavior_rows_leave_old_logits_bit_equal(ids, tied):
+    plain, extended = Network(_tiny_arch(tied=tied)), Network(_tiny_arch(tied=tied), ids)
+    params = plain.init(jax.random.key(3))
+    rows = {'input': jnp.full((2, 32), 0.3), **({} if tied else {'output': jnp.full((2, 32), -0.2)})}
+    tokens_BT = jnp.asarray(np.random.default_rng(3).integers(0, 90, (2, 12)))
+
+    def logits(network, params):
+        decoder = network.bind(params)
+        return head.logits(decoder, decoder(tokens_BT, Layout.single(tokens_BT))[0])
+
+    old, new = logits(plain, params), logits(extended, {**params, 'behavior': rows})
+    others = [i for i in range(96) if i not in ids]
+    assert new.shape[-1] == max(96, max(ids) + 1)
+    assert jnp.array_equal(old[..., jnp.asarray(others)], new[..., jnp.asarray(others)])
+
+
+@pytest.mark.parametrize('ids', [(90, 91), (96, 97)], ids=['spare rows', 'growth'])
+@pytest.mark.parametrize('tied', [True, False])
+def test_target_logprobs_equal_full_logits(ids, tied):
+    network = Network(_tiny_arch(tied=tied), ids)
+    params = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(jax.random.key(4), x.shape), network.init(jax.random.key(4))
+    )
+    decoder = network.bind(params)
+    rng = np.random.default_rng(4)
+    tokens_BT = jnp.asarray(rng.choice([*range(90), *ids], (2, 300)))
+    targets_BT = jnp.roll(tokens_BT, -1, 1)
+    hidden_BTD, _ = decoder(tokens_BT, Layout.single(tokens_BT))
+    reference = jax.nn.log_softmax(head.logits(decoder, hidden_BTD))
+    logprob_BT, correct_BT = head.target_logprobs(decoder, hidden_BTD, targets_BT)
+    expected = jnp.take_along_axis(reference, targets_BT[..., None], -1)[..., 0]
+    assert_close(logprob_BT, expected, 1e-6)
+    assert jnp.array_equal(correct_BT, reference.argmax(-1) == targets_BT)
