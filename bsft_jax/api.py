@@ -86,7 +86,7 @@ def generate_answers(
         policy=policy,
         stop_id=renderer.stop_id,
         sampling=decoding.Sampling(max_new_tokens, temperature, top_p, seed),
-        labels=policies.labels(records, model.behaviors),
+        labels=policies.labels(records, model.behaviors, policies.parse(policy, model.behaviors)),
     )
     return [
         {'id': record.id, **decoding.describe(model, generation)}

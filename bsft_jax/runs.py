@@ -279,9 +279,7 @@ def generate(
     else:
         renderer = scoring.renderer_of(loaded)
         prompts, stop_id = [renderer.prompt_ids(record) for record in records], renderer.stop_id
-    label_N = policies.labels(records, loaded.behaviors)
-    if policy == 'oracle' and loaded.behaviors.ids and (label_N < 0).any():
-        raise UserError('a record has no behavior of this model', where='--policy=oracle')
+    label_N = policies.labels(records, loaded.behaviors, policies.parse(policy, loaded.behaviors))
     with progress('generate', len(prompts)) as bar:
         generations = decoding.generate(
             loaded,

@@ -31,7 +31,7 @@ class BaseModel:
       hf_config: the checkpoint's own `config.json`.
       tokenizer: extended by the behavior tokens, if any.
       behaviors: the behaviors with the ids of their tokens; no ids without tokens.
-      known: whether the checkpoint already holds rows of these tokens (an export of this package).
+      known: names of those whose rows the checkpoint already holds (an export of this package).
       network: the decoder's graph.
     """
 
@@ -39,7 +39,7 @@ class BaseModel:
     hf_config: dict[str, Any]
     tokenizer: Any
     behaviors: BehaviorSet
-    known: bool
+    known: frozenset[str]
     network: Network
 
 
@@ -71,7 +71,7 @@ def open_base(
         )
     exported = exported_behaviors(hf_config)
     wanted = behaviors or exported
-    known = bool(exported) and {b.name for b in wanted} <= {b.name for b in exported}
+    known = frozenset(b.name for b in exported)
     added = extend_tokenizer(tokenizer, wanted) if wanted else BehaviorSet()
     return BaseModel(directory, hf_config, tokenizer, added, known, Network(arch, added.ids, dtype))
 
@@ -94,12 +94,10 @@ def with_rows(base: BaseModel, params: Params, mesh: Mesh) -> Params:
     ids = base.behaviors.ids
     if not ids:
         return params
-    if base.known:
-        sources = [[i] for i in ids]
-    else:
-        sources = [
-            base.tokenizer.encode(b.description, add_special_tokens=False) for b in base.behaviors.behaviors
-        ]
+    sources = [
+        [i] if b.name in base.known else base.tokenizer.encode(b.description, add_special_tokens=False)
+        for b, i in zip(base.behaviors.behaviors, ids, strict=True)
+    ]
 
     def make(params: Params) -> Params:
         rows = {'input': behavior_rows.initial_rows(params['embed']['table'], sources)}

@@ -66,10 +66,17 @@ def parse(policy: str, behaviors: BehaviorSet) -> Policy:
     return Policy(kind, behaviors.index(name)) if name else Policy(kind)
 
 
-def labels(records: Sequence[Record], behaviors: BehaviorSet) -> np.ndarray:
-    """Row of each record's labelled behavior, -1 where it has none or an unknown one."""
+def labels(records: Sequence[Record], behaviors: BehaviorSet, policy: Policy) -> np.ndarray:
+    """Row of each record's labelled behavior, -1 where it has none or an unknown one.
+
+    Raises UserError where `policy` is `oracle` and a record has none.
+    """
     rows = {name: i for i, name in enumerate(behaviors.names)} if behaviors.ids else {}
-    return np.asarray([rows.get(record.behavior, -1) for record in records], np.int32)
+    label_N = np.asarray([rows.get(record.behavior, -1) for record in records], np.int32)
+    if policy.kind == 'oracle' and (label_N < 0).any():
+        missing = records[int(np.argmin(label_N))]
+        raise UserError(f'record {missing.id!r} has no behavior of this model', where='--policy=oracle')
+    return label_N
 
 
 def choose_branch(policy: Policy, behavior_logprob_Nn, label_N, xp=np):
@@ -87,10 +94,7 @@ def predictions(records: Sequence[Record], scores: Scores, policy: str = 'auto')
     Raises UserError for `oracle` on a record without a labelled behavior.
     """
     parsed = parse(policy, scores.behaviors)
-    label_N = labels(records, scores.behaviors)
-    if parsed.kind == 'oracle' and (label_N < 0).any():
-        missing = records[int(np.argmin(label_N))]
-        raise UserError(f'record {missing.id!r} has no behavior of this model', where='--policy=oracle')
+    label_N = labels(records, scores.behaviors, parsed)
     branch_N = choose_branch(parsed, scores.behavior_logprob_Nn, label_N)
     names, rows = scores.branches, []
     for i, record in enumerate(records):

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsft_jax.behaviorbench.records import Record
-from bsft_jax.behaviorbench.taxonomy import CATEGORIES
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
 from bsft_jax.hub.model import Model
@@ -68,8 +67,7 @@ class Scorer:
     """Scores a fixed list of records with any parameters of one network; compiled once.
 
     Args:
-      records: each with options and within the model's positions; `policy` also needs answers and
-        known categories.
+      records: each with options and within the model's positions; `policy` also needs answers.
       renderer: of the model that scores.
       policy: counted on the device as confusion_COO; None counts nothing.
       tokens_per_batch: about how many prompt tokens a device sees at a time.
@@ -93,11 +91,9 @@ class Scorer:
         )
         if self._plan.longest > network.arch.max_positions:
             leave_out_long(records, renderer, network, drop_long=0.0)
-        self._categories = (
-            sorted({record.category for record in records}, key=list(CATEGORIES).index) if policy else []
-        )
         self._policy = policies.parse(policy, renderer.behaviors) if policy else None
-        self._labels_N = policies.labels(records, renderer.behaviors)
+        self._labels_N = policies.labels(records, renderer.behaviors, self._policy or policies.Policy('none'))
+        self._categories = sorted({record.category for record in records}) if policy else []
         if policy:
             self._answers_N = np.asarray([-1 if r.answer is None else r.answer for r in records], np.int32)
             if (self._answers_N < 0).any():

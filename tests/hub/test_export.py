@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bsft_jax
-from bsft_jax.behaviors import DEFAULT_BEHAVIORS
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior
 from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.errors import UserError
 from bsft_jax.hub import export, files
@@ -49,12 +49,21 @@ def test_export_keeps_old_tensors_and_adds_rows_at_their_ids(tied, spare, tmp_pa
         kept = [i for i in range(old.shape(name)[0]) if i not in ids or 'layers' in name]
         assert np.array_equal(old.read(name)[kept], new.read(name)[kept]), name
     again = bsft_jax.load_model(path)
-    assert again.behaviors == model.behaviors and again.base.known
+    assert again.behaviors == model.behaviors and again.base.known == {'reactive', 'proactive'}
     assert_close(again.logits(TOKENS), before, 1e-6)
     tokenizer = load_tokenizer(path)
     assert (
         tokenizer.decode(tokenizer.encode('<|proactive|>ok'), skip_special_tokens=True) == '<|proactive|>ok'
     )
+
+
+def test_a_new_behavior_beside_exported_ones_keeps_their_rows(directory, tmp_path):
+    model = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
+    model.params['behavior']['input'] += 1.0
+    path = bsft_jax.save_model(model, tmp_path / 'out')
+    more = (*DEFAULT_BEHAVIORS, Behavior('watchful', 0.5, 'a dog'))
+    rows = bsft_jax.load_model(path, behaviors=more).params['behavior']['input']
+    assert rows.shape[0] == 3 and np.array_equal(rows[:2], model.params['behavior']['input'])
 
 
 def test_bfloat16_in_is_bfloat16_out_bit_for_bit(directory, tmp_path):

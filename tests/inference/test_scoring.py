@@ -108,6 +108,22 @@ def test_device_counts_equal_the_rows_and_scikit_learn(model, records, policy):
         assert chosen == {None}
 
 
+def test_records_without_category_or_behavior(model, records):
+    bare = [dataclasses.replace(r, category='', group='', behavior='') for r in records[:4]]
+    renderer = scoring.renderer_of(model)
+    scorer = scoring.Scorer(bare, renderer, model.network, model.mesh, policy='auto')
+    scores = scorer(model.network, model.params)
+    metrics = bsft_jax.compute_metrics(bare, scores)
+    assert scorer.categories == [''] and metrics['overall']['n'] == 4 and metrics['selection'] is None
+    for call in (
+        lambda: scoring.Scorer(bare, renderer, model.network, model.mesh, policy='oracle'),
+        lambda: bsft_jax.compute_metrics(bare, scores, 'oracle'),
+        lambda: bsft_jax.generate_answers(model, bare, 'oracle'),
+    ):
+        with pytest.raises(UserError, match='has no behavior of this model'):
+            call()
+
+
 def test_long_records_are_left_out_only_where_allowed(model, records):
     long = dataclasses.replace(records[0], id='long', messages=records[0].messages * 8)
     renderer = scoring.renderer_of(model)
