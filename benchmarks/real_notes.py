@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ARMS = ('general_sft', 'behavior_sft')
 MEANING = (
     'Bases of a million parameters or fewer cannot read these notes: the figures show that real notes go '
-    'through every command, not that either arm helps. The test split has 64 records, of which 3 fit '
+    'through every command, not that either arm helps. The test split has 64 records, of which 4 fit '
     'stories260k.'
 )
 
@@ -48,7 +48,7 @@ def main(argv) -> None:
         command = ['python', '-m', f'bsft_jax.{name}', *arguments]
         print('+', shlex.join(command), file=sys.stderr)
         subprocess.run([sys.executable, *command[1:]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        commands.append(shlex.join(command).replace(_MEDEC.value, 'MEDEC_DIR'))
+        commands.append(shlex.join(command))
 
     runs, data = _RUNS.value, f'{_RUNS.value}/data'
     app('prepare', f'--source=medec:{_MEDEC.value}', f'--output={data}')
@@ -79,7 +79,8 @@ def main(argv) -> None:
     }
     target = ROOT / 'benchmarks' / 'results' / 'real_notes.json'
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=2).replace(_STORIES.value or '\0', 'STORIES260K_DIR') + '\n')
+    text = json.dumps(result, indent=2).replace(_MEDEC.value, 'MEDEC_DIR')
+    target.write_text(text.replace(_STORIES.value or '\0', 'STORIES260K_DIR') + '\n')
     print(table.format_table(found))
     print(f'\n{MEANING}\nwritten: {target.relative_to(ROOT)}')
 

@@ -8,7 +8,7 @@ It has no chat template, so one is given, and no spare row, so its table grows b
     python -m bsft_jax.evaluate --workdir=runs/stories260k/behavior_sft
 
 The model reads 512 tokens. MEDEC's median note alone has 481 of its tokens, with options and rationale
-a record has 737: `drop_long` lets 93 % of the records go, and 3 test records stay. It has only ever
+a record has 737: `drop_long` lets 93 % of the records go, and 4 test records can be scored. It has only ever
 seen children's stories: this shows that a grown table trains, resumes and exports, nothing else.
 """
 
