@@ -4,7 +4,8 @@
 
 Trains both arms on MEDEC from the bundled base and, where it is given, from stories260k; evaluates
 them and the bundled base on MEDEC's test split; exports. Prints the table and writes
-`benchmarks/results/real_notes.json` with commands, versions, tokens and times. About 15 minutes on two cores.
+`benchmarks/results/real_notes.json` with commands, versions, tokens and times. The four trainings took 17 minutes on two
+cores that had other work for part of it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     python -m bsft_jax.train --config=configs/tiny_pretrain.py:second --workdir=runs/tiny/second
     python -m bsft_jax.export --workdir=runs/tiny/second --output=runs/tiny/tiny-clinical
 
-About 15 minutes a stage on two idle CPU cores. The text is free case notes with questions and answers
+About 20 minutes a stage on two CPU cores that had other work as well. The text is free case notes with questions and answers
 about them, from a seed domain of its own: no task format, no behavior token, no test case.
 """
 

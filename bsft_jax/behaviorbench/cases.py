@@ -1,11 +1,10 @@
 """The simulator: structured clinical cases, a pure function of (seed, index).
 
 A case holds what is true; builders put it into words. Facts about a person come in two kinds:
-those that every note must carry because a later decision can go wrong without them (allergies,
-anticoagulants, implants, pregnancy, kidney function: the safety items of the Joint Commission's
-National Patient Safety Goals, NPSG.03.06.01, and of ISMP's list of high-alert medications), and
-those that change nothing. Reference ranges are the adult ranges of the American Board of Internal
-Medicine's laboratory table (2024).
+those that a note must carry because a later decision can go wrong without them (allergies,
+anticoagulants, implants, pregnancy, kidney function) and those that change nothing. The choice of
+facts, the adult reference ranges and the drug classes are textbook ones of this project's choosing;
+they have not been checked against a published table yet, and no label of a task depends on a range.
 """
 
 from __future__ import annotations
@@ -116,7 +115,6 @@ LABS = (
     ('phosphorus', 30, 45, 1, 15, 65),
     ('albumin', 35, 55, 1, 20, 65),
 )
-# Classes by the WHO's ATC index.
 DRUG_CLASSES = {
     'amoxicillin': 'penicillin', 'ampicillin': 'penicillin', 'warfarin': 'anticoagulant',
     'apixaban': 'anticoagulant', 'heparin': 'anticoagulant', 'lisinopril': 'ACE inhibitor',
