@@ -47,7 +47,8 @@ class DataSection:
 
     `rows_per_step` rows of `sequence_length` tokens make the global batch. `packed=False` keeps
     the records of each step and gives every record its own row. `drop_long` is the largest
-    share of records that may be left out because they are longer than a row.
+    share of records that may be left out because they are longer than a row. `loss_on='all'` gives
+    every token of a conversation weight 1 (pretraining), `'answer'` those of the last answer alone.
     """
 
     source: str = 'synthetic:1000'
@@ -56,6 +57,7 @@ class DataSection:
     packed: bool = True
     behavior_weight: float = 1.0
     answer_format: str = 'letter'
+    loss_on: str = 'answer'
     chat_template: str = ''
     drop_long: float = 0.01
 
@@ -155,6 +157,7 @@ class RunConfig:
         choice('model.weights', self.model.weights, ('checkpoint', 'random'))
         choice('model.dtype', self.model.dtype, ('float32', 'bfloat16'))
         choice('data.answer_format', self.data.answer_format, ('letter', 'text'))
+        choice('data.loss_on', self.data.loss_on, ('answer', 'all'))
         behaviors_lib.validate_behaviors(self.behaviors)
         d, o, t = self.data, self.optimizer, self.train
         for field, value, lowest in (

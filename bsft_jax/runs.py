@@ -47,6 +47,7 @@ def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
         behaviors,
         answer_format=config.data.answer_format,
         behavior_weight=config.data.behavior_weight,
+        loss_on=config.data.loss_on,
     )
 
 

@@ -1,16 +1,17 @@
 """The simulator: structured clinical cases, a pure function of (seed, index).
 
-A case holds what is true; builders put it into words. Facts about a person come in two kinds:
-those that a note must carry because a later decision can go wrong without them (allergies,
-anticoagulants, implants, pregnancy, kidney function) and those that change nothing. The choice of
-facts, the adult reference ranges and the drug classes are textbook ones of this project's choosing;
-they have not been checked against a published table yet, and no label of a task depends on a range.
+A case holds what is true; builders put it into words and derive the labels. Where a task has
+twins the case holds both ends of the exchange (two people's facts, two values), and the twins
+say which is whose.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
+
+from bsft_jax.behaviorbench import medicine
+from bsft_jax.behaviorbench.medicine import Analyte, Critical, Hazard, RedVital, Treatment
 
 WOMEN = (
     'Ana', 'Beth', 'Cora', 'Dina', 'Elsa', 'Faye', 'Gina', 'Hana', 'Iris', 'June', 'Kate', 'Lena', 'Mara',
@@ -23,54 +24,10 @@ MEN = (
 DOCTORS = ('Dr. Ito', 'Dr. Shah', 'Dr. Lund', 'Dr. Vega')
 NURSES = ('RN Okafor', 'RN Price', 'RN Marsh', 'RN Cole')
 RELATIONS = {'f': ('sister', 'mother', 'daughter', 'aunt'), 'm': ('brother', 'father', 'son', 'uncle')}
-
-
-@dataclasses.dataclass(frozen=True)
-class Fact:
-    """Something true of a person: `Ana {clause}`; `short` names it in an option.
-
-    `kind` groups facts that are easily taken for each other.
-    """
-
-    clause: str
-    short: str
-    kind: str
-    must_be_noted: bool
-
-
-def _noted(kind: str, *pairs: tuple[str, str]) -> tuple[Fact, ...]:
-    return tuple(Fact(clause, short, kind, True) for clause, short in pairs)
-
-
-SAFETY_FACTS = (
-    *_noted(
-        'allergy',
-        ('is allergic to penicillin', 'penicillin allergy'),
-        ('is allergic to sulfa', 'sulfa allergy'),
-        ('is allergic to latex', 'latex allergy'),
-        ('is allergic to iodine', 'iodine allergy'),
-    ),
-    *_noted(
-        'anticoagulant',
-        ('takes warfarin', 'warfarin'),
-        ('takes apixaban', 'apixaban'),
-        ('takes heparin', 'heparin'),
-    ),
-    *_noted('implant', ('has a pacemaker', 'pacemaker'), ('has a heart valve', 'heart valve')),
-    *_noted(
-        'condition',
-        ('is pregnant', 'pregnancy'),
-        ('has one kidney', 'one kidney'),
-        ('needs dialysis', 'dialysis'),
-    ),
-)  # fmt: skip
-IDLE_FACTS = tuple(
-    Fact(clause, clause, 'idle', False)
-    for clause in (
-        'wears glasses', 'likes to garden', 'plays the piano', 'has a dog', 'is left-handed',
-        'works in a bank', 'walks to work', 'drinks tea', 'lives on a farm', 'reads at night',
-        'came by bus', 'has red hair',
-    )
+IDLE = (
+    'wears glasses', 'likes to garden', 'plays the piano', 'has a dog', 'is left-handed',
+    'works in a bank', 'walks to work', 'drinks tea', 'lives on a farm', 'reads at night',
+    'came by bus', 'has red hair',
 )  # fmt: skip
 COMPLAINTS = (
     'cough', 'ankle sprain', 'sore throat', 'back pain', 'earache', 'skin rash', 'migraine',
@@ -81,48 +38,7 @@ EVENTS = (
     'fever', 'cough', 'rash', 'fall', 'chest pain', 'vomiting', 'headache', 'surgery', 'dizziness',
     'swelling',
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Lab:
-    """A laboratory value with its printed reference range, in units of the last printed digit."""
-
-    name: str
-    value: int
-    low: int
-    high: int
-    decimals: int
-
-    @property
-    def flag(self) -> str:
-        """`low`, `normal` or `high` against the printed range."""
-        return 'low' if self.value < self.low else 'high' if self.value > self.high else 'normal'
-
-    def show(self, number: int) -> str:
-        return f'{number / 10**self.decimals:.{self.decimals}f}'
-
-    @property
-    def text(self) -> str:
-        return f'{self.name} {self.show(self.value)} ({self.show(self.low)} to {self.show(self.high)})'
-
-
-# name, low, high, decimals, smallest and largest simulated value
-LABS = (
-    ('potassium', 35, 50, 1, 25, 65),
-    ('sodium', 136, 145, 0, 120, 158),
-    ('calcium', 86, 102, 1, 65, 125),
-    ('magnesium', 16, 26, 1, 10, 36),
-    ('phosphorus', 30, 45, 1, 15, 65),
-    ('albumin', 35, 55, 1, 20, 65),
-)
-DRUG_CLASSES = {
-    'amoxicillin': 'penicillin', 'ampicillin': 'penicillin', 'warfarin': 'anticoagulant',
-    'apixaban': 'anticoagulant', 'heparin': 'anticoagulant', 'lisinopril': 'ACE inhibitor',
-    'enalapril': 'ACE inhibitor', 'metoprolol': 'beta blocker', 'atenolol': 'beta blocker',
-    'ibuprofen': 'anti-inflammatory', 'naproxen': 'anti-inflammatory', 'morphine': 'opioid',
-    'oxycodone': 'opioid', 'furosemide': 'diuretic', 'atorvastatin': 'statin',
-    'simvastatin': 'statin',
-}  # fmt: skip
+TESTS = ('culture', 'biopsy', 'urine test', 'blood count', 'smear')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +48,21 @@ class Case:
     Attributes:
       case_id: names the case in records.
       patient, relative: first names; `relation` is what the relative is to the patient.
-      safety: a fact that must be in the note of the person it is true of; `idle` one that need not.
-      absent: a safety fact that is true of nobody here; of the kind of `safety` in a hard case.
+      hazards: two different ones with drugs; `absent` is a third that is true of nobody.
+      noted: a hazard or implant that must be in the note of the person it is true of.
+      idle, idle_too: facts that change nothing.
+      drugs: three different ones of one usual dose, `dose`.
       complaint, other_complaint: why the patient came, and a complaint that nobody has.
-      timeline: (day, event), by day.
+      timeline: (day, event), by day, of four different days.
+      labs: two analytes with values: exactly one is outside its range.
+      critical: a quantity with a call limit, its value beyond the limit and its safe value.
+      vital: likewise a vital sign, its red value and its calm one.
+      nodule, cyst: sizes in mm, at or above and below the limit for follow-up.
+      tests: two tests, one of them pending.
+      diagnosis, findings: a diagnosis and two findings that only it has both of.
+      images: two readings, the patient's and the relative's.
+      treatment: a problem of the patient and its choices; `hazards[0]` is the one that forbids the
+        first choice.
     """
 
     case_id: str
@@ -145,59 +72,88 @@ class Case:
     relative: str
     relation: str
     age: int
-    safety: Fact
-    absent: Fact
-    idle: Fact
+    hazards: tuple[Hazard, Hazard]
+    absent: Hazard
+    noted: Hazard
+    idle: str
+    idle_too: str
+    drugs: tuple[str, str, str]
+    dose: str
     complaint: str
     other_complaint: str
     plan: str
     timeline: tuple[tuple[int, str], ...]
-    labs: tuple[Lab, ...]
-    drug: str
+    labs: tuple[tuple[Analyte, int], ...]
+    critical: Critical
+    critical_values: tuple[int, int]
+    vital: RedVital
+    vital_values: tuple[int, int]
+    nodule: int
+    cyst: int
+    tests: tuple[str, str]
+    diagnosis: str
+    findings: tuple[str, str]
+    images: tuple[str, str]
+    treatment: Treatment
 
 
-def _labs(rng: random.Random, number: int) -> tuple[Lab, ...]:
-    return tuple(
-        Lab(name, rng.randint(smallest, largest), low, high, decimals)
-        for name, low, high, decimals, smallest, largest in rng.sample(LABS, number)
-    )
+def _labs(rng: random.Random) -> tuple[tuple[Analyte, int], ...]:
+    off, fine = rng.sample(medicine.ANALYTES, 2)
+    outside = rng.randint(off.smallest, off.low - 1), rng.randint(off.high + 1, off.largest)
+    labs = [(off, rng.choice(outside)), (fine, rng.randint(fine.low, fine.high))]
+    rng.shuffle(labs)
+    return tuple(labs)
 
 
 def simulate(seed: int, index: int, domain: str = 'syn') -> Case:
     """Case number `index` of a seed; `domain` keeps pretraining cases apart from task cases."""
     rng = random.Random(f'{domain}/{seed}/{index}')
-    people = {sex: rng.choice(RELATIONS[sex]) for sex in 'fm'}
-    sex = rng.choice('fm')
     names = {'f': WOMEN, 'm': MEN}
+    treatment = rng.choice(medicine.TREATMENTS)
+    forbids = next(h for h in medicine.HAZARDS if h.short == treatment.hazard)
+    other, absent = rng.sample([h for h in medicine.HAZARDS if h != forbids], 2)
+    noted = rng.choice(medicine.HAZARDS + medicine.IMPLANTS)
+    # A pregnancy is true of either person in one of the twins: both are women then, not mother and child.
+    pregnancy = any(hazard.short == 'pregnancy' for hazard in (forbids, other, noted))
+    sex, patient_sex = ('f', 'f') if pregnancy else (rng.choice('fm'), rng.choice('fm'))
     relative = rng.choice(names[sex])
-    safety = rng.choice(SAFETY_FACTS)
-    # Pregnancy is true of either person in one of the twins: both are women then.
-    patient_sex = rng.choice('fm')
-    if safety.short == 'pregnancy':
-        sex = patient_sex = 'f'
-        relative = rng.choice(WOMEN)
-        people['f'] = rng.choice(('sister', 'daughter', 'aunt'))
     patient = rng.choice([name for name in names[patient_sex] if name != relative])
-    same_kind = [f for f in SAFETY_FACTS if f.kind == safety.kind and f != safety]
-    others = [f for f in SAFETY_FACTS if f.kind != safety.kind]
+    dose = rng.choice(list(medicine.DOSES))
     complaint, other_complaint = rng.sample(COMPLAINTS, 2)
     spacing = rng.choice((1, 3))
     days = sorted(rng.sample(range(1, 1 + 4 * spacing + 2), 4))
+    critical, vital = rng.choice(medicine.CRITICALS), rng.choice(medicine.RED_VITALS)
+    diagnosis = rng.choice(list(medicine.DIAGNOSES))
+    idle, idle_too = rng.sample(IDLE, 2)
     return Case(
         case_id=f'{domain}-{seed}-{index:07d}',
         doctor=rng.choice(DOCTORS),
         nurse=rng.choice(NURSES),
         patient=patient,
         relative=relative,
-        relation=people[sex],
+        relation=rng.choice(('sister', 'cousin', 'niece') if pregnancy else RELATIONS[sex]),
         age=rng.randint(20, 45),
-        safety=safety,
-        absent=rng.choice(same_kind if rng.random() < 0.5 else others),
-        idle=rng.choice(IDLE_FACTS),
+        hazards=(forbids, other),
+        absent=absent,
+        noted=noted,
+        idle=idle,
+        idle_too=idle_too,
+        drugs=tuple(rng.sample(medicine.DOSES[dose], 3)),
+        dose=dose,
         complaint=complaint,
         other_complaint=other_complaint,
         plan=rng.choice(PLANS),
         timeline=tuple(zip(days, rng.sample(EVENTS, 4), strict=True)),
-        labs=_labs(rng, 2),
-        drug=rng.choice(list(DRUG_CLASSES)),
+        labs=_labs(rng),
+        critical=critical,
+        critical_values=(rng.randint(*critical.critical), rng.randint(*critical.safe)),
+        vital=vital,
+        vital_values=(rng.randint(*vital.red), rng.randint(*vital.calm)),
+        nodule=rng.randint(medicine.NODULE_LIMIT, 9),
+        cyst=rng.randint(2, medicine.NODULE_LIMIT - 1),
+        tests=tuple(rng.sample(TESTS, 2)),
+        diagnosis=diagnosis,
+        findings=tuple(rng.sample(medicine.DIAGNOSES[diagnosis], 2)),
+        images=tuple(rng.sample(list(medicine.IMAGES), 2)),
+        treatment=treatment,
     )

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from bsft_jax.behaviorbench import adapters, splits, text
-from bsft_jax.behaviorbench.builders import BUILDERS
+from bsft_jax.behaviorbench.builders import records_of
 from bsft_jax.behaviorbench.cases import simulate
 from bsft_jax.behaviorbench.records import SPLITS, Record, read_jsonl
 from bsft_jax.errors import UserError
@@ -31,17 +31,22 @@ def _with_splits(records: list[Record], seed: int) -> list[Record]:
     return [dataclasses.replace(r, split=split) for r, split in zip(records, assigned, strict=True)]
 
 
+def _synthetic(cases: int, seed: int) -> list[Record]:
+    """Records of simulated cases; those of the test split are worded as training never sees."""
+    simulated = [simulate(seed, index) for index in range(cases)]
+    assigned = splits.split_of_clusters([case.case_id for case in simulated], seed)
+    return [
+        dataclasses.replace(record, split=split)
+        for case, split in zip(simulated, assigned, strict=True)
+        for record in records_of(case, held_out=split == 'test')
+    ]
+
+
 def _generated(scheme: str, source: str, rest: str) -> list[Record]:
     cases, seed = _numbers(source, rest)
     if scheme == 'synthetic_text':
-        return _with_splits(text.text_records(cases, seed), seed)
-    records = [
-        record
-        for index in range(cases)
-        for build in BUILDERS.values()
-        for record in build(simulate(seed, index))
-    ]
-    return _with_splits(records, seed)
+        return _with_splits(text.conversation_records(cases, seed), seed)
+    return _synthetic(cases, seed)
 
 
 def _unknown(source: str, forms: str) -> UserError:

@@ -106,6 +106,7 @@ class Renderer:
       behaviors: without ids the answers carry no behavior token.
       answer_format: `letter`, or `text` for the option's own words.
       behavior_weight: loss weight of the behavior token; every other answer token has weight 1.
+      loss_on: `answer`, or `all` for weight 1 on the tokens of the prompt, too.
 
     Attributes:
       stop_id: the template's end of turn.
@@ -122,9 +123,11 @@ class Renderer:
         *,
         answer_format: str = 'letter',
         behavior_weight: float = 1.0,
+        loss_on: str = 'answer',
     ):
         self.tokenizer, self.behaviors = tokenizer, behaviors
         self._letters, self._behavior_weight = answer_format == 'letter', behavior_weight
+        self._prompt_weight = float(loss_on == 'all')
         if not tokenizer.chat_template:
             raise UserError(
                 'the tokenizer has no chat template', fix='give one with --config.data.chat_template=FILE'
@@ -293,7 +296,7 @@ class Renderer:
         if behavior and self.behaviors.ids:
             ids = [self.behaviors.ids[self.behaviors.index(behavior)], *ids]
             weights = np.concatenate([np.float32([self._behavior_weight]), weights])
-        weights = np.concatenate([np.zeros(len(prompt), np.float32), weights])
+        weights = np.concatenate([np.full(len(prompt), self._prompt_weight, np.float32), weights])
         reserved = int(bool(behavior) and not self.behaviors.ids)
         return Example(np.asarray(prompt + ids, np.int32), weights, reserved)
 

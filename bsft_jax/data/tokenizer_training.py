@@ -1,6 +1,6 @@
 """A tokenizer trained on own texts, and the blank model around it: where a tiny base model begins.
 
-`python -m bsft_jax.data.tokenizer_training --source=synthetic_text:4000 --vocab_size=1024 --output=DIR`
+`python -m bsft_jax.data.tokenizer_training --source=synthetic_text:4000 --vocab_size=1500 --output=DIR`
 writes a model directory without weights.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from absl import flags
 
 from bsft_jax import cli
+from bsft_jax.data.rendering import STEM
 from bsft_jax.errors import UserError
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = SPECIALS = '<|endoftext|>', '<|im_start|>', '<|im_end|>'
@@ -114,21 +115,32 @@ def write_blank_model(tokenizer, output: str | os.PathLike) -> None:
     (output / 'config.json').write_text(text + '\n', encoding='utf-8')
 
 
+def texts_of(record) -> list[str]:
+    """Every text of a record in pieces as they will be rendered: roles, speakers before words, answers."""
+    roles = [f'{message.role}\n' for message in record.messages]
+    spoken = [f'{m.name}: {m.content}' if m.name else m.content for m in record.messages]
+    answers = [f'{STEM} {option}. {record.rationale}' for option in record.options]
+    return [text for text in (*roles, *spoken, *answers, record.text) if text]
+
+
 def main(argv) -> None:
     del argv
     from bsft_jax.behaviorbench import sources
 
     args = flags.FLAGS
-    texts = [record.text for record in sources.load_records(args.source, 'train') if record.text]
-    if not texts:
-        raise UserError('holds no text records', where=args.source, fix='use synthetic_text:CASES')
+    texts = [
+        text
+        for source in args.source
+        for record in sources.load_records(source, 'train')
+        for text in texts_of(record)
+    ]
     tokenizer = train_tokenizer(texts, args.vocab_size)
     write_blank_model(tokenizer, args.output)
     print(f'{args.output}: {len(tokenizer)} ids learned from {len(texts):,} texts')
 
 
 if __name__ == '__main__':  # this module is imported as a library too, beside apps with the same flags
-    flags.DEFINE_string('source', None, 'Source of the texts to learn from.', required=True)
-    flags.DEFINE_integer('vocab_size', 1024, 'Ids of the tokenizer, special ones included.')
+    flags.DEFINE_multi_string('source', None, 'Source of the texts to learn from; repeatable.', required=True)
+    flags.DEFINE_integer('vocab_size', 1500, 'Ids of the tokenizer, special ones included.')
     flags.DEFINE_string('output', None, 'New folder for tokenizer and config.json.', required=True)
     cli.run(main)

@@ -12,7 +12,7 @@ import pathlib
 import random
 from typing import Any
 
-from bsft_jax.behaviorbench.builders.requests import REVIEW
+from bsft_jax.behaviorbench.builders.scene import REVIEW
 from bsft_jax.behaviorbench.records import Message, Record
 from bsft_jax.behaviorbench.splits import near_duplicates, split_of_clusters
 from bsft_jax.errors import UserError
@@ -137,7 +137,7 @@ def _twins(
     others.sort(key=lambda sentence: sentence not in whole)
     if len(others) < OTHERS:
         return ()
-    request = rng.choice(REVIEW)
+    request = rng.choice(REVIEW.seen)
     order = rng.sample(range(OTHERS + 2), OTHERS + 2)
     pair = f'medec-{row["Text ID"]}'
 

@@ -1,47 +1,57 @@
-"""temporal_ordering: which event of a chart came first, last, or right behind another."""
+"""temporal_ordering: which event of a chart came first, last, or right behind another.
+
+The chart lists the events out of order. Hard: at most `HARD_SPAN` days from first to last.
+"""
 
 from __future__ import annotations
 
-import random
-
+from bsft_jax.behaviorbench.builders import scene
+from bsft_jax.behaviorbench.builders.scene import Phrasings
 from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message, Record
+from bsft_jax.behaviorbench.records import Message
 
-CATEGORY = 'temporal_ordering'
-HARD_SPAN = 5  # days from the first event to the last; at most that many is hard
+HARD_SPAN = 5
+CHART = Phrasings(
+    ('{patient}: {chart}.', 'Chart of {patient}: {chart}.', '{patient} had {chart}.'),
+    ('In the chart of {patient}: {chart}.', '{patient} came with {chart}.'),
+)
+FIRST = Phrasings(('Which came first?', 'What was first?'), ('What came first?',))
+LAST = Phrasings(('Which came last?', 'What was last?'), ('What came last?',))
+NEXT = Phrasings(
+    ('What came right after the {event}?', 'What was next after the {event}?'),
+    ('What came next after the {event}?',),
+)
 
 
-def build(case: Case) -> list[Record]:
-    """One record; the chart lists the events out of order, the options in another order."""
-    rng = random.Random(f'{CATEGORY}/{case.case_id}')
-    ordered = [event for _, event in case.timeline]
-    asked = rng.choice(('first', 'last', 'next'))
-    if asked == 'next':
-        before = rng.randrange(3)
-        question, right = f'What came right after the {ordered[before]}?', ordered[before + 1]
-    else:
-        question = f'Which came {asked}?'
-        right = ordered[0 if asked == 'first' else -1]
-    shown = list(case.timeline)
-    rng.shuffle(shown)
-    options = list(ordered)
-    rng.shuffle(options)
-    chart = ', '.join(f'{event} on day {day}' for day, event in shown)
-    day = dict((event, day) for day, event in case.timeline)[right]
+def build(case: Case, words: scene.Words) -> list[scene.Scene]:
+    events = [event for _, event in case.timeline]
+    day_of = {event: day for day, event in case.timeline}
+    at = words.rng.randrange(3)
+    next_ = words.pick(NEXT).format(event=events[at])
+    question, right = words.rng.choice(
+        ((words.pick(FIRST), events[0]), (words.pick(LAST), events[-1]), (next_, events[at + 1]))
+    )
+    chart = ', '.join(f'{event} on day {day_of[event]}' for event in words.order(*events))
+    one, two = sorted(words.rng.sample(range(4), 2))
     return [
-        Record(
-            id=f'{case.case_id}-{CATEGORY}',
-            case_id=case.case_id,
-            source='synthetic',
-            license='CC0-1.0',
-            category=CATEGORY,
-            group='reactive',
-            behavior='reactive',
+        scene.Scene(
+            (Message('user', words.pick(CHART).format(patient=case.patient, chart=chart), case.doctor),),
+            (right, 'reactive'),
+            tuple((event, 'reactive') for event in events if event != right),
+            f'The {right} was on day {day_of[right]}.',
+            question=question,
             hard=case.timeline[-1][0] - case.timeline[0][0] <= HARD_SPAN,
-            messages=(Message('user', f'{case.patient}: {chart}. {question}', case.doctor),),
-            options=tuple(options),
-            option_behaviors=('reactive',) * 4,
-            answer=options.index(right),
-            rationale=f'The {right} was on day {day}.',
+            asks=(
+                ('Which came first?', f'{events[0]}.'),
+                ('Which came last?', f'{events[-1]}.'),
+                (f'What came right after the {events[at]}?', f'{events[at + 1]}.'),
+                (f'When was the {events[two]}?', f'On day {day_of[events[two]]}.'),
+                (f'What was on day {day_of[events[one]]}?', f'{events[one]}.'),
+                (
+                    f'Which was earlier, {" or ".join(words.order(events[one], events[two]))}?',
+                    f'{events[one]}.',
+                ),
+                ('In order?', f'{", ".join(events)}.'),
+            ),
         )
     ]

@@ -1,0 +1,181 @@
+"""What the simulator takes for true of medicine: small tables, each entry with a published source.
+
+Numbers are for adults. Values are integers in units of the last printed digit (`decimals`), so that
+comparisons are exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Hazard:
+    """Something about a person that makes some drugs unsafe, and that every note must carry.
+
+    Attributes:
+      clause: `Ana {clause}`.
+      short: how an option names it.
+      kind: groups hazards that are easily taken for each other.
+      drugs: drugs that must not be given then; no drug belongs to two hazards.
+    """
+
+    clause: str
+    short: str
+    kind: str
+    drugs: tuple[str, ...] = ()
+
+
+HAZARDS = (
+    Hazard('is allergic to penicillin', 'penicillin allergy', 'allergy', ('amoxicillin', 'ampicillin')),
+    Hazard('is allergic to sulfa', 'sulfa allergy', 'allergy', ('cotrimoxazole', 'sulfadiazine')),
+    Hazard('takes warfarin', 'warfarin', 'drug', ('ibuprofen', 'naproxen')),
+    Hazard('takes nitroglycerin', 'nitroglycerin', 'drug', ('sildenafil', 'tadalafil')),
+    Hazard('takes phenelzine', 'phenelzine', 'drug', ('sertraline', 'fluoxetine')),
+    Hazard('has asthma', 'asthma', 'condition', ('propranolol', 'nadolol')),
+    Hazard('has kidney failure', 'kidney failure', 'condition', ('metformin', 'nitrofurantoin')),
+    Hazard('is pregnant', 'pregnancy', 'condition', ('lisinopril', 'enalapril')),
+)
+IMPLANTS = (
+    Hazard('has a pacemaker', 'pacemaker', 'implant'),
+    Hazard('has a heart valve', 'heart valve', 'implant'),
+    Hazard('has one kidney', 'one kidney', 'implant'),
+    Hazard('is allergic to latex', 'latex allergy', 'allergy'),
+)
+HAZARD_OF = {drug: hazard for hazard in HAZARDS for drug in hazard.drugs}
+
+
+@dataclasses.dataclass(frozen=True)
+class Treatment:
+    """First choice for a problem, and what is given instead where `hazard` forbids it."""
+
+    problem: str
+    first: str
+    hazard: str
+    instead: str
+
+
+TREATMENTS = (
+    Treatment('strep throat', 'amoxicillin', 'penicillin allergy', 'azithromycin'),
+    Treatment('a bladder infection', 'cotrimoxazole', 'sulfa allergy', 'fosfomycin'),
+    Treatment('joint pain', 'ibuprofen', 'warfarin', 'acetaminophen'),
+    Treatment('migraines', 'propranolol', 'asthma', 'topiramate'),
+    Treatment('diabetes', 'metformin', 'kidney failure', 'insulin'),
+    Treatment('high blood pressure', 'lisinopril', 'pregnancy', 'labetalol'),
+)
+
+# Usual single doses: every drug of a group is sold in that strength.
+DOSES = {
+    '10 mg': ('lisinopril', 'enalapril', 'amlodipine', 'cetirizine'),
+    '20 mg': ('fluoxetine', 'simvastatin', 'tadalafil', 'omeprazole'),
+    '40 mg': ('propranolol', 'furosemide', 'pantoprazole', 'nadolol'),
+    '50 mg': ('sertraline', 'atenolol', 'losartan', 'topiramate'),
+    '500 mg': ('amoxicillin', 'metformin', 'naproxen', 'acetaminophen'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Analyte:
+    """A laboratory quantity: reference range and the range of values that the simulator draws."""
+
+    name: str
+    low: int
+    high: int
+    decimals: int
+    smallest: int
+    largest: int
+
+    def show(self, number: int) -> str:
+        return f'{number / 10**self.decimals:.{self.decimals}f}'
+
+
+ANALYTES = (
+    Analyte('potassium', 35, 50, 1, 25, 65),  # mmol/L
+    Analyte('sodium', 135, 145, 0, 120, 158),  # mmol/L
+    Analyte('calcium', 85, 105, 1, 65, 130),  # mg/dL
+    Analyte('magnesium', 17, 22, 1, 10, 35),  # mg/dL
+    Analyte('phosphate', 25, 45, 1, 12, 75),  # mg/dL
+    Analyte('albumin', 35, 50, 1, 20, 62),  # g/dL
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Critical:
+    """A quantity with a limit beyond which the laboratory calls, beside one that has none.
+
+    A value in `critical` is beyond the limit, one in `safe` is not; both are harmless values of the
+    `beside` quantity.
+    """
+
+    name: str
+    side: str
+    limit: int
+    critical: tuple[int, int]
+    safe: tuple[int, int]
+    beside: str
+    decimals: int = 1
+
+    def show(self, number: int) -> str:
+        return f'{number / 10**self.decimals:.{self.decimals}f}'
+
+
+CRITICALS = (
+    Critical('potassium', 'above', 65, (66, 72), (35, 50), 'uric acid'),
+    Critical('potassium', 'below', 25, (18, 24), (35, 48), 'LDL'),
+    Critical('calcium', 'below', 65, (50, 64), (85, 105), 'white count'),
+    Critical('glucose', 'below', 25, (15, 24), (40, 59), 'LDL'),
+    Critical('INR', 'above', 50, (52, 70), (25, 35), 'uric acid'),
+    Critical('hemoglobin', 'below', 70, (50, 69), (95, 109), 'white count'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RedVital:
+    """A vital sign whose value in `red` scores 3 points of NEWS2, beside one that has values in both ranges.
+
+    With the values exchanged neither scores more than 1.
+    """
+
+    name: str
+    beside: str
+    limit: int
+    red: tuple[int, int]
+    calm: tuple[int, int]
+
+
+RED_VITALS = (
+    RedVital('pressure', 'pulse', 90, (70, 90), (101, 110)),
+    RedVital('oxygen', 'pulse', 91, (84, 90), (96, 99)),
+    RedVital('breathing', 'age', 25, (25, 35), (18, 20)),
+)
+
+NODULE_LIMIT = 6  # mm
+
+# Findings that together point to one diagnosis; no two diagnoses share two of them.
+DIAGNOSES = {
+    'pneumonia': ('fever', 'productive cough', 'crackles'),
+    'heart failure': ('leg swelling', 'breathlessness lying flat', 'raised neck veins'),
+    'lung embolism': ('sudden breathlessness', 'pleuritic pain', 'calf swelling'),
+    'meningitis': ('fever', 'stiff neck', 'light sensitivity'),
+    'migraine': ('one-sided headache', 'nausea', 'light sensitivity'),
+    'gout': ('swollen big toe', 'sudden joint pain', 'redness'),
+    'hyperthyroidism': ('weight loss', 'heat intolerance', 'tremor'),
+    'hypothyroidism': ('weight gain', 'cold intolerance', 'dry skin'),
+    'diabetes': ('thirst', 'frequent urination', 'weight loss'),
+    'pyelonephritis': ('fever', 'flank pain', 'burning urine'),
+    'appendicitis': ('right lower belly pain', 'nausea', 'rebound tenderness'),
+    'cellulitis': ('redness', 'warm skin', 'spreading border'),
+}
+
+IMAGES = {
+    'pneumonia': ('X-ray', 'lobar consolidation'),
+    'pneumothorax': ('X-ray', 'a visible pleural line'),
+    'pleural effusion': ('X-ray', 'a blunted costophrenic angle'),
+    'lung edema': ('X-ray', 'Kerley B lines'),
+    'perforated bowel': ('X-ray', 'free air under the diaphragm'),
+    'bowel obstruction': ('X-ray', 'dilated loops with fluid levels'),
+    'subdural hematoma': ('CT', 'a crescent of blood'),
+    'epidural hematoma': ('CT', 'a lens of blood'),
+    'atrial flutter': ('ECG', 'sawtooth waves'),
+    'inferior infarct': ('ECG', 'ST elevation in II, III and aVF'),
+}
