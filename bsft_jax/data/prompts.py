@@ -62,7 +62,10 @@ def _is_solved(record: Record) -> bool:
 
 def _origin(record: Record) -> set:
     """What a record shares with those that would give its answer away."""
-    return {record.messages, record.id, record.case_id, record.pair_id} - {''}
+    return {record.messages, ('case', record.case_id), ('pair', record.pair_id)} - {
+        ('case', ''),
+        ('pair', ''),
+    }
 
 
 def choose_exemplars(

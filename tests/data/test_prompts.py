@@ -141,6 +141,8 @@ def test_no_example_is_of_a_case_that_is_asked(pool):
     first = chosen(pool, 4)
     cases = {r.case_id for r in first}
     assert not cases & {r.case_id for r in chosen(pool, 4, first)}
+    numbered = [dataclasses.replace(r, id='1', case_id='', pair_id='') for r in pool[:2]]
+    assert chosen(numbered[:1], 1, numbered[1:]) == numbered[:1]  # files count from 1 each
     bare = [dataclasses.replace(r, id='', case_id='', pair_id='') for r in pool]
     with pytest.raises(UserError, match='only 0 solved'):
         chosen(bare, 1, bare)
