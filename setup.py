@@ -28,6 +28,7 @@ setuptools.setup(
         'optax>=0.2.8,<0.3',
         'orbax-checkpoint>=0.12.8,<0.13',
         'safetensors>=0.8.0,<0.9',
+        'tensorboardX>=2.6.5,<3',
         'tokenizers>=0.23.3,<0.24',
         'tqdm>=4.70.1,<5',
         'transformers>=5.17.0,<6',

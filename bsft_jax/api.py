@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from jax.sharding import Mesh
 
 from bsft_jax.behaviorbench.records import Record
 from bsft_jax.behaviors import Behavior
+from bsft_jax.data import prompts
+from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub import export
@@ -47,16 +50,28 @@ def load_model(
     return model_lib.load(base, mesh)
 
 
-def score_records(model: Model, records: Sequence[Record], prompt: str = 'plain') -> Scores:
-    """Scores every branch and option of each record in one pass; `prompt` is the prompt style.
+def _styled(
+    model: Model, records: Sequence[Record], prompt: str, examples: Sequence[Record]
+) -> tuple[str, list[Record], Renderer]:
+    style, renderer = prompts.parse(prompt), scoring.renderer_of(model)
+    behaviors = model.behaviors.named
+    return style.name, prompts.apply(style, records, renderer, behaviors=behaviors, pool=examples), renderer
 
-    Raises UserError for a record without options or an unknown prompt style.
+
+def score_records(
+    model: Model, records: Sequence[Record], prompt: str = 'plain', examples: Sequence[Record] = ()
+) -> Scores:
+    """Scores every branch and option of each record in one pass.
+
+    Args:
+      prompt: the prompt style: `plain`, `instructed` or `few_shot:K`.
+      examples: solved records, of which `few_shot` shows K.
+
+    Raises UserError for a record without options, an unknown prompt style or too few examples.
     """
-    if prompt != 'plain':
-        raise UserError(f'unknown prompt style {prompt!r}', fix='use plain')
-    return scoring.Scorer(records, scoring.renderer_of(model), model.network, model.mesh)(
-        model.network, model.params
-    )
+    name, records, renderer = _styled(model, records, prompt, examples)
+    scores = scoring.Scorer(records, renderer, model.network, model.mesh)(model.network, model.params)
+    return dataclasses.replace(scores, prompt=name)
 
 
 def compute_metrics(records: Sequence[Record], scores: Scores, policy: str = 'auto') -> dict[str, Any]:
@@ -64,7 +79,7 @@ def compute_metrics(records: Sequence[Record], scores: Scores, policy: str = 'au
     return metrics_lib.summarize(
         policies.predictions(records, scores, policy),
         policy=policy,
-        prompt='plain',
+        prompt=scores.prompt,
         positive=scores.behaviors.highest,
     )
 
@@ -77,9 +92,14 @@ def generate_answers(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    prompt: str = 'plain',
+    examples: Sequence[Record] = (),
 ) -> list[dict[str, Any]]:
-    """Answers in words: `{id, text, ids, behavior, behavior_logprobs}` per record, in their order."""
-    renderer = scoring.renderer_of(model)
+    """Answers in words: `{id, text, ids, behavior, behavior_logprobs}` per record, in their order.
+
+    `prompt` and `examples` are those of `score_records`.
+    """
+    _, records, renderer = _styled(model, records, prompt, examples)
     generations = decoding.generate(
         model,
         [renderer.prompt_ids(record) for record in records],

@@ -56,9 +56,14 @@ class BehaviorSet:
         return tuple(b.level for b in self.behaviors)
 
     @property
+    def named(self) -> tuple[Behavior, ...]:
+        """The behaviors that are spoken of: the default ones where a model was given none."""
+        return self.behaviors or DEFAULT_BEHAVIORS
+
+    @property
     def highest(self) -> str:
         """Name of the behavior of the highest level: what rates of intervention are about."""
-        return max(self.behaviors or DEFAULT_BEHAVIORS, key=lambda b: b.level).name
+        return max(self.named, key=lambda b: b.level).name
 
     def index(self, name: str) -> int:
         """Row of the behavior called `name`; raises UserError for an unknown one."""

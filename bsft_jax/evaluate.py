@@ -14,8 +14,12 @@ _STEP = flags.DEFINE_integer('step', None, 'Checkpoint of the run; default the n
 _DATA = flags.DEFINE_string('data', '', "Data source; default the run's.")
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'Split of the source.')
 _SUBSET = flags.DEFINE_enum('subset', 'all', ['all', 'hard'], 'Which records of the split.')
+_PROMPT = flags.DEFINE_string('prompt', 'plain', 'plain, instructed or few_shot:K.')
+_EXAMPLES = flags.DEFINE_string(
+    'examples', '', 'Data source whose train split few_shot shows; default the one evaluated.'
+)
 _POLICY = flags.DEFINE_string('policy', 'auto', 'auto, none, oracle or forced:NAME.')
-_NAME = flags.DEFINE_string('name', '', 'Name of the result folder; default SPLIT-POLICY.')
+_NAME = flags.DEFINE_string('name', '', 'Name of the result folder; default SPLIT-POLICY[-PROMPT].')
 _LIMIT = flags.DEFINE_integer('limit', 0, 'Only the first LIMIT records; 0 for all.', lower_bound=0)
 _TEMPLATE = flags.DEFINE_string('chat_template', '', 'Jinja file for a --model without a template.')
 _FORMAT = flags.DEFINE_enum(
@@ -38,6 +42,8 @@ def main(argv) -> None:
         data=_DATA.value,
         split=_SPLIT.value,
         subset=_SUBSET.value,
+        prompt=_PROMPT.value,
+        examples=_EXAMPLES.value,
         policy=_POLICY.value,
         name=_NAME.value,
         limit=_LIMIT.value,

@@ -13,6 +13,10 @@ _MODEL = flags.DEFINE_string('model', '', 'Hugging Face directory or bundled mod
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint of the run; default the newest.')
 _TEXT = flags.DEFINE_string('text', None, 'What the user says.')
 _INPUT = flags.DEFINE_string('input', '', 'JSONL file of records instead of --text.')
+_PROMPT = flags.DEFINE_string('prompt', 'plain', 'plain, instructed or few_shot:K.')
+_EXAMPLES = flags.DEFINE_string(
+    'examples', '', "Data source whose train split few_shot shows; default the run's."
+)
 _POLICY = flags.DEFINE_string('policy', 'auto', 'auto, none, oracle or forced:NAME.')
 _RAW = flags.DEFINE_bool('raw', False, 'Continue the text as it is, without a chat template.')
 _TEMPLATE = flags.DEFINE_string('chat_template', '', 'Jinja file for a --model without a template.')
@@ -34,6 +38,8 @@ def main(argv) -> None:
         step=_STEP.value,
         text=_TEXT.value,
         input_file=_INPUT.value,
+        prompt=_PROMPT.value,
+        examples=_EXAMPLES.value,
         policy=_POLICY.value,
         raw=_RAW.value,
         chat_template=_TEMPLATE.value,

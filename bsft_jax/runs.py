@@ -19,7 +19,7 @@ from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
-from bsft_jax.data import loader, packing, rendering
+from bsft_jax.data import loader, packing, prompts, rendering
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub import export as export_lib
@@ -173,6 +173,33 @@ def _choose(records: Sequence[Record], subset: str, limit: int) -> list[Record]:
     return chosen[:limit] if limit else chosen
 
 
+def _in_style(
+    style: prompts.Style,
+    records: Sequence[Record],
+    loaded: Model,
+    renderer: rendering.Renderer,
+    examples: str,
+) -> list[Record]:
+    """Records in a prompt style, whose examples come from the train split of the source `examples`."""
+    where, pool = f'--prompt={style.name}', []
+    if style.shots:
+        if not examples:
+            raise UserError('no records to show', where=where, fix='name a data source with --examples')
+        try:
+            pool = sources.load_records(examples, 'train')
+        except UserError as error:
+            fix = 'name a data source with a train split by --examples'
+            raise UserError(f'no records to show ({error})', where=where, fix=fix) from error
+    return prompts.apply(style, records, renderer, behaviors=loaded.behaviors.named, pool=pool)
+
+
+def _parse_style(prompt: str, examples: str) -> prompts.Style:
+    style = prompts.parse(prompt)
+    if examples and not style.shots:
+        raise UserError('belongs to --prompt=few_shot:K', where=f'--examples={examples}')
+    return style
+
+
 def write_lines(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes a JSONL file whole or not at all."""
     partial = path.with_name(path.name + '.partial')
@@ -188,6 +215,8 @@ def evaluate(
     data: str = '',
     split: str = 'test',
     subset: str = 'all',
+    prompt: str = 'plain',
+    examples: str = '',
     policy: str = 'auto',
     name: str = '',
     limit: int = 0,
@@ -201,9 +230,11 @@ def evaluate(
     The model is `model`, or the run in `workdir`, evaluated on all devices. The confusion counts
     kept on the devices must agree with the rows written, or it is an error. Records that do not fit
     the model's positions are left out up to the share `drop_long` (default: the run's, or 0.01).
+    `prompt` is the prompt style; the train split of `examples` (default: `data`) has what it shows.
 
     Returns the metrics.
     """
+    style = _parse_style(prompt, examples)
     settings = (RunConfig() if model else config_lib.read_workdir(workdir)).data
     source = data or ('' if model else settings.source)
     drop_long = settings.drop_long if drop_long is None else drop_long
@@ -217,6 +248,7 @@ def evaluate(
     if answer_format:
         loaded.answer_format = answer_format
     renderer = scoring.renderer_of(loaded)
+    records = _in_style(style, records, loaded, renderer, examples or source)
     fitting = scoring.leave_out_long(records, renderer, loaded.network, drop_long)
     if left_out := len(records) - len(fitting):
         print(f'{left_out} of {len(records)} records are too long and left out', file=sys.stderr)
@@ -227,7 +259,7 @@ def evaluate(
     with progress('evaluate', len(scorer)) as bar:
         scores = scorer(loaded.network, loaded.params, lambda: bar.update(1))
     rows = policies.predictions(records, scores, policy)
-    metrics = metrics_lib.summarize(rows, policy=policy, prompt='plain', positive=loaded.behaviors.highest)
+    metrics = metrics_lib.summarize(rows, policy=policy, prompt=style.name, positive=loaded.behaviors.highest)
     metrics['left_out'] = left_out
     counted = metrics_lib.metrics_from_confusion(scores.confusion_COO, scorer.categories)
     by_rows = {name: entry['macro_f1'] for name, entry in metrics['categories'].items()}
@@ -235,7 +267,8 @@ def evaluate(
         raise AssertionError(
             f'counts of the devices {counted["categories"]} are not those of the rows {by_rows}'
         )
-    directory = pathlib.Path(workdir) / 'eval' / (name or f'{split}-{policy.replace(":", "-")}')
+    parts = [split, policy] if style.name == 'plain' else [split, policy, style.name]
+    directory = pathlib.Path(workdir) / 'eval' / (name or '-'.join(parts).replace(':', '-'))
     directory.mkdir(parents=True, exist_ok=True)
     write_lines(directory / 'predictions.jsonl', rows)
     workdir_lib.write_json(directory / 'metrics.json', metrics)
@@ -258,6 +291,8 @@ def generate(
     step: int | None = None,
     text: str | None = None,
     input_file: str = '',
+    prompt: str = 'plain',
+    examples: str = '',
     policy: str = 'auto',
     raw: bool = False,
     chat_template: str = '',
@@ -265,26 +300,33 @@ def generate(
     """Answers to one text or to every record of a file: `{id, text, ids, behavior, behavior_logprobs}`.
 
     `raw` continues the text behind the tokenizer's own start token, with policy `none` and no template.
+    `prompt` is the prompt style; the train split of `examples` (default: the run's source) has what it shows.
     """
+    style = _parse_style(prompt, examples)
     if (text is None) == (not input_file):
         raise UserError('give either --text or --input')
     if raw and text is None:
         raise UserError('--raw needs --text')
+    if raw and style.name != 'plain':
+        raise UserError('needs a chat template, --raw uses none', where=f'--prompt={style.name}')
     records = read_jsonl(input_file) if input_file else [Record((Message('user', text),), id='text')]
     loaded = open_model(model=model, workdir=workdir, step=step, chat_template=chat_template)
     if raw:
         tokenizer = loaded.tokenizer
-        prompts, policy, stop_id = [tokenizer.encode(text)], 'none', tokenizer.eos_token_id
-        if not prompts[0]:
+        prompt_ids, policy, stop_id = [tokenizer.encode(text)], 'none', tokenizer.eos_token_id
+        if not prompt_ids[0]:
             raise UserError('is empty and the tokenizer has no start token', where='--text')
     else:
         renderer = scoring.renderer_of(loaded)
-        prompts, stop_id = [renderer.prompt_ids(record) for record in records], renderer.stop_id
+        if style.shots and workdir and not (model or examples):
+            examples = config_lib.read_workdir(workdir).data.source
+        records = _in_style(style, records, loaded, renderer, examples)
+        prompt_ids, stop_id = renderer.prompt_ids_of(records), renderer.stop_id
     label_N = policies.labels(records, loaded.behaviors, policies.parse(policy, loaded.behaviors))
-    with progress('generate', len(prompts)) as bar:
+    with progress('generate', len(prompt_ids)) as bar:
         generations = decoding.generate(
             loaded,
-            prompts,
+            prompt_ids,
             policy=policy,
             stop_id=stop_id,
             sampling=sampling,

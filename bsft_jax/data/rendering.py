@@ -91,11 +91,17 @@ def _label(record: Record) -> str:
     return f'the record that begins {words[:40]!r}'
 
 
-def _behavior_of(record: Record) -> str:
+def behavior_of(record: Record) -> str:
     """The behavior of the answer; '' where the record names none."""
     if record.behavior or record.options or not record.messages:
         return record.behavior
     return record.messages[-1].behavior
+
+
+def list_options(content: str, options: Sequence[str]) -> str:
+    """A user turn with its options below it."""
+    lines = (f'{a}. {b}' for a, b in zip(string.ascii_uppercase, options, strict=False))
+    return '\n'.join([content, *lines])
 
 
 class Renderer:
@@ -156,6 +162,15 @@ class Renderer:
             raise UserError('it does not end a turn with a token of its own', where='chat template')
         self.stop_id = self.tokenizer.convert_tokens_to_ids(after[0])
 
+    @functools.cached_property
+    def writes_system_turns(self) -> bool:
+        """Whether a system turn reaches the prompt; some templates drop or refuse it."""
+        turns = [{'role': 'system', 'content': _PROBE}, {'role': 'user', 'content': 'q'}]
+        try:
+            return _PROBE in self._template(turns, prompt=True)
+        except UserError:
+            return False
+
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of rendered text, whose control tokens count."""
         batch = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -188,8 +203,7 @@ class Renderer:
             last = max((i for i, m in enumerate(messages) if m.role == 'user'), default=None)
             if last is None:
                 raise UserError(f'{_label(record)} has options but no user turn')
-            lines = (f'{a}. {b}' for a, b in zip(string.ascii_uppercase, record.options, strict=False))
-            contents[last] = '\n'.join([contents[last], *lines])
+            contents[last] = list_options(contents[last], record.options)
         names = [message.name for message in messages]
         everything = '\0'.join(contents + names)
         hostile = sorted(set(self._control.findall(everything)))
@@ -278,6 +292,11 @@ class Renderer:
         """`examples` for one record."""
         return self.examples([record])[0]
 
+    def answer_text(self, record: Record) -> str:
+        """The answer in words, without behavior token; raises UserError for a record without one."""
+        tail = self._tail(record)
+        return STEM + self._option_text(record, record.answer) + tail if record.options else tail
+
     def _tail(self, record: Record) -> str:
         """What follows the `.` of the option; for other records the whole text or answer."""
         if record.text:
@@ -291,7 +310,7 @@ class Renderer:
         return record.messages[-1].content
 
     def _answer_example(self, record: Record, prompt: list[int], answer: list[int]) -> Example:
-        behavior = _behavior_of(record)
+        behavior = behavior_of(record)
         ids, weights = [*answer, self.stop_id], np.ones(len(answer) + 1, np.float32)
         if behavior and self.behaviors.ids:
             ids = [self.behaviors.ids[self.behaviors.index(behavior)], *ids]
@@ -319,7 +338,7 @@ def check_records(records: Iterable[Record], renderer: Renderer, behaviors: tupl
     names = {behavior.name for behavior in behaviors}
     labelled = False
     for record in records:
-        labelled = labelled or bool(_behavior_of(record))
+        labelled = labelled or bool(behavior_of(record))
         pieces = [*(m.content for m in record.messages), *(m.name for m in record.messages)]
         for piece in (*pieces, *record.options, record.rationale, record.text):
             if found := control.search(piece):

@@ -26,6 +26,7 @@ class Scores:
       option_tokens_NO: tokens of each option (for the mean per token).
       confusion_COO: for a policy given to the scorer: counts by category, answer and prediction,
         accumulated on the device; None without one.
+      prompt: the prompt style that the records were shown in.
     """
 
     behaviors: BehaviorSet
@@ -33,6 +34,7 @@ class Scores:
     option_logprob_NBO: np.ndarray
     option_tokens_NO: np.ndarray
     confusion_COO: np.ndarray | None = None
+    prompt: str = 'plain'
 
     @property
     def branches(self) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def leave_out_long(
             f'{len(records) - len(kept)} of {len(records)} records do not fit the {limit} positions of the model, '
             f'the longest has {max(lengths)} tokens',
             where='--drop_long',
-            fix='raise that share to leave them out',
+            fix='raise that share to leave them out, or show fewer examples in the prompt',
         )
     return kept
 

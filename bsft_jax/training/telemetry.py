@@ -1,4 +1,4 @@
-"""metrics.jsonl, the clock and the progress bar."""
+"""metrics.jsonl with its copy for TensorBoard, the clock and the progress bar."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import time
 
 from tqdm import tqdm
 
+_FLUSH_SECONDS = 10
+
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, each with its `step`.
+    """`metrics.jsonl`: one JSON object a line, each with its `step`; the same scalars in `tensorboard/`.
 
-    Opening it for a run that continues at `step` drops lines beyond that step and a torn last line.
+    Opening it for a run that continues at `step` drops lines beyond that step and a torn last line,
+    and writes the event files of TensorBoard anew from the lines that stay.
     """
 
     def __init__(self, path: pathlib.Path, step: int):
+        from tensorboardX import SummaryWriter
+
         lines = []
         if path.exists():
             for line in path.read_text().splitlines():
@@ -31,13 +36,26 @@ class MetricsFile:
         partial.write_text(''.join(line + '\n' for line in lines))
         os.replace(partial, path)
         self._file = path.open('a')
+        folder = path.with_name('tensorboard')
+        for old in folder.glob('events.out.tfevents.*'):
+            old.unlink()
+        self._events = SummaryWriter(str(folder), flush_secs=_FLUSH_SECONDS)
+        for line in lines:
+            values = json.loads(line)
+            self._write_events(values.pop('step'), values)
+
+    def _write_events(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({'step': step, **values}) + '\n')
         self._file.flush()
+        self._write_events(step, values)
 
     def close(self) -> None:
         self._file.close()
+        self._events.close()
 
 
 @dataclasses.dataclass

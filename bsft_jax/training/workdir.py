@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from bsft_jax import config as config_lib
+from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.hub import model as model_lib
@@ -120,6 +121,8 @@ def load_model(
     if dtype:
         config.model.dtype = dtype
     base = open_base(config)
+    if not base.behaviors.behaviors:
+        base.behaviors = BehaviorSet(config.behaviors)
     mesh = mesh or mesh_lib.single_device_mesh()
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(initial_state(config, base, mesh), step)

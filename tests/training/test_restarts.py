@@ -20,6 +20,7 @@ from bsft_jax.errors import UserError
 from tests.conftest import ROOT
 from tests.tiny import random_model
 from tests.training.test_checkpoint import flip_byte
+from tests.training.test_telemetry import events, lines
 
 KILL = """
 import os, signal, sys
@@ -92,6 +93,7 @@ def test_killed_runs_continue_bit_equal(moment, base, undisturbed, tmp_path):
     assert 0 < len(before) < 12
     runs.train(config(base), workdir)
     assert curve(workdir) == undisturbed
+    assert events(workdir) == lines(workdir)
 
 
 def test_a_damaged_checkpoint_is_found_and_the_one_before_used(base, undisturbed, tmp_path, capsys):
