@@ -48,8 +48,9 @@ class Case:
     Attributes:
       case_id: names the case in records.
       patient, relative: first names; `relation` is what the relative is to the patient.
-      hazards: two different ones with drugs; `absent` is a third that is true of nobody.
-      noted: a hazard or implant that must be in the note of the person it is true of.
+      hazards: one that forbids some drugs, and another with which those drugs are fine.
+      treated: likewise; the first forbids the first choice of `treatment`.
+      noted: what must be in the note of the person it is true of; `absent` is true of nobody.
       idle, idle_too: facts that change nothing.
       drugs: three different ones of one usual dose, `dose`.
       complaint, other_complaint: why the patient came, and a complaint that nobody has.
@@ -61,8 +62,7 @@ class Case:
       tests: two tests, one of them pending.
       diagnosis, findings: a diagnosis and two findings that only it has both of.
       images: two readings, the patient's and the relative's.
-      treatment: a problem of the patient and its choices; `hazards[0]` is the one that forbids the
-        first choice.
+      treatment: a problem of the patient and its choices.
     """
 
     case_id: str
@@ -71,10 +71,10 @@ class Case:
     patient: str
     relative: str
     relation: str
-    age: int
     hazards: tuple[Hazard, Hazard]
-    absent: Hazard
+    treated: tuple[Hazard, Hazard]
     noted: Hazard
+    absent: Hazard
     idle: str
     idle_too: str
     drugs: tuple[str, str, str]
@@ -105,16 +105,20 @@ def _labs(rng: random.Random) -> tuple[tuple[Analyte, int], ...]:
     return tuple(labs)
 
 
+def _pair(forbids: Hazard, rng: random.Random) -> tuple[Hazard, Hazard]:
+    return forbids, medicine.HAZARD[rng.choice(forbids.fine_with)]
+
+
 def simulate(seed: int, index: int, domain: str = 'syn') -> Case:
     """Case number `index` of a seed; `domain` keeps pretraining cases apart from task cases."""
     rng = random.Random(f'{domain}/{seed}/{index}')
     names = {'f': WOMEN, 'm': MEN}
     treatment = rng.choice(medicine.TREATMENTS)
-    forbids = next(h for h in medicine.HAZARDS if h.short == treatment.hazard)
-    other, absent = rng.sample([h for h in medicine.HAZARDS if h != forbids], 2)
-    noted = rng.choice(medicine.HAZARDS + medicine.IMPLANTS)
+    hazards = _pair(rng.choice(medicine.HAZARDS), rng)
+    treated = _pair(medicine.HAZARD[treatment.hazard], rng)
+    noted, absent = rng.sample(medicine.HAZARDS + medicine.NOTED_TOO, 2)
     # A pregnancy is true of either person in one of the twins: both are women then, not mother and child.
-    pregnancy = any(hazard.short == 'pregnancy' for hazard in (forbids, other, noted))
+    pregnancy = any(hazard.short == 'pregnancy' for hazard in (*hazards, *treated, noted))
     sex, patient_sex = ('f', 'f') if pregnancy else (rng.choice('fm'), rng.choice('fm'))
     relative = rng.choice(names[sex])
     patient = rng.choice([name for name in names[patient_sex] if name != relative])
@@ -132,10 +136,10 @@ def simulate(seed: int, index: int, domain: str = 'syn') -> Case:
         patient=patient,
         relative=relative,
         relation=rng.choice(('sister', 'cousin', 'niece') if pregnancy else RELATIONS[sex]),
-        age=rng.randint(20, 45),
-        hazards=(forbids, other),
-        absent=absent,
+        hazards=hazards,
+        treated=treated,
         noted=noted,
+        absent=absent,
         idle=idle,
         idle_too=idle_too,
         drugs=tuple(rng.sample(medicine.DOSES[dose], 3)),

@@ -17,51 +17,82 @@ class Hazard:
       clause: `Ana {clause}`.
       short: how an option names it.
       kind: groups hazards that are easily taken for each other.
-      drugs: drugs that must not be given then; no drug belongs to two hazards.
+      drugs: drugs that should not be given then; no drug belongs to two hazards.
+      fine_with: other hazards (`short`) with which those drugs are not a problem.
     """
 
     clause: str
     short: str
     kind: str
     drugs: tuple[str, ...] = ()
+    fine_with: tuple[str, ...] = ()
 
 
+PENICILLIN, SULFA, WARFARIN = 'penicillin allergy', 'sulfa allergy', 'warfarin'
+NITRO, PHENELZINE, ASTHMA = 'nitroglycerin', 'phenelzine', 'asthma'
+KIDNEY, PREGNANCY = 'kidney failure', 'pregnancy'
 HAZARDS = (
-    Hazard('is allergic to penicillin', 'penicillin allergy', 'allergy', ('amoxicillin', 'ampicillin')),
-    Hazard('is allergic to sulfa', 'sulfa allergy', 'allergy', ('cotrimoxazole', 'sulfadiazine')),
-    Hazard('takes warfarin', 'warfarin', 'drug', ('ibuprofen', 'naproxen')),
-    Hazard('takes nitroglycerin', 'nitroglycerin', 'drug', ('sildenafil', 'tadalafil')),
-    Hazard('takes phenelzine', 'phenelzine', 'drug', ('sertraline', 'fluoxetine')),
-    Hazard('has asthma', 'asthma', 'condition', ('propranolol', 'nadolol')),
-    Hazard('has kidney failure', 'kidney failure', 'condition', ('metformin', 'nitrofurantoin')),
-    Hazard('is pregnant', 'pregnancy', 'condition', ('lisinopril', 'enalapril')),
-)
-IMPLANTS = (
+    Hazard(
+        'is allergic to penicillin', PENICILLIN, 'allergy', ('amoxicillin', 'ampicillin'),
+        (SULFA, NITRO, PHENELZINE, ASTHMA, KIDNEY, PREGNANCY),
+    ),
+    Hazard(
+        'is allergic to sulfa', SULFA, 'allergy', ('cotrimoxazole', 'sulfadiazine'),
+        (PENICILLIN, NITRO, PHENELZINE),
+    ),
+    Hazard('takes warfarin', WARFARIN, 'drug', ('ibuprofen', 'naproxen'), (PENICILLIN, SULFA, PHENELZINE)),
+    Hazard(
+        'takes nitroglycerin', NITRO, 'drug', ('sildenafil', 'tadalafil'),
+        (PENICILLIN, SULFA, WARFARIN, ASTHMA),
+    ),
+    Hazard(
+        'takes phenelzine', PHENELZINE, 'drug', ('sertraline', 'fluoxetine'),
+        (PENICILLIN, SULFA, NITRO, ASTHMA),
+    ),
+    Hazard(
+        'has asthma', ASTHMA, 'condition', ('propranolol', 'nadolol'), (PENICILLIN, SULFA, NITRO)
+    ),
+    Hazard(
+        'has kidney failure', KIDNEY, 'condition', ('metformin', 'nitrofurantoin'),
+        (PENICILLIN, SULFA, WARFARIN, NITRO, PHENELZINE, ASTHMA),
+    ),
+    Hazard(
+        'is pregnant', PREGNANCY, 'condition', ('lisinopril', 'enalapril'),
+        (PENICILLIN, SULFA, WARFARIN, NITRO, ASTHMA),
+    ),
+)  # fmt: skip
+NOTED_TOO = (
     Hazard('has a pacemaker', 'pacemaker', 'implant'),
     Hazard('has a heart valve', 'heart valve', 'implant'),
-    Hazard('has one kidney', 'one kidney', 'implant'),
+    Hazard('has one kidney', 'one kidney', 'condition'),
     Hazard('is allergic to latex', 'latex allergy', 'allergy'),
 )
-HAZARD_OF = {drug: hazard for hazard in HAZARDS for drug in hazard.drugs}
+HAZARD = {hazard.short: hazard for hazard in HAZARDS}
 
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
-    """First choice for a problem, and what is given instead where `hazard` forbids it."""
+    """The first choice for a problem, and a later one that is given where `hazard` forbids it.
+
+    `apart` names the problems whose drugs might help here, too: they are no wrong options.
+    """
 
     problem: str
     first: str
     hazard: str
     instead: str
+    apart: tuple[str, ...] = ()
 
 
 TREATMENTS = (
-    Treatment('strep throat', 'amoxicillin', 'penicillin allergy', 'azithromycin'),
-    Treatment('a bladder infection', 'cotrimoxazole', 'sulfa allergy', 'fosfomycin'),
-    Treatment('joint pain', 'ibuprofen', 'warfarin', 'acetaminophen'),
-    Treatment('migraines', 'propranolol', 'asthma', 'topiramate'),
-    Treatment('diabetes', 'metformin', 'kidney failure', 'insulin'),
-    Treatment('high blood pressure', 'lisinopril', 'pregnancy', 'labetalol'),
+    Treatment('strep throat', 'amoxicillin', PENICILLIN, 'azithromycin', ('a bladder infection',)),
+    Treatment('a bladder infection', 'cotrimoxazole', SULFA, 'ciprofloxacin', ('strep throat',)),
+    Treatment('joint pain', 'ibuprofen', WARFARIN, 'acetaminophen', ('frequent migraines',)),
+    Treatment(
+        'frequent migraines', 'propranolol', ASTHMA, 'amitriptyline', ('joint pain', 'high blood pressure')
+    ),
+    Treatment('type 2 diabetes', 'metformin', KIDNEY, 'insulin'),
+    Treatment('high blood pressure', 'lisinopril', PREGNANCY, 'labetalol', ('frequent migraines',)),
 )
 
 # Usual single doses: every drug of a group is sold in that strength.
@@ -120,12 +151,11 @@ class Critical:
 
 
 CRITICALS = (
-    Critical('potassium', 'above', 65, (66, 72), (35, 50), 'uric acid'),
-    Critical('potassium', 'below', 25, (18, 24), (35, 48), 'LDL'),
-    Critical('calcium', 'below', 65, (50, 64), (85, 105), 'white count'),
-    Critical('glucose', 'below', 25, (15, 24), (40, 59), 'LDL'),
-    Critical('INR', 'above', 50, (52, 70), (25, 35), 'uric acid'),
-    Critical('hemoglobin', 'below', 70, (50, 69), (95, 109), 'white count'),
+    Critical('potassium', 'above', 65, (66, 72), (35, 50), 'uric acid'),  # mmol/L; mg/dL
+    Critical('potassium', 'below', 25, (18, 24), (35, 48), 'LDL'),  # mmol/L; mmol/L
+    Critical('glucose', 'below', 25, (15, 24), (40, 48), 'LDL'),  # mmol/L; mmol/L
+    Critical('calcium', 'below', 65, (50, 64), (85, 105), 'platelet volume'),  # mg/dL; fL
+    Critical('hemoglobin', 'below', 70, (50, 69), (95, 109), 'platelet volume'),  # g/dL; fL
 )
 
 
@@ -133,7 +163,7 @@ CRITICALS = (
 class RedVital:
     """A vital sign whose value in `red` scores 3 points of NEWS2, beside one that has values in both ranges.
 
-    With the values exchanged neither scores more than 1.
+    With the values exchanged neither scores more than 1. Oxygen is saturation in % on air.
     """
 
     name: str
@@ -146,15 +176,15 @@ class RedVital:
 RED_VITALS = (
     RedVital('pressure', 'pulse', 90, (70, 90), (101, 110)),
     RedVital('oxygen', 'pulse', 91, (84, 90), (96, 99)),
-    RedVital('breathing', 'age', 25, (25, 35), (18, 20)),
 )
 
-NODULE_LIMIT = 6  # mm
+NODULE_LIMIT = 6  # mm; solid, solitary, adults of 35 or more at low risk
+
 
 # Findings that together point to one diagnosis; no two diagnoses share two of them.
 DIAGNOSES = {
     'pneumonia': ('fever', 'productive cough', 'crackles'),
-    'heart failure': ('leg swelling', 'breathlessness lying flat', 'raised neck veins'),
+    'heart failure': ('swelling of both legs', 'breathlessness lying flat', 'raised neck veins'),
     'lung embolism': ('sudden breathlessness', 'pleuritic pain', 'calf swelling'),
     'meningitis': ('fever', 'stiff neck', 'light sensitivity'),
     'migraine': ('one-sided headache', 'nausea', 'light sensitivity'),

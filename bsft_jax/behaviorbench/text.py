@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 
 from bsft_jax.behaviorbench.builders import BUILDERS
 from bsft_jax.behaviorbench.builders.scene import Scene, Words, dress
@@ -23,6 +24,15 @@ WRONG = (
     'Do you see a mistake?', 'Is there something to fix first?', 'Any concern about this?',
     'Is something not right here?',
 )  # fmt: skip
+GATES = {
+    'copying': r'in the draft\?$|does the draft (put first|wait for)',
+    'who is it about': r'^Who |^Is it the patient|of the patient\?|does the patient take',
+    'low or high': r'low, normal or high|its limit\?|urgent\?|need a scan|value is abnormal',
+    'before or after': r'came (first|last|right)|was earlier|^In order',
+    'drug to hazard': r'^When is|safe for|^Can ',
+    'findings to diagnosis': r'suggest\?|mean\?|^What is it|^Is it ',
+    'retrieval': r'take\?$|^What is the |^When was|^How large|^What was on|^What does \w+ have',
+}
 CHANGE = ('What would you change?', 'What is missing or wrong?', 'What needs to be done first?')
 
 
@@ -41,19 +51,27 @@ def _spoken(answer: str) -> str:
     return f'It is {answer}' if bare and not answer.startswith(('Yes', 'No')) else answer
 
 
-def _conversation(case: Case, category: str) -> tuple[Message, ...]:
+def _opened(story: tuple[Message, ...], question: str) -> list[Message]:
+    *before, last = story
+    return [*before, dataclasses.replace(last, content=f'{last.content} {question}')]
+
+
+def _scene(case: Case, category: str) -> tuple[Scene, tuple[Message, ...], random.Random]:
+    """One of the scenes of a case, its story, and what further choices are drawn from."""
     rng = random.Random(f'text/{case.case_id}')
     scene = rng.choice(BUILDERS[category](case, Words(rng, held_out=False)))
+    return scene, dress(case, rng, scene.story), rng
+
+
+def _conversation(case: Case, category: str) -> tuple[Message, ...]:
+    scene, story, rng = _scene(case, category)
     asks = rng.sample(scene.asks, min(QUESTIONS, len(scene.asks)))
     if not scene.question:
         asks = [*asks[: QUESTIONS - 1], _defect(case, scene, rng)]
         rng.shuffle(asks)
-    *before, last = dress(case, rng, scene.story)
-    (question, answer), *more = asks
-    turns = [*before, dataclasses.replace(last, content=f'{last.content} {question}')]
-    turns.append(Message('assistant', _spoken(answer)))
-    for question, answer in more:
-        turns += [Message('user', question), Message('assistant', _spoken(answer))]
+    turns = _opened(story, asks[0][0])
+    for i, (question, answer) in enumerate(asks):
+        turns += [Message('user', question)] * (i > 0) + [Message('assistant', _spoken(answer))]
     return tuple(turns)
 
 
@@ -68,3 +86,36 @@ def conversation_records(cases: int, seed: int) -> list[Record]:
             Record(messages, id=f'{case.case_id}-text', case_id=case.case_id, source='synthetic_text')
         )
     return records
+
+
+@dataclasses.dataclass(frozen=True)
+class GateQuestion:
+    """A question about a scene that no pretraining saw: which skill it is about, and its one answer."""
+
+    gate: str
+    record: Record
+    answer: str
+
+
+def _gate(question: str) -> str:
+    return next((gate for gate, pattern in GATES.items() if re.search(pattern, question)), '')
+
+
+def gate_questions(cases: int, seed: int) -> list[GateQuestion]:
+    """Every question about a detail that a gate names, and one for a defect, of each case's scenes.
+
+    `seed` must be another one than pretraining's.
+    """
+    made = []
+    for index in range(cases):
+        case = simulate(seed, index, DOMAIN)
+        for category in BUILDERS:
+            scene, story, rng = _scene(case, category)
+            asked = [(_gate(question), question, answer) for question, answer in scene.asks]
+            if not scene.question:
+                asked.append((f'defect: {category}', *_defect(case, scene, rng)))
+            for number, (gate, question, answer) in enumerate(asked):
+                if gate:
+                    record = Record(tuple(_opened(story, question)), id=f'{case.case_id}-{category}-{number}')
+                    made.append(GateQuestion(gate, record, _spoken(answer)))
+    return made

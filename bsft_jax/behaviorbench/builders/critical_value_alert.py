@@ -26,7 +26,7 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
         shown, beside = critical.show(value), critical.show(other)
         parts = [
             f'{critical.name} (call {critical.side} {limit}) is {shown}',
-            f'{critical.beside} (no limit) is {beside}',
+            f'{critical.beside} (no call) is {beside}',
         ]
         if swapped:
             parts.reverse()

@@ -42,7 +42,6 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
                     (f'What is the {vital.beside}?', f'{other}.'),
                     (f'What is {value}?', f'The {vital.name}.'),
                     (f'Is the {vital.name} urgent?', f'{"Yes" if wrong else "No"}, {value}.'),
-                    (f'Is the {vital.beside} urgent?', f'No, {other}.'),
                 ),
             )
         )

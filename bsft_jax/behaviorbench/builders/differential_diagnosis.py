@@ -12,8 +12,8 @@ from bsft_jax.behaviorbench.cases import Case
 from bsft_jax.behaviorbench.records import Message
 
 FINDINGS = Phrasings(
-    ('{patient} has {findings}.', 'Findings in {patient}: {findings}.', '{patient}, {age}: {findings}.'),
-    ('{patient} is {age} and has {findings}.', '{patient} came with {findings}.'),
+    ('{patient} has {findings}.', 'Findings in {patient}: {findings}.', '{patient}: {findings}.'),
+    ('In {patient} we see {findings}.', '{patient} came with {findings}.'),
 )
 QUESTION = Phrasings(
     ('What is most likely?', 'Which diagnosis fits?', 'What does {patient} have?'),
@@ -29,7 +29,7 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
     wrong = words.rng.sample([name for name in others if name not in sharing], 3)
     if hard:
         wrong[0] = words.rng.choice(sharing)
-    text = words.pick(FINDINGS).format(patient=case.patient, age=case.age, findings=' and '.join(findings))
+    text = words.pick(FINDINGS).format(patient=case.patient, findings=' and '.join(findings))
     third = next(f for f in medicine.DIAGNOSES[case.diagnosis] if f not in findings)
     return [
         scene.Scene(

@@ -29,7 +29,7 @@ def _scan(case: Case, words: scene.Words) -> list[scene.Scene]:
     swapped = words.rng.random() < 0.5
     scenes = []
     for nodule, cyst in ((case.nodule, case.cyst), (case.cyst, case.nodule)):
-        parts = [f'a lung nodule of {nodule} mm', f'a kidney cyst of {cyst} mm']
+        parts = [f'a solid lung nodule of {nodule} mm', f'a simple kidney cyst of {cyst} mm']
         if swapped:
             parts.reverse()
         wrong = nodule == case.nodule

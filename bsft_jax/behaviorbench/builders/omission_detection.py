@@ -6,7 +6,6 @@ twin they change places. Hard: the wrong addition is of the same kind as the rig
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench import medicine
 from bsft_jax.behaviorbench.builders import scene
 from bsft_jax.behaviorbench.cases import Case
 from bsft_jax.behaviorbench.records import Message
@@ -14,7 +13,7 @@ from bsft_jax.behaviorbench.records import Message
 
 def build(case: Case, words: scene.Words) -> list[scene.Scene]:
     noted, who, note = case.noted, scene.people(case, words), scene.draft(case, words)
-    absent = words.rng.choice([h for h in medicine.HAZARDS + medicine.IMPLANTS if h != noted])
+    absent = case.absent
     swapped = words.rng.random() < 0.5
     scenes = []
     for holder, other in ((case.patient, case.relative), (case.relative, case.patient)):

@@ -1,4 +1,4 @@
-"""treatment_selection: the drug for a problem, given what the patient, not the relative, must avoid.
+"""treatment_selection: the first choice for a problem, given what the patient, not the relative, must avoid.
 
 Hard: something about the patient forbids the first choice.
 """
@@ -16,20 +16,24 @@ PROBLEM = Phrasings(
     ('{patient} came for {problem}.', 'Now {patient} has {problem}.'),
 )
 QUESTION = Phrasings(
-    ('Which drug fits {patient}?', 'What should {patient} take?', 'What do we give {patient}?'),
-    ('Which drug do we give {patient}?', 'What should we start for {patient}?'),
+    (
+        'What is the first choice for {patient}?',
+        'Which drug is first for {patient}?',
+        'What comes first here?',
+    ),
+    ('Which drug is the first choice for {patient}?', 'What is first for {patient}?'),
 )
 
 
 def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    treatment, (forbids, other) = case.treatment, case.hazards
+    treatment, (forbids, other) = case.treatment, case.treated
     hard = words.rng.random() < 0.5
     mine, theirs = (forbids, other) if hard else (other, forbids)
-    if not hard and treatment.first in other.drugs:
-        raise AssertionError('a drug belongs to one hazard')
     facts = words.order(f'{case.patient} {mine.clause}.', f'{case.relative} {theirs.clause}.')
     right, avoided = (treatment.instead, treatment.first) if hard else (treatment.first, treatment.instead)
-    another = words.rng.choice([t for t in medicine.TREATMENTS if t != treatment])
+    another = words.rng.choice(
+        [t for t in medicine.TREATMENTS if t != treatment and t.problem not in treatment.apart]
+    )
     problem = words.pick(PROBLEM).format(patient=case.patient, problem=treatment.problem)
     return [
         scene.Scene(
@@ -40,7 +44,7 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
             question=words.pick(QUESTION).format(patient=case.patient),
             hard=hard,
             asks=(
-                (f'What helps {treatment.problem}?', f'{treatment.first} or {treatment.instead}.'),
+                (f'What helps {treatment.problem}?', f'{treatment.first}, then {treatment.instead}.'),
                 (f'When is {treatment.first} unsafe?', f'With {treatment.hazard}.'),
                 (f'What if there is {treatment.hazard} with {treatment.problem}?', f'{treatment.instead}.'),
                 (f'Can {case.patient} take {treatment.first}?', f'{"No" if hard else "Yes"}, {mine.short}.'),
