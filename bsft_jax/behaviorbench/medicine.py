@@ -1,7 +1,8 @@
-"""What the simulator takes for true of medicine: small tables, each entry with a published source.
+"""What the simulator takes for true of medicine: small tables, with the sources they were checked against.
 
 Numbers are for adults. Values are integers in units of the last printed digit (`decimals`), so that
-comparisons are exact.
+comparisons are exact. `docs/tasks.md` lists the sources with addresses, and which entries rest on
+general knowledge alone. Laboratories differ in ranges and limits; records print those they use.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class Hazard:
 PENICILLIN, SULFA, WARFARIN = 'penicillin allergy', 'sulfa allergy', 'warfarin'
 NITRO, PHENELZINE, ASTHMA = 'nitroglycerin', 'phenelzine', 'asthma'
 KIDNEY, PREGNANCY = 'kidney failure', 'pregnancy'
+# FDA labels: amoxicillin, propranolol (asthma), Cialis and Nitrostat (nitrates), Prozac (MAO inhibitors),
+# enalapril and Prinivil (boxed warning, pregnancy). Warfarin with anti-inflammatory drugs: discouraged in
+# reviews, a warning and no contraindication. `fine_with`: FDA 2020 on these drugs in pregnancy, Bactrim
+# labelling 2013, Hale and Lesar 2013 (cotrimoxazole and warfarin).
 HAZARDS = (
     Hazard(
         'is allergic to penicillin', PENICILLIN, 'allergy', ('amoxicillin', 'ampicillin'),
@@ -84,6 +89,9 @@ class Treatment:
     apart: tuple[str, ...] = ()
 
 
+# IDSA 2012 (strep throat), IDSA/ESCMID 2010 (bladder infection), ACR/AF 2019 (joint pain: osteoarthritis),
+# AAN/AHS 2012 (migraine prevention: propranolol level A, amitriptyline level B), ACC/AHA 2017 and ACOG
+# Practice Bulletin 203 (blood pressure). Diabetes: metformin's label (kidney failure).
 TREATMENTS = (
     Treatment('strep throat', 'amoxicillin', PENICILLIN, 'azithromycin', ('a bladder infection',)),
     Treatment('a bladder infection', 'cotrimoxazole', SULFA, 'ciprofloxacin', ('strep throat',)),
@@ -95,7 +103,7 @@ TREATMENTS = (
     Treatment('high blood pressure', 'lisinopril', PREGNANCY, 'labetalol', ('frequent migraines',)),
 )
 
-# Usual single doses: every drug of a group is sold in that strength.
+# Every drug of a group is sold in that strength (labels at DailyMed).
 DOSES = {
     '10 mg': ('lisinopril', 'enalapril', 'amlodipine', 'cetirizine'),
     '20 mg': ('fluoxetine', 'simvastatin', 'tadalafil', 'omeprazole'),
@@ -120,6 +128,7 @@ class Analyte:
         return f'{number / 10**self.decimals:.{self.decimals}f}'
 
 
+# Ranges within those of published tables (MSD Manual for calcium; teaching tables for the others).
 ANALYTES = (
     Analyte('potassium', 35, 50, 1, 25, 65),  # mmol/L
     Analyte('sodium', 135, 145, 0, 120, 158),  # mmol/L
@@ -150,6 +159,8 @@ class Critical:
         return f'{number / 10**self.decimals:.{self.decimals}f}'
 
 
+# Telephone limits: South West London Pathology (potassium), Sunrise Laboratories (calcium, hemoglobin),
+# HEFT Pathology (glucose).
 CRITICALS = (
     Critical('potassium', 'above', 65, (66, 72), (35, 50), 'uric acid'),  # mmol/L; mg/dL
     Critical('potassium', 'below', 25, (18, 24), (35, 48), 'LDL'),  # mmol/L; mmol/L
@@ -173,11 +184,13 @@ class RedVital:
     calm: tuple[int, int]
 
 
+# Royal College of Physicians, NEWS2, 2017, chart 1, SpO2 scale 1.
 RED_VITALS = (
     RedVital('pressure', 'pulse', 90, (70, 90), (101, 110)),
     RedVital('oxygen', 'pulse', 91, (84, 90), (96, 99)),
 )
 
+# Fleischner Society 2017 (MacMahon et al., Radiology 284:228).
 NODULE_LIMIT = 6  # mm; solid, solitary, adults of 35 or more at low risk
 
 
