@@ -28,6 +28,7 @@ setuptools.setup(
         'optax>=0.2.8,<0.3',
         'orbax-checkpoint>=0.12.8,<0.13',
         'safetensors>=0.8.0,<0.9',
+        'scikit-learn>=1.9.1,<2',
         'tensorboardX>=2.6.5,<3',
         'tokenizers>=0.23.3,<0.24',
         'tqdm>=4.70.1,<5',
@@ -40,7 +41,6 @@ setuptools.setup(
         'test': [
             'pytest>=9.2.0,<10',
             'pytest-xdist>=3.8.0,<4',
-            'scikit-learn>=1.9.1,<2',
             'torch==2.13.0; python_version < "3.12"',
         ],
     },

@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from bsft_jax import cli
+from bsft_jax.behaviorbench import shortcuts
 from bsft_jax.behaviorbench import sources as sources_lib
 from bsft_jax.behaviorbench.records import SPLITS, Record, write_jsonl
 from bsft_jax.errors import UserError
@@ -51,9 +52,9 @@ def prepare(sources: Sequence[str], output: str | pathlib.Path, seed: int = 0) -
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         files = {}
-        for split in SPLITS:
+        of_split = {split: [record for record in records if record.split == split] for split in SPLITS}
+        for split, rows in of_split.items():
             path = partial / f'{split}.jsonl'
-            rows = [record for record in records if record.split == split]
             write_jsonl(path, rows)
             files[path.name] = {
                 'records': len(rows),
@@ -67,6 +68,7 @@ def prepare(sources: Sequence[str], output: str | pathlib.Path, seed: int = 0) -
             'licenses': sorted({record.license for record in records if record.license}),
             'counts': _counts(records),
             'characters_per_record': _spread([_characters(record) for record in records]),
+            'shortcuts': shortcuts.shortcut_baselines(of_split['train'], of_split['test']),
             'files': files,
         }
         (partial / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
@@ -147,6 +149,7 @@ def main(argv: Sequence[str]) -> None:
     card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value)
     for name, file in card['files'].items():
         print(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records')
+    print(shortcuts.table(card['shortcuts']))
     if _INSPECT.value and card['files']['train.jsonl']['records']:
         for record in sources_lib.load_records(f'jsonl:{_OUTPUT.value}', 'train')[: _INSPECT.value]:
             print(describe(record))
