@@ -13,9 +13,16 @@ import pathlib
 from typing import Any
 
 from bsft_jax import behaviors as behaviors_lib
+from bsft_jax.behaviorbench import taxonomy
 from bsft_jax.errors import UserError
 
-ARMS = ('behavior_sft', 'general_sft')
+ARMS = {  # arm → form of the heads of its answers
+    'behavior_sft': 'tokens',
+    'general_sft': 'none',
+    'text_sft': 'words',
+    'neutral_token': 'neutral',
+    'shuffled_token': 'tokens',
+}
 MODES = {
     'full': ('.*',),
     'behavior_rows': ('behavior/.*',),
@@ -49,6 +56,9 @@ class DataSection:
     the records of each step and gives every record its own row. `drop_long` is the largest
     share of records that may be left out because they are longer than a row. `loss_on='all'` gives
     every token of a conversation weight 1 (pretraining), `'answer'` those of the last answer alone.
+    `label_noise` is the share of labelled training records whose behavior is changed to another;
+    `hold_out` names a category that is left out of training and validation. `behavior_weight` is
+    the loss weight of an answer's head, spread over its tokens.
     """
 
     source: str = 'synthetic:1000'
@@ -60,6 +70,8 @@ class DataSection:
     loss_on: str = 'answer'
     chat_template: str = ''
     drop_long: float = 0.01
+    label_noise: float = 0.0
+    hold_out: str = ''
 
 
 @dataclasses.dataclass
@@ -132,9 +144,9 @@ class RunConfig:
         return self.train.steps or self.optimizer.schedule_steps
 
     @property
-    def uses_tokens(self) -> bool:
-        """Whether the arm adds behavior tokens to the vocabulary."""
-        return self.arm == 'behavior_sft'
+    def form(self) -> str:
+        """What the arm's answers begin with, one of `behaviors.FORMS`."""
+        return ARMS[self.arm]
 
     @property
     def trainable(self) -> tuple[str, ...]:
@@ -159,12 +171,15 @@ class RunConfig:
         choice('data.answer_format', self.data.answer_format, ('letter', 'text'))
         choice('data.loss_on', self.data.loss_on, ('answer', 'all'))
         behaviors_lib.validate_behaviors(self.behaviors)
+        if self.data.hold_out:
+            choice('data.hold_out', self.data.hold_out, taxonomy.CATEGORIES)
         d, o, t = self.data, self.optimizer, self.train
         for field, value, lowest in (
             ('data.sequence_length', d.sequence_length, 8),
             ('data.rows_per_step', d.rows_per_step, 1),
             ('data.behavior_weight', d.behavior_weight, 0.0),
             ('data.drop_long', d.drop_long, 0.0),
+            ('data.label_noise', d.label_noise, 0.0),
             ('optimizer.learning_rate', o.learning_rate, 0.0),
             ('optimizer.warmup_steps', o.warmup_steps, 0),
             ('optimizer.schedule_steps', o.schedule_steps, 1),
@@ -178,6 +193,8 @@ class RunConfig:
             ('log_interval', self.log_interval, 1),
         ):
             at_least(field, value, lowest)
+        if d.label_noise > 1:
+            raise UserError(f'{d.label_noise} is above 1', where='--config.data.label_noise')
         if not o.clip_norm > 0:
             raise UserError(f'{o.clip_norm} is not above 0', where='--config.optimizer.clip_norm')
         if self.steps > o.schedule_steps:
@@ -196,7 +213,7 @@ class RunConfig:
                 f'{t.accumulation} does not divide the {d.rows_per_step} rows of a step',
                 where='--config.train.accumulation',
             )
-        if t.mode == 'behavior_rows' and not self.uses_tokens:
+        if t.mode == 'behavior_rows' and self.form not in ('tokens', 'neutral'):
             raise UserError(
                 f'no trainable token: arm {self.arm!r} adds no behavior rows',
                 where='--config.train.mode',

@@ -17,9 +17,8 @@ import jax
 from bsft_jax import config as config_lib
 from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
-from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
-from bsft_jax.data import loader, packing, prompts, rendering
+from bsft_jax.data import labels, loader, packing, prompts, rendering
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub import export as export_lib
@@ -40,11 +39,10 @@ SUBSETS = ('all', 'hard')
 
 
 def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
-    """How a run writes its records: with behavior tokens or, for `general_sft`, without."""
-    behaviors = base.behaviors if config.uses_tokens else BehaviorSet()
+    """How a run writes its records: with the heads of its arm."""
     return rendering.Renderer(
         base.tokenizer,
-        behaviors,
+        base.behaviors,
         answer_format=config.data.answer_format,
         behavior_weight=config.data.behavior_weight,
         loss_on=config.data.loss_on,
@@ -53,12 +51,19 @@ def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
 
 def training_examples(config: RunConfig, base: BaseModel) -> tuple[rendering.ExampleStore, packing.PackPlan]:
     """Records of the train split → examples and the plan of every step, before a device is touched."""
-    records = sources.load_records(config.data.source, 'train')
+    everything = sources.load_records(config.data.source, 'train')
+    records = labels.hold_out(everything, config.data.hold_out)
     renderer = training_renderer(config, base)
     rendering.check_records(records, renderer, config.behaviors)
+    if config.arm == 'shuffled_token':
+        records = labels.permute(records, config.seed)
+    records = labels.flip(records, config.data.label_noise, base.behaviors.names, config.seed)
     length = config.data.sequence_length
     store, report = rendering.render_examples(renderer, records, length, config.data.drop_long)
     plan = packing.PackPlan(store.lengths, config.data.rows_per_step, length, config.seed)
+    if config.data.hold_out:
+        left_out = len(everything) - len(records)
+        print(f'held out: {left_out} of {len(everything)} records of {config.data.hold_out}', file=sys.stderr)
     print(f'{config.data.source}: {report}', file=sys.stderr)
     print(f'training on {plan.describe()}', file=sys.stderr)
     return store, plan
@@ -68,10 +73,10 @@ class ScoreEvaluator:
     """Macro-F1 of the validation split under `auto`, while a run goes on."""
 
     def __init__(self, config: RunConfig, base: BaseModel, mesh):
-        records = sources.load_records(config.data.source, 'validation')[: config.evaluation.limit]
+        records = sources.load_records(config.data.source, 'validation')
         self._network = base.network
         self._scorer = scoring.Scorer(
-            records,
+            labels.hold_out(records, config.data.hold_out)[: config.evaluation.limit],
             training_renderer(config, base),
             base.network,
             mesh,

@@ -26,7 +26,7 @@ def get_config(arg: str = 'behavior_sft') -> RunConfig:
         arm=arg,
         model=ModelSection(base='tiny-clinical'),
         data=DataSection(
-            source='synthetic:2000', sequence_length=256, rows_per_step=16, answer_format='text'
+            source='synthetic:2000', sequence_length=288, rows_per_step=16, answer_format='text'
         ),
         optimizer=OptimizerSection(learning_rate=1e-3, warmup_steps=20, schedule_steps=300),
         checkpoint=CheckpointSection(interval=100),

@@ -30,6 +30,9 @@ def changed(path, value):
         ('data.answer_format', 'number'),
         ('data.sequence_length', 4),
         ('data.rows_per_step', 0),
+        ('data.label_noise', -0.1),
+        ('data.label_noise', 1.1),
+        ('data.hold_out', 'omissions'),
         ('optimizer.learning_rate', -1.0),
         ('optimizer.warmup_steps', 200),
         ('optimizer.clip_norm', 0.0),
@@ -45,7 +48,7 @@ def changed(path, value):
 def test_bad_values_name_their_flag(path, value):
     with pytest.raises(UserError) as error:
         changed(path, value).validate()
-    assert f'config.{path.split(".")[0]}' in str(error.value)
+    assert f'config.{path if path.startswith("data") else path.split(".")[0]}' in str(error.value)
 
 
 def test_defaults_are_valid_and_survive_a_file():

@@ -15,6 +15,9 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden'
 CONFIGS = {
     'quickstart-behavior_sft': ('quickstart.py', 'behavior_sft'),
     'quickstart-general_sft': ('quickstart.py', 'general_sft'),
+    'quickstart-text_sft': ('quickstart.py', 'text_sft'),
+    'quickstart-neutral_token': ('quickstart.py', 'neutral_token'),
+    'quickstart-shuffled_token': ('quickstart.py', 'shuffled_token'),
     'medec-behavior_sft': ('medec.py', 'behavior_sft'),
     'stories260k-behavior_sft': ('stories260k.py', 'behavior_sft'),
     'tiny_pretrain-first': ('tiny_pretrain.py', 'first'),

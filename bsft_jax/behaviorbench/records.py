@@ -58,6 +58,13 @@ class Record:
     text: str = ''
 
 
+def behavior_of(record: Record) -> str:
+    """The behavior of the answer; '' where the record names none."""
+    if record.behavior or record.options or not record.messages:
+        return record.behavior
+    return record.messages[-1].behavior
+
+
 _STRINGS = ('id', 'case_id', 'pair_id', 'split', 'source', 'license', 'category', 'group', 'behavior')
 _FIELDS = {field.name for field in dataclasses.fields(Record)}
 

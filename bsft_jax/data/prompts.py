@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Message, Record
+from bsft_jax.behaviorbench.records import Message, Record, behavior_of
 from bsft_jax.behaviors import Behavior
 from bsft_jax.data import rendering
 from bsft_jax.data.rendering import Renderer
@@ -83,15 +83,15 @@ def choose_exemplars(
     solved = [record for record in pool if _is_solved(record) and not _origin(record) & known]
     solved = [record for record in solved if record.options] or solved
     solved = [solved[i] for i in np.random.default_rng(_SEED).permutation(len(solved))]
-    kinds = {(record.category, rendering.behavior_of(record)) for record in solved}
+    kinds = {(record.category, behavior_of(record)) for record in solved}
     breadth = collections.Counter(category for category, _ in kinds)
     order = [behavior.name for behavior in behaviors]
     order += sorted({behavior for _, behavior in kinds} - set(order))
     chosen: list[Record] = []
 
     def rank(record: Record) -> tuple[int, ...]:
-        category, behavior = record.category, rendering.behavior_of(record)
-        shown = [(other.category, rendering.behavior_of(other)) for other in chosen]
+        category, behavior = record.category, behavior_of(record)
+        shown = [(other.category, behavior_of(other)) for other in chosen]
         return (
             sum(other == behavior for _, other in shown),
             order.index(behavior),

@@ -1,8 +1,8 @@
 """Rendering: records → token ids with loss weights, and the pieces that scoring needs.
 
 The chat template renders the messages; options follow the last user turn as `A. …` lines; the
-answer is `behavior token + "Answer: " + X + ". " + rationale + end of turn`. Prompt and answer are
-encoded apart and joined, so that no token spans the boundary.
+answer is `head + "Answer: " + X + ". " + rationale + end of turn`, the head a behavior token or words
+(`BehaviorSet`). Prompt, head and answer are encoded apart and joined, so that no token spans a boundary.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Message, Record
-from bsft_jax.behaviors import Behavior, BehaviorSet
+from bsft_jax.behaviorbench.records import Message, Record, behavior_of
+from bsft_jax.behaviors import NEUTRAL, Behavior, BehaviorSet
 from bsft_jax.errors import UserError
 
 STEM = 'Answer:'
@@ -91,13 +91,6 @@ def _label(record: Record) -> str:
     return f'the record that begins {words[:40]!r}'
 
 
-def behavior_of(record: Record) -> str:
-    """The behavior of the answer; '' where the record names none."""
-    if record.behavior or record.options or not record.messages:
-        return record.behavior
-    return record.messages[-1].behavior
-
-
 def list_options(content: str, options: Sequence[str]) -> str:
     """A user turn with its options below it."""
     lines = (f'{a}. {b}' for a, b in zip(string.ascii_uppercase, options, strict=False))
@@ -108,10 +101,10 @@ class Renderer:
     """Writes records for one tokenizer, one set of behaviors and one answer format.
 
     Args:
-      tokenizer: a Hugging Face tokenizer, extended by the behavior tokens where `behaviors` has ids.
-      behaviors: without ids the answers carry no behavior token.
+      tokenizer: a Hugging Face tokenizer, extended by the tokens of `behaviors`.
+      behaviors: with the heads of answers.
       answer_format: `letter`, or `text` for the option's own words.
-      behavior_weight: loss weight of the behavior token; every other answer token has weight 1.
+      behavior_weight: loss weight of a head, spread over its tokens; every other answer token has weight 1.
       loss_on: `answer`, or `all` for weight 1 on the tokens of the prompt, too.
 
     Attributes:
@@ -311,12 +304,14 @@ class Renderer:
 
     def _answer_example(self, record: Record, prompt: list[int], answer: list[int]) -> Example:
         behavior = behavior_of(record)
+        head = self.behaviors.head(behavior) if behavior else ()
         ids, weights = [*answer, self.stop_id], np.ones(len(answer) + 1, np.float32)
-        if behavior and self.behaviors.ids:
-            ids = [self.behaviors.ids[self.behaviors.index(behavior)], *ids]
-            weights = np.concatenate([np.float32([self._behavior_weight]), weights])
+        if head:
+            ids = [*head, *ids]
+            share = np.float32(self._behavior_weight / len(head))
+            weights = np.concatenate([np.full(len(head), share), weights])
         weights = np.concatenate([np.full(len(prompt), self._prompt_weight, np.float32), weights])
-        reserved = int(bool(behavior) and not self.behaviors.ids)
+        reserved = self.behaviors.longest - len(head) if behavior else 0
         return Example(np.asarray(prompt + ids, np.int32), weights, reserved)
 
     def _text_example(self, ids: list[int]) -> Example:
@@ -330,10 +325,10 @@ def check_records(records: Iterable[Record], renderer: Renderer, behaviors: tupl
 
     That is one whose messages, options or rationale spell a behavior token or a control token of
     the tokenizer (nobody steers a model from inside a note), and one with an unknown behavior.
-    Behavior tokens without any record that has a behavior are an error as well.
+    Heads without any record that has a behavior are an error as well.
     """
     tokens = {token.content for token in renderer.tokenizer.added_tokens_decoder.values()}
-    tokens |= {behavior.token for behavior in behaviors}
+    tokens |= {behavior.token for behavior in (*behaviors, NEUTRAL)}
     control = _any_of(tokens)
     names = {behavior.name for behavior in behaviors}
     labelled = False
@@ -352,7 +347,7 @@ def check_records(records: Iterable[Record], renderer: Renderer, behaviors: tupl
                     f'{_label(record)}: unknown behavior {name!r}',
                     fix=f'known: {", ".join(sorted(names))}',
                 )
-    if renderer.behaviors.ids and not labelled:
+    if renderer.behaviors.heads and not labelled:
         raise UserError(
             'no trainable token: no record has a behavior',
             where='--config.data.source',

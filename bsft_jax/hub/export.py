@@ -84,10 +84,16 @@ def _config(model: Model, dtype: str) -> dict:
     if behaviors.ids:
         config['vocab_size'] = max(config['vocab_size'], max(behaviors.ids) + 1)
     template = model.tokenizer.chat_template or ''
+    tokens = {b.name: {'token': b.token, 'id': i} for b, i in zip(behaviors.rows, behaviors.ids, strict=True)}
     config['bsft'] = {
+        'form': behaviors.form,
         'behaviors': [
-            {'name': b.name, 'token': b.token, 'id': i, 'level': b.level, 'description': b.description}
-            for b, i in zip(behaviors.behaviors, behaviors.ids, strict=False)
+            {'name': b.name, **tokens.get(b.name, {}), 'level': b.level, 'description': b.description}
+            for b in behaviors.behaviors
+        ],
+        'heads': [
+            {'text': text, 'ids': list(head)}
+            for text, head in zip(behaviors.head_texts, behaviors.heads, strict=True)
         ],
         'answer_format': model.answer_format,
         'calibration': None,
@@ -105,9 +111,9 @@ def _verify(model: Model, directory: pathlib.Path, dtype: np.dtype) -> None:
         if not np.array_equal(files.read(name), tensor.astype(dtype)):
             raise OSError(f'{name} was not written as it is: disk full or damaged? ({directory})')
     tokenizer = load_tokenizer(directory)
-    for token, i in zip(model.behaviors.tokens, model.behaviors.ids, strict=False):
-        if tokenizer.encode(token, add_special_tokens=False) != [i]:
-            raise OSError(f'the exported tokenizer does not know {token} as {i}')
+    for text, head in zip(model.behaviors.head_texts, model.behaviors.heads, strict=True):
+        if tokenizer.encode(text, add_special_tokens=False) != list(head):
+            raise OSError(f'the exported tokenizer does not write {text!r} as {list(head)}')
 
 
 def write(model: Model, output: str | pathlib.Path, *, stop_id: int) -> pathlib.Path:

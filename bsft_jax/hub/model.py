@@ -29,9 +29,9 @@ class BaseModel:
     Attributes:
       directory: where it was read.
       hf_config: the checkpoint's own `config.json`.
-      tokenizer: extended by the behavior tokens, if any.
-      behaviors: the behaviors with the ids of their tokens; no ids without tokens.
-      known: names of those whose rows the checkpoint already holds (an export of this package).
+      tokenizer: extended by the tokens of `behaviors`, if any.
+      behaviors: the behaviors with the heads of the model's answers.
+      known: names of the rows that the checkpoint already holds (an export of this package).
       network: the decoder's graph.
     """
 
@@ -43,20 +43,28 @@ class BaseModel:
     network: Network
 
 
-def exported_behaviors(hf_config: dict[str, Any]) -> tuple[Behavior, ...]:
-    """The behaviors that an exported checkpoint names in its `config.json`; empty for any other."""
-    entries = hf_config.get('bsft', {}).get('behaviors', [])
-    return tuple(Behavior(e['name'], e['level'], e.get('description', e['name'])) for e in entries)
+def exported_behaviors(hf_config: dict[str, Any]) -> BehaviorSet:
+    """Behaviors and form that an exported checkpoint names in its `config.json`; empty for any other."""
+    stored = hf_config.get('bsft', {})
+    entries = stored.get('behaviors', [])
+    behaviors = tuple(Behavior(e['name'], e['level'], e.get('description', e['name'])) for e in entries)
+    return BehaviorSet(behaviors, form=stored.get('form', 'tokens' if behaviors else 'none'))
 
 
 def open_base(
-    base: str, *, behaviors: tuple[Behavior, ...] = (), dtype: str = 'float32', chat_template: str = ''
+    base: str,
+    *,
+    behaviors: tuple[Behavior, ...] = (),
+    form: str = 'tokens',
+    dtype: str = 'float32',
+    chat_template: str = '',
 ) -> BaseModel:
     """Reads configuration and tokenizer of a model directory and plans its behavior rows.
 
     Args:
       base: a Hugging Face directory or the name of a bundled model.
-      behaviors: to be added; empty for none beyond those that the checkpoint was exported with.
+      behaviors: of the model; empty for those that the checkpoint was exported with, in their form.
+      form: of the heads of `behaviors`, one of `behaviors.FORMS`.
       dtype: of activations.
       chat_template: a file, for a tokenizer that has no template.
     """
@@ -70,9 +78,10 @@ def open_base(
             where=str(directory),
         )
     exported = exported_behaviors(hf_config)
-    wanted = behaviors or exported
-    known = frozenset(b.name for b in exported)
-    added = extend_tokenizer(tokenizer, wanted) if wanted else BehaviorSet()
+    known = frozenset(b.name for b in exported.rows)
+    if not behaviors:
+        behaviors, form = exported.behaviors, exported.form
+    added = extend_tokenizer(tokenizer, behaviors, form)
     return BaseModel(directory, hf_config, tokenizer, added, known, Network(arch, added.ids, dtype))
 
 
@@ -96,7 +105,7 @@ def with_rows(base: BaseModel, params: Params, mesh: Mesh) -> Params:
         return params
     sources = [
         [i] if b.name in base.known else base.tokenizer.encode(b.description, add_special_tokens=False)
-        for b, i in zip(base.behaviors.behaviors, ids, strict=True)
+        for b, i in zip(base.behaviors.rows, ids, strict=True)
     ]
 
     def make(params: Params) -> Params:

@@ -1,8 +1,8 @@
 """Branches behind a shared prompt, laid out for the device.
 
 Prompts are packed into rows as training documents are. Behind each prompt stand its branches:
-`none` and one per behavior, each the behavior token (if any), the stem `Answer:`, and the options
-as leaves of that stem. All branches of a row's prompts form one suffix row; `branch` and `leaf`
+`none` and one per head of answers, each the head (if any), the stem `Answer:`, and the options as
+leaves of that stem. All branches of a row's prompts form one suffix row; `branch` and `leaf`
 numbers keep them apart. A branch token is read once, however many options follow it.
 """
 
@@ -56,15 +56,19 @@ class _Tree:
     sums: list[tuple[int, int, int]]  # source, target, slot
 
 
-def _tree(prompt: list[int], stem: list[int], options: list[list[int]], behavior_ids, width: int) -> _Tree:
-    """Slots: n behavior log-probabilities, then (n + 1) × width option sums, branch-major."""
-    P, n = len(prompt), len(behavior_ids)
+def _tree(prompt: list[int], stem: list[int], options: list[list[int]], heads, width: int) -> _Tree:
+    """Slots: n sums over the heads, then (n + 1) × width option sums, branch-major."""
+    P, n = len(prompt), len(heads)
     suffix: list[tuple[int, int, int, int]] = []
-    sums = [(P - 1, token, i) for i, token in enumerate(behavior_ids)]
-    for branch, head in enumerate([[], *([token] for token in behavior_ids)], start=1):
+    head_sums, sums = [], []
+    for branch, head in enumerate([(), *heads], start=1):
+        source = P - 1
         for i, token in enumerate([*head, *stem]):
+            if i < len(head):
+                head_sums.append((source, token, branch - 2))
             suffix.append((token, P + i, branch, 0))
-        stem_end, depth = P + len(suffix) - 1, P + len(head) + len(stem)
+            source = P + len(suffix) - 1
+        stem_end, depth = source, P + len(head) + len(stem)
         for o, option in enumerate(options):
             source = stem_end
             for i, token in enumerate(option):
@@ -72,7 +76,7 @@ def _tree(prompt: list[int], stem: list[int], options: list[list[int]], behavior
                 if i + 1 < len(option):
                     suffix.append((token, depth + i, branch, o + 1))
                     source = P + len(suffix) - 1
-    return _Tree(prompt, suffix, sums)
+    return _Tree(prompt, suffix, head_sums + sums)
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -81,7 +85,7 @@ def _round_up(value: int, multiple: int) -> int:
 
 def branch_lengths(records: Sequence[Record], renderer: Renderer) -> list[int]:
     """Tokens of each record's prompt with its longest branch behind it."""
-    head = len(renderer.stem_ids) + bool(renderer.behaviors.ids)
+    head = len(renderer.stem_ids) + max(map(len, renderer.behaviors.heads), default=0)
     prompts = renderer.prompt_ids_of(records)
     return [
         len(prompt) + head + max(map(len, renderer.option_ids(record)), default=0)
@@ -113,15 +117,15 @@ class BranchPlan:
         for record in records:
             if not record.options:
                 raise UserError(f'record {record.id!r} has no options to score')
-        behavior_ids = renderer.behaviors.ids
+        heads = renderer.behaviors.heads
         self.width = max(len(record.options) for record in records)
-        self.slots = len(behavior_ids) + (len(behavior_ids) + 1) * self.width
+        self.slots = len(heads) + (len(heads) + 1) * self.width
         self.option_tokens_RO = np.zeros((len(records), self.width), np.int32)
         self._trees = []
         for i, (record, prompt) in enumerate(zip(records, renderer.prompt_ids_of(records), strict=True)):
             options = renderer.option_ids(record)
             self.option_tokens_RO[i, : len(options)] = [len(option) for option in options]
-            self._trees.append(_tree(prompt, renderer.stem_ids, options, behavior_ids, self.width))
+            self._trees.append(_tree(prompt, renderer.stem_ids, options, heads, self.width))
         lengths = [len(tree.prompt) for tree in self._trees]
         self.longest = max(position + 1 for tree in self._trees for _, position, *_ in tree.suffix)
         self.T = _round_up(max(lengths), _ROUND)

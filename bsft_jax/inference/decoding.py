@@ -20,6 +20,8 @@ from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
 
+Heads = tuple[tuple[int, ...], ...]
+
 _ROUND = 64
 
 
@@ -45,7 +47,7 @@ class Sampling:
 
 @dataclasses.dataclass
 class Generation:
-    """One answer: its ids (behavior token included, stop token not), and how its behavior was chosen."""
+    """One answer: its ids (head included, stop token not), and how its behavior was chosen."""
 
     ids: list[int]
     behavior: str | None
@@ -64,7 +66,27 @@ def sample(logits_BV: jax.Array, keys_B: jax.Array, temperature: jax.Array, top_
     return jnp.where(temperature == 0, jnp.argmax(logits_BV, axis=-1), sampled_B)
 
 
-@functools.partial(jax.jit, static_argnames=('network', 'policy', 'max_new', 'stop_id'))
+def _head_logprobs(decoder, heads: Heads, logits_BV, prompt: KVView, length_B) -> jax.Array:
+    """Log-probability of each head behind its prompt [B, n]: the sum over the head's tokens."""
+    first_n = jnp.asarray([head[0] for head in heads], jnp.int32)
+    first_Bn = jax.nn.log_softmax(logits_BV)[:, first_n]
+    steps = [(h, i) for h, tokens in enumerate(heads) for i in range(1, len(tokens))]
+    if not steps:
+        return first_Bn
+    head_S, offset_S = np.asarray(steps, np.int32).T
+    shape = (len(length_B), len(steps))
+    before_BS, target_BS = (
+        jnp.broadcast_to(jnp.asarray([heads[h][i - back] for h, i in steps], jnp.int32), shape)
+        for back in (1, 0)
+    )
+    layout = Layout(
+        jnp.ones(shape, jnp.int32), length_B[:, None] + offset_S - 1, jnp.broadcast_to(head_S + 1, shape)
+    )
+    hidden_BSD, _ = decoder(before_BS, layout, prompt)
+    return first_Bn.at[:, head_S].add(head.target_logprobs(decoder, hidden_BSD, target_BS)[0])
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'heads', 'policy', 'max_new', 'stop_id'))
 def _decode(
     network: Network,
     params: Params,
@@ -75,11 +97,12 @@ def _decode(
     temperature,
     top_p,
     *,
+    heads: Heads,
     policy: Policy,
     max_new: int,
     stop_id: int,
 ):
-    """Ids [B, max_new] (stop_id from the end on), the branch [B] and behavior log-probabilities [B, n]."""
+    """Ids [B, max_new] (stop_id from the end on), the branch [B] and log-probabilities of the heads [B, n]."""
     decoder = network.bind(params)
     B, P = tokens_BP.shape
     columns = jnp.arange(P)
@@ -89,9 +112,10 @@ def _decode(
     hidden_BPD, prompt = decoder(tokens_BP, layout)
     last_B1D = jnp.take_along_axis(hidden_BPD, (length_B - 1)[:, None, None], axis=1)
     logits_BV = head.logits(decoder, last_B1D)[:, 0]
-    behavior_Bn = jax.nn.log_softmax(logits_BV)[:, jnp.asarray(network.behavior_ids, jnp.int32)]
+    behavior_Bn = _head_logprobs(decoder, heads, logits_BV, prompt, length_B)
     branch_B = policies.choose_branch(policy, behavior_Bn, label_B, jnp)
-    first_B = jnp.asarray((-1, *network.behavior_ids))[branch_B]
+    H = max(map(len, heads), default=1)
+    forced_BH = jnp.asarray([tokens + (-1,) * (H - len(tokens)) for tokens in ((), *heads)])[branch_B]
 
     def grow(x, axis, value=0):
         widths = [(0, 0)] * x.ndim
@@ -113,7 +137,8 @@ def _decode(
         decoder = network.bind(params)  # NNX modules do not cross into the loop's trace
         step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
         token_B = sample(logits_BV, step_keys_B, temperature, top_p)
-        token_B = jnp.where((step == 0) & (first_B >= 0), first_B, token_B)
+        forced_B = jnp.where(step < H, forced_BH[:, jnp.minimum(step, H - 1)], -1)
+        token_B = jnp.where(forced_B >= 0, forced_B, token_B)
         token_B = jnp.where(done_B, stop_id, token_B)
         out_BM = jax.lax.dynamic_update_slice(out_BM, token_B[:, None], (0, step))
         here = Layout(jnp.ones((B, 1), jnp.int32), (length_B + step)[:, None])
@@ -193,6 +218,7 @@ def generate(
                     *jax.device_put((tokens_BP, length_B, label_B, keys[start : start + B]), rows),
                     jnp.float32(sampling.temperature),
                     jnp.float32(sampling.top_p),
+                    heads=model.behaviors.heads,
                     policy=parsed,
                     max_new=sampling.max_new_tokens,
                     stop_id=stop_id,
@@ -201,18 +227,20 @@ def generate(
         for i in range(len(chunk)):
             ids = out_BM[i].tolist()
             ids = ids[: ids.index(stop_id)] if stop_id in ids else ids
-            branch, names = int(branch_B[i]), model.behaviors.names
-            logprobs = dict(zip(names, behavior_Bn[i].tolist(), strict=False)) or None
-            results.append(Generation(ids, names[branch - 1] if branch else None, logprobs))
+            behavior = logprobs = None
+            if model.behaviors.chooses:
+                names, branch = model.behaviors.names, int(branch_B[i])
+                behavior = names[branch - 1] if branch else None
+                logprobs = dict(zip(names, behavior_Bn[i].tolist(), strict=True))
+            results.append(Generation(ids, behavior, logprobs))
         on_batch(len(chunk))
     return results
 
 
 def describe(model: Model, generation: Generation) -> dict:
-    """An answer as JSON: its text without the behavior token, ids, behavior and probabilities."""
-    ids = [i for i in generation.ids if i not in model.behaviors.ids]
+    """An answer as JSON: its text without the head, ids, behavior and probabilities."""
     return {
-        'text': model.tokenizer.decode(ids),
+        'text': model.tokenizer.decode(model.behaviors.without_head(generation.ids)),
         'ids': generation.ids,
         'behavior': generation.behavior,
         'behavior_logprobs': generation.behavior_logprobs,

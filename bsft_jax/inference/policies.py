@@ -16,13 +16,14 @@ from bsft_jax.inference.branches import NONE
 
 @dataclasses.dataclass
 class Scores:
-    """What one pass over records yields; N records, n behaviors, O the most options of a record.
+    """What one pass over records yields; N records, n heads, O the most options of a record.
 
     Attributes:
-      behaviors: with ids; without ids the model has no tokens and n is 0.
-      behavior_logprob_Nn: log-probability of each behavior token behind the prompt, over the full vocabulary.
+      behaviors: with the heads of the model's answers.
+      behavior_logprob_Nn: log-probability of each head behind the prompt, the sum over its tokens,
+        over the full vocabulary.
       option_logprob_NBO: sum over each option's tokens given the branch; branch 0 is `none`, then
-        the behaviors; -inf where a record has fewer options.
+        the heads; -inf where a record has fewer options.
       option_tokens_NO: tokens of each option (for the mean per token).
       confusion_COO: for a policy given to the scorer: counts by category, answer and prediction,
         accumulated on the device; None without one.
@@ -39,7 +40,7 @@ class Scores:
     @property
     def branches(self) -> tuple[str, ...]:
         """Names of the branches, in the order of axis B."""
-        return (NONE, *self.behaviors.names) if self.behaviors.ids else (NONE,)
+        return (NONE, *self.behaviors.head_names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +54,18 @@ class Policy:
 def parse(policy: str, behaviors: BehaviorSet) -> Policy:
     """Reads `auto`, `none`, `oracle` or `forced:NAME`.
 
-    For a model without behavior tokens `auto` means `none`. Raises UserError for an unknown
-    policy or behavior, or one that needs tokens the model does not have.
+    For a model whose answers have no head `auto` means `none`; where there is one constant head,
+    `auto` means that one. Raises UserError for an unknown policy or behavior, or one that needs a
+    choice the model does not have.
     """
     kind, _, name = policy.partition(':')
     if kind not in ('auto', 'none', 'oracle', 'forced') or (kind == 'forced') != bool(name):
         raise UserError(
             f'unknown policy {policy!r}', where='--policy', fix='use auto, none, oracle or forced:NAME'
         )
-    if not behaviors.ids:
-        if kind in ('forced', 'oracle'):
-            raise UserError(f'{policy!r} needs behavior tokens, this model has none', where='--policy')
+    if kind in ('forced', 'oracle') and not behaviors.chooses:
+        raise UserError(f'{policy!r} needs behaviors to choose from, this model has none', where='--policy')
+    if not behaviors.heads:
         return Policy('none')
     return Policy(kind, behaviors.index(name)) if name else Policy(kind)
 
@@ -73,7 +75,7 @@ def labels(records: Sequence[Record], behaviors: BehaviorSet, policy: Policy) ->
 
     Raises UserError where `policy` is `oracle` and a record has none.
     """
-    rows = {name: i for i, name in enumerate(behaviors.names)} if behaviors.ids else {}
+    rows = {name: i for i, name in enumerate(behaviors.names)} if behaviors.chooses else {}
     label_N = np.asarray([rows.get(record.behavior, -1) for record in records], np.int32)
     if policy.kind == 'oracle' and (label_N < 0).any():
         missing = records[int(np.argmin(label_N))]
@@ -98,12 +100,10 @@ def predictions(records: Sequence[Record], scores: Scores, policy: str = 'auto')
     parsed = parse(policy, scores.behaviors)
     label_N = labels(records, scores.behaviors, parsed)
     branch_N = choose_branch(parsed, scores.behavior_logprob_Nn, label_N)
-    names, rows = scores.branches, []
+    names, chooses, rows = scores.branches, scores.behaviors.chooses, []
     for i, record in enumerate(records):
         branch, O = int(branch_N[i]), len(record.options)
-        behavior_logprobs = dict(
-            zip(scores.behaviors.names, scores.behavior_logprob_Nn[i].tolist(), strict=False)
-        )
+        head_logprobs = dict(zip(names[1:], scores.behavior_logprob_Nn[i].tolist(), strict=True))
         rows.append(
             {
                 'id': record.id,
@@ -115,8 +115,8 @@ def predictions(records: Sequence[Record], scores: Scores, policy: str = 'auto')
                 'behavior': record.behavior or None,
                 'answer': record.answer,
                 'prediction': int(np.argmax(scores.option_logprob_NBO[i, branch, :O])),
-                'behavior_prediction': names[branch] if branch else None,
-                'behavior_logprobs': behavior_logprobs or None,
+                'behavior_prediction': names[branch] if branch and chooses else None,
+                'behavior_logprobs': head_logprobs if chooses else None,
                 'option_logprobs': {
                     name: scores.option_logprob_NBO[i, b, :O].tolist() for b, name in enumerate(names)
                 },

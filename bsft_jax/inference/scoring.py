@@ -84,7 +84,7 @@ class Scorer:
         tokens_per_batch: int = 8192,
     ):
         self._records, self._mesh, self._behaviors = records, mesh, renderer.behaviors
-        self._n = len(renderer.behaviors.ids)
+        self._n = len(renderer.behaviors.heads)
         shards = mesh_lib.batch_shards(mesh)
         self._plan = BranchPlan(
             records, renderer, tokens_per_batch=tokens_per_batch * shards, row_multiple=shards

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from bsft_jax.parallel.sharding import constrain
 
-TILE = 128  # positions of a row whose logits exist at a time
+TILE = 128  # most positions of a row whose logits exist at a time
 MASKED = -1e30
 
 
@@ -59,7 +59,7 @@ def _tile_logprobs(model, hidden_BTD, targets_BT):
 def target_logprobs(model, hidden_BTD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target and whether it is the most probable token.
 
-    Logits exist for `TILE` positions of each row at a time and are computed again in the backward
+    Logits exist for at most `TILE` positions of each row at a time and are computed again in the backward
     pass, so that memory does not grow with T · V.
 
     Returns logprob_BT in float32 and correct_BT in bool.
@@ -68,16 +68,17 @@ def target_logprobs(model, hidden_BTD: jax.Array, targets_BT: jax.Array) -> tupl
     tiles = -(-T // TILE)
     if tiles == 1:
         return _tile_logprobs(model, hidden_BTD, targets_BT)
-    padding = tiles * TILE - T
+    tile = -(-T // tiles)
+    padding = tiles * tile - T
 
     def split(x: jax.Array) -> jax.Array:
         x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(B, tiles, TILE, *x.shape[2:]), 1, 0)
+        return jnp.moveaxis(x.reshape(B, tiles, tile, *x.shape[2:]), 1, 0)
 
     one_tile = jax.checkpoint(lambda hidden, targets: _tile_logprobs(model, hidden, targets))
     logprob, correct = jax.lax.map(lambda tile: one_tile(*tile), (split(hidden_BTD), split(targets_BT)))
 
     def join(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x, 0, 1).reshape(B, tiles * TILE)[:, :T]
+        return jnp.moveaxis(x, 0, 1).reshape(B, tiles * tile)[:, :T]
 
     return join(logprob), join(correct)

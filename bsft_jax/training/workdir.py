@@ -91,7 +91,8 @@ def open_base(config: RunConfig) -> BaseModel:
     """The base model of a run, before a device is touched."""
     return model_lib.open_base(
         config.model.base,
-        behaviors=config.behaviors if config.uses_tokens else (),
+        behaviors=config.behaviors,
+        form=config.form,
         dtype=config.model.dtype,
         chat_template=config.data.chat_template,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bsft_jax.behaviors import DEFAULT_BEHAVIORS, BehaviorSet, extend_tokenizer
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.data.tokenizer_training import train_tokenizer
@@ -44,12 +44,13 @@ def make_renderer(fresh_tokenizer):
     """(name, with behavior tokens, **options) → a renderer; tokenizers are reused."""
     made = {}
 
-    def make(name='qwen2.5', tokens=True, **options):
-        if (name, tokens) not in made:
+    def make(name='qwen2.5', tokens=True, form='', **options):
+        form = form or ('tokens' if tokens else 'none')
+        if (name, form) not in made:
             tokenizer = fresh_tokenizer(name)
-            behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS) if tokens else BehaviorSet((), ())
-            made[name, tokens] = tokenizer, behaviors
-        tokenizer, behaviors = made[name, tokens]
+            behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS, form)
+            made[name, form] = tokenizer, behaviors
+        tokenizer, behaviors = made[name, form]
         return Renderer(tokenizer, behaviors, **options)
 
     return make

@@ -341,7 +341,7 @@ def test_a_bad_template_is_one_clear_error(template_renderer, template, message)
 def test_a_tokenizer_without_template_says_which_flag_gives_one(shared):
     tokenizer = load_tokenizer(shared / 'models/stories260k/hf')
     with pytest.raises(UserError, match=r'--config\.data\.chat_template'):
-        Renderer(tokenizer, BehaviorSet((), ()))
+        Renderer(tokenizer, BehaviorSet())
 
 
 def test_missing_files_are_named(shared, tmp_path):
@@ -366,7 +366,7 @@ def test_a_stored_length_limit_cuts_nothing(trained, tmp_path):
     limited.backend_tokenizer.enable_truncation(4)
     limited.backend_tokenizer.enable_padding(length=4)
     limited.backend_tokenizer.save(str(tmp_path / 'tokenizer.json'))
-    assert len(Renderer(load_tokenizer(tmp_path), BehaviorSet((), ())).example(CHOICE).ids) > 40
+    assert len(Renderer(load_tokenizer(tmp_path), BehaviorSet()).example(CHOICE).ids) > 40
 
 
 @pytest.fixture(scope='module')

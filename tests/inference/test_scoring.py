@@ -149,7 +149,7 @@ def test_policies_that_do_not_fit_say_so(model, records):
     plain = model_lib.load(model_lib.open_base(str(model.base.directory)))
     scores = bsft_jax.score_records(plain, records[:2])
     assert bsft_jax.compute_metrics(records[:2], scores)['selection'] is None
-    with pytest.raises(UserError, match='needs behavior tokens'):
+    with pytest.raises(UserError, match='needs behaviors to choose from'):
         bsft_jax.compute_metrics(records[:2], scores, 'forced:reactive')
 
 
