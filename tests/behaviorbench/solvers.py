@@ -104,19 +104,14 @@ def patient(text: str) -> str:
 
 def holders(text: str) -> dict[str, str]:
     """Who each thing of `NEVER` is true of."""
-    return {
-        name: one(found)
-        for clause, (name, _, _) in NEVER.items()
-        if (found := re.findall(rf'(\w+) {clause}\.', text))
-    }
-
-
-def beyond(value: Fraction, side: str, limit: Fraction) -> bool:
-    return value > limit if side == 'above' else value < limit
+    found = re.findall(rf'(\w+) ({"|".join(NEVER)})\.', text)
+    facts = {NEVER[clause][0]: name for name, clause in found}
+    assert len(facts) == len(found), text
+    return facts
 
 
 def differential_diagnosis(text, options):
-    seen = {finding for finding in set().union(*FINDINGS.values()) if re.search(rf'\b{finding}\b', text)}
+    seen = {finding for finding in set().union(*FINDINGS.values()) if finding in text}
     assert len(seen) == 2, text
     shared = [name for name in options if FINDINGS[name] & seen]
     return one(name for name, findings in FINDINGS.items() if seen <= findings), len(shared) > 1
@@ -215,10 +210,10 @@ def omission_detection(text, options):
 
 
 def error_correction(text, options):
-    told, written = re.match(r'(.*?)((?:My |)(?:[Dd]raft|[Nn]ote)(?: note)?: .*)', text).groups()
+    told, written = re.match(r'(.*?)((?:[Dd]raft|[Nn]ote)(?: note)?: .*)', text).groups()
     takes = re.findall(r'(\w+) (?:takes|is on|has been on) (\w+)\.', told)
     takes += re.findall(r'(?:For (\w+) it is|Home drug of (\w+):) (\w+)\.', told)
-    drug_of = {[part for part in found[:-1] if part][0]: found[-1] for found in takes}
+    drug_of = {next(filter(None, found)): found[-1] for found in takes}
     drafted = one(re.findall(r'(?:[Hh]ome drug(?:: | is )|Continue (?:home )?|On )(\w+)[ .]', written))
     mine = drug_of[patient(text)]
     assert len(drug_of) == 2 and drafted in drug_of.values()
@@ -245,7 +240,9 @@ def critical_value_alert(text, options):
     other = Fraction(one(re.findall(r'\(no call\) is ([\d.]+\d)', text)))
     assert not more and f'{name} {side} {limit}' in CALLS
     value, limit = Fraction(value), Fraction(limit)
-    extreme = one(number for number in (value, other) if beyond(number, side, limit))
+    extreme = one(
+        number for number in (value, other) if (number > limit if side == 'above' else number < limit)
+    )
     return f'Call about {name}' if value == extreme else '', abs(extreme - limit) <= limit / 20
 
 
