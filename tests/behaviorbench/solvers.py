@@ -313,15 +313,16 @@ def leaks(records: Iterable[Record]) -> dict[str, dict[tuple, int]]:
     return {category: unequal for category, unequal in found.items() if unequal}
 
 
-def exchanged(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two parts that do not overlap have changed places, and nothing else."""
+def exchanged(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
+    """The two parts that have changed places, if that is all in which the tokens differ."""
     start, end = 0, len(one)
     if len(one) != len(other) or one == other:
-        return False
+        return None
     while one[start] == other[start]:
         start += 1
     while one[end - 1] == other[end - 1]:
         end -= 1
     a, b = list(one[start:end]), list(other[start:end])
-    size = range(len(a))
-    return any(b == a[j:] + a[i:j] + a[:i] for i in size for j in size if 0 < i <= j)
+    size = range(1, len(a))
+    found = ((a[:i], a[j:]) for i in size for j in size if i <= j and b == a[j:] + a[i:j] + a[:i])
+    return next(((' '.join(first), ' '.join(last)) for first, last in found), None)

@@ -22,6 +22,17 @@ NEVER_RIGHT = {  # what is harmless beside what matters
     'deterioration_check': {'Call for pulse'},
     'critical_value_alert': {'Call about uric acid', 'Call about LDL', 'Call about platelet volume'},
 }
+# What changes places in the twin. The rest stays where it is, so that no order tells the behavior.
+MOVED = {
+    'medication_safety': r'[a-z ]+',
+    'follow_up_planning': r'\d|pending|final',
+    'deterioration_check': r'\d+',
+    'omission_detection': r'[A-Z][a-z]+',
+    'error_correction': r'[a-z]+',
+    'consistency_check': r'\d+',
+    'critical_value_alert': r'\d+\.\d',
+    'ambiguity_clarification': r'\d+ mg|unknown dose|dose unknown|dose not known',
+}
 
 
 @functools.cache
@@ -72,14 +83,27 @@ def test_twins_differ_in_one_exchange(category):
         for twins in pairs(category, held_out):
             proactive, reactive = twins
             assert (proactive.behavior, reactive.behavior) == ('proactive', 'reactive')
-            assert proactive.pair_id == reactive.pair_id and proactive.id != reactive.id
+            assert proactive.pair_id == reactive.pair_id
+            assert [r.id for r in twins] == [f'{proactive.pair_id}-{letter}' for letter in 'ab']
             assert proactive.case_id == reactive.case_id
             assert proactive.options == reactive.options and proactive.hard == reactive.hard
             speakers = [[(m.role, m.name) for m in record.messages] for record in twins]
             assert speakers[0] == speakers[1]
             turns = zip(proactive.messages, reactive.messages, strict=True)
             ((one, other),) = [(a.content, b.content) for a, b in turns if a != b]
-            assert solvers.exchanged(solvers.tokens(one), solvers.tokens(other)), (one, other)
+            moved = solvers.exchanged(solvers.tokens(one), solvers.tokens(other))
+            assert moved and all(re.fullmatch(MOVED[category], part) for part in moved), (one, other)
+
+
+def test_who_is_told_of_first_tells_nothing():
+    first = [0, 0]
+    for twins in pairs('omission_detection'):
+        told = [record.messages[0].content for record in twins]
+        sentences = [re.findall(r'\w[^.]*\.', words) for words in told]
+        for i in (0, 1):
+            fact = next(sentence for sentence in sentences[i] if sentence not in sentences[1 - i])
+            first[i] += fact.startswith(f'{solvers.patient(told[i])} ')
+    assert all(abs(n - CASES / 2) < 4 * (CASES / 4) ** 0.5 for n in first)
 
 
 def test_ids_are_distinct_and_only_twins_have_a_pair():
@@ -92,11 +116,15 @@ def test_ids_are_distinct_and_only_twins_have_a_pair():
 @pytest.mark.parametrize(
     ('one', 'other', 'expected'),
     [
-        ('Ana is pregnant. Mara has asthma.', 'Ana has asthma. Mara is pregnant.', True),
-        ('Ana drinks tea. Mara has asthma.', 'Mara drinks tea. Ana has asthma.', True),
-        ('Ana has asthma.', 'Ana has asthma.', False),
-        ('pulse is 80 and oxygen is 97', 'pulse is 97 and oxygen is 81', False),
-        ('a b c d', 'd c b a', False),
+        (
+            'Ana is pregnant. Mara has asthma.',
+            'Ana has asthma. Mara is pregnant.',
+            ('is pregnant', 'has asthma'),
+        ),
+        ('Ana drinks tea. Mara has asthma.', 'Mara drinks tea. Ana has asthma.', ('Ana', 'Mara')),
+        ('Ana has asthma.', 'Ana has asthma.', None),
+        ('pulse is 80 and oxygen is 97', 'pulse is 97 and oxygen is 81', None),
+        ('a b c d', 'd c b a', None),
     ],
 )
 def test_exchanged_tells_one_exchange_from_others(one, other, expected):
