@@ -81,7 +81,7 @@ def _parse_flags(args: list[str]) -> list[str]:
         raise UserError(f'{type(error).__name__}: {error}', where=path or 'flags') from error
     if len(rest) > 1:
         raise UserError(f'unexpected argument {rest[1]!r}', fix='flags are spelled --name=value')
-    if path and not isinstance(flags.FLAGS['config'].value, config_lib.RunConfig):
+    if path and not isinstance(flags.FLAGS['config'].value, (config_lib.RunConfig, str)):
         raise UserError('get_config() does not return a RunConfig', where=path)
     if flags.FLAGS['verbosity'].using_default_value:  # app.run would raise it to INFO
         flags.FLAGS.verbosity = QUIET

@@ -2,8 +2,10 @@
 
     python -m bsft_jax.data.tokenizer_training --source=synthetic_text:6000 --source=synthetic:300 \
         --vocab_size=1500 --output=runs/tiny/blank
-    python -m bsft_jax.train --config=configs/tiny_pretrain.py --workdir=runs/tiny/run
-    python -m bsft_jax.export --workdir=runs/tiny/run --output=runs/tiny/tiny-clinical
+    python -m bsft_jax.train --config=configs/tiny_pretrain.py:first --workdir=runs/tiny/first
+    python -m bsft_jax.export --workdir=runs/tiny/first --output=runs/tiny/halfway
+    python -m bsft_jax.train --config=configs/tiny_pretrain.py:second --workdir=runs/tiny/second
+    python -m bsft_jax.export --workdir=runs/tiny/second --output=runs/tiny/tiny-clinical
     python -m benchmarks.gates --model=runs/tiny/tiny-clinical
 
 The conversations ask in free form and come from a seed domain of their own: no options, no request
@@ -19,13 +21,19 @@ from bsft_jax.config import (
 )
 
 
-def get_config(arg: str = '') -> RunConfig:
-    del arg
+STAGES = {
+    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_text:200000', 7000),
+    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:200000:1', 8000),
+}
+
+
+def get_config(arg: str = 'first') -> RunConfig:
+    model, source, steps = STAGES[arg]
     return RunConfig(
         arm='general_sft',
-        model=ModelSection(base='runs/tiny/blank', weights='random'),
+        model=model,
         data=DataSection(
-            source='synthetic_text:200000',
+            source=source,
             sequence_length=128,
             rows_per_step=32,
             answer_format='text',
@@ -33,7 +41,7 @@ def get_config(arg: str = '') -> RunConfig:
             drop_long=0.05,
         ),
         optimizer=OptimizerSection(
-            learning_rate=1.5e-3, warmup_steps=100, schedule_steps=16000, weight_decay=0.05
+            learning_rate=1.5e-3, warmup_steps=100, schedule_steps=steps, weight_decay=0.05
         ),
         checkpoint=CheckpointSection(interval=500, keep=3),
     )

@@ -18,7 +18,13 @@ from bsft_jax.behaviorbench.cases import Case, simulate
 from bsft_jax.behaviorbench.records import Message, Record
 
 DOMAIN = 'pre'
-QUESTIONS = 3  # about details, beside the one about a defect
+QUESTIONS = 3  # in a conversation
+READ_BACK = 0.4  # share of conversations in which a turn of the story is first said again, word for word
+READ = ('Read it back.', 'Say it again.', 'Repeat the first note.')
+BINDING = (  # who has what, what was when: learned late, so asked about three times as often
+    'omission_detection', 'error_correction', 'medication_safety', 'consistency_check',
+    'ambiguity_clarification', 'temporal_ordering', 'treatment_selection', 'image_reasoning',
+)  # fmt: skip
 WRONG = (
     'Is anything wrong?', 'Is there a problem?', 'Did we miss something?', 'Does something need to change?',
     'Do you see a mistake?', 'Is there something to fix first?', 'Any concern about this?',
@@ -42,13 +48,17 @@ def _defect(case: Case, scene: Scene, rng: random.Random) -> tuple[str, str]:
         return rng.choice(WRONG), f'Yes: {scene.fix}.' if scene.fix else f'No: Sign {case.complaint} note.'
     return rng.choice(
         CHANGE
-    ), f'Change: {scene.fix}.' if scene.fix else f'Nothing: Sign {case.complaint} note.'
+    ), f'First: {scene.fix}.' if scene.fix else f'Nothing: Sign {case.complaint} note.'
 
 
 def _spoken(answer: str) -> str:
     """A bare word or number as a sentence, so that it has the token form it has inside a text."""
     bare = not answer[0].isupper() or ' ' not in answer
-    return f'It is {answer}' if bare and not answer.startswith(('Yes', 'No')) else answer
+    return (
+        f'It is {answer}'
+        if bare and answer not in ('Yes.', 'No.') and answer[:4] not in ('Yes,', 'No, ')
+        else answer
+    )
 
 
 def _opened(story: tuple[Message, ...], question: str) -> list[Message]:
@@ -65,19 +75,22 @@ def _scene(case: Case, category: str) -> tuple[Scene, tuple[Message, ...], rando
 
 def _conversation(case: Case, category: str) -> tuple[Message, ...]:
     scene, story, rng = _scene(case, category)
-    asks = rng.sample(scene.asks, min(QUESTIONS, len(scene.asks)))
+    read_back = rng.random() < READ_BACK
+    asks = [(question, _spoken(answer)) for question, answer in rng.sample(scene.asks, len(scene.asks))]
     if not scene.question:
-        asks = [*asks[: QUESTIONS - 1], _defect(case, scene, rng)]
-        rng.shuffle(asks)
+        asks.insert(rng.randrange(QUESTIONS), _defect(case, scene, rng))
+    asks = asks[: 1 if read_back else QUESTIONS]
+    if read_back:
+        asks.insert(0, (rng.choice(READ), story[0].content))
     turns = _opened(story, asks[0][0])
     for i, (question, answer) in enumerate(asks):
-        turns += [Message('user', question)] * (i > 0) + [Message('assistant', _spoken(answer))]
+        turns += [Message('user', question)] * (i > 0) + [Message('assistant', answer)]
     return tuple(turns)
 
 
 def conversation_records(cases: int, seed: int) -> list[Record]:
     """One conversation per case, about a category in turn; deterministic."""
-    categories = list(BUILDERS)
+    categories = [*BUILDERS, *BINDING, *BINDING]
     records = []
     for index in range(cases):
         case = simulate(seed, index, DOMAIN)

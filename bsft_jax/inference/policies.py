@@ -124,3 +124,18 @@ def predictions(records: Sequence[Record], scores: Scores, policy: str = 'auto')
             }
         )
     return rows
+
+
+def with_labels(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `predictions.jsonl` under any policy as they are under `oracle`.
+
+    Raises UserError for a row without a labelled behavior, or one whose model has none to choose.
+    """
+    known = []
+    for row in rows:
+        label = row['behavior']
+        if label not in (row['behavior_logprobs'] or {}):
+            raise UserError(f'record {row["id"]!r} has no behavior of this model', where='--policy=oracle')
+        best = int(np.argmax(row['option_logprobs'][label]))
+        known.append({**row, 'behavior_prediction': label, 'prediction': best})
+    return known

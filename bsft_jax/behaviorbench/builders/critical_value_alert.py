@@ -6,6 +6,7 @@ are harmless. Hard: the critical value is within a twentieth of the limit.
 
 from __future__ import annotations
 
+from bsft_jax.behaviorbench import medicine
 from bsft_jax.behaviorbench.builders import scene
 from bsft_jax.behaviorbench.builders.scene import Phrasings
 from bsft_jax.behaviorbench.cases import Case
@@ -21,6 +22,7 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
     critical, (beyond, safe) = case.critical, case.critical_values
     labs, note, swapped = words.pick(LABS), scene.draft(case, words), words.rng.random() < 0.5
     limit = critical.show(critical.limit)
+    another = words.rng.choice(sorted({c.name for c in medicine.CRITICALS} - {critical.name}))
     scenes = []
     for value, other in ((beyond, safe), (safe, beyond)):
         shown, beside = critical.show(value), critical.show(other)
@@ -39,7 +41,7 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
                     note,
                 ),
                 f'Call about {critical.name}',
-                f'Call about {critical.beside}',
+                f'Call about {another}',
                 wrong=wrong,
                 rationale=f'{critical.name} {shown} is {"" if wrong else "not "}{critical.side} {limit}.',
                 mention=(critical.name,),

@@ -6,6 +6,7 @@ Hard: the red value is within 3 of the limit.
 
 from __future__ import annotations
 
+from bsft_jax.behaviorbench import medicine
 from bsft_jax.behaviorbench.builders import scene
 from bsft_jax.behaviorbench.builders.scene import Phrasings
 from bsft_jax.behaviorbench.cases import Case
@@ -20,6 +21,7 @@ VITALS = Phrasings(
 def build(case: Case, words: scene.Words) -> list[scene.Scene]:
     vital, (red, calm) = case.vital, case.vital_values
     vitals, note, swapped = words.pick(VITALS), scene.draft(case, words), words.rng.random() < 0.5
+    another = next(other.name for other in medicine.RED_VITALS if other.name != vital.name)
     scenes = []
     for value, other in ((red, calm), (calm, red)):
         parts = [f'{vital.name} is {value}', f'{vital.beside} is {other}']
@@ -32,7 +34,7 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
                 case,
                 (Message('user', text, case.nurse), note),
                 f'Call for {vital.name}',
-                f'Call for {vital.beside}',
+                f'Call for {another}',
                 wrong=wrong,
                 rationale=f'{vital.name} {value} is {"urgent" if wrong else "not urgent"}.',
                 mention=(vital.name,),

@@ -1,0 +1,131 @@
+"""Study: one base config, several arms, several seeds; and the points that this comes to."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import pathlib
+import runpy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bsft_jax import config as config_lib
+from bsft_jax.config import RunConfig
+from bsft_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to train: its name and what it changes of the base config, `{dotted.path: value}`."""
+
+    name: str
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What a study config returns.
+
+    Attributes:
+      name: of the study.
+      config: `FILE[:ARG]` of the base config, relative to the place the study is started from.
+      arms: what is compared.
+      seeds: each arm is trained with each of them.
+      overrides: of every run.
+      learning_rates: tried by every arm with the first seed; the one with the best overall macro-F1
+        on the validation split is taken, the smaller one of equals. Empty: the base config's.
+      base_prompts: prompt styles under which the untouched base model is evaluated.
+      endpoint: (group or `overall`, (arm, policy), (arm, policy)): the comparison named beforehand.
+      published: figures of others to print beside the own ones, as another data set.
+    """
+
+    name: str
+    config: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...] = (0,)
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    learning_rates: tuple[float, ...] = ()
+    base_prompts: tuple[str, ...] = ('plain',)
+    endpoint: tuple[str, tuple[str, str], tuple[str, str]] = (
+        'proactive',
+        ('behavior_sft', 'auto'),
+        ('general_sft', 'auto'),
+    )
+    published: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One run of a study: an arm, a seed, its whole config, and its folder below the study's."""
+
+    arm: str
+    seed: int
+    config: RunConfig
+    overrides: Mapping[str, Any]
+    workdir: str
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the resolved config: points that agree in it are one run."""
+        return hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def load(spec: str, kind: type) -> Any:
+    """`get_config(ARG)` of `FILE[:ARG]`; raises UserError unless it returns a `kind`."""
+    path, _, argument = spec.partition(':')
+    if not pathlib.Path(path).is_file():
+        raise UserError('no such config file', where=path or '--config')
+    made = runpy.run_path(path).get('get_config')
+    if made is None:
+        raise UserError('defines no get_config', where=path)
+    config = made(argument) if argument else made()
+    if not isinstance(config, kind):
+        raise UserError(f'get_config() does not return a {kind.__name__}', where=path)
+    return config
+
+
+def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """A copy with single fields changed, checked; raises UserError for an unknown path or a bad value."""
+    values = copy.deepcopy(config.to_dict())
+    known = config_lib.flatten(values)
+    for path, value in overrides.items():
+        if path not in known:
+            raise UserError(f'unknown config field {path!r}', where='study')
+        *parents, name = path.split('.')
+        place = values
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    return config_lib.from_dict(values).validate()
+
+
+def point(study: Study, arm: Arm, seed: int, learning_rate: float | None) -> Point:
+    """The run of one arm and seed; raises UserError for a config that cannot be."""
+    overrides = {**study.overrides, **arm.overrides, 'seed': seed}
+    name = f'{arm.name}-s{seed}'
+    if learning_rate is not None:
+        overrides['optimizer.learning_rate'] = learning_rate
+        name += f'-lr{learning_rate:g}'
+    config = with_overrides(load(study.config, RunConfig), overrides)
+    return Point(arm.name, seed, config, overrides, f'points/{name}')
+
+
+def check(study: Study) -> None:
+    """Raises UserError for a study that cannot be run, before anything is."""
+    names = [arm.name for arm in study.arms]
+    if not names or len(set(names)) != len(names):
+        raise UserError(f'arms must have distinct names, got {names}', where='study')
+    if not study.seeds or len(set(study.seeds)) != len(study.seeds):
+        raise UserError(f'seeds must be distinct, got {list(study.seeds)}', where='study')
+    for arm in study.arms:
+        point(study, arm, study.seeds[0], None)
+
+
+def unique(points: Sequence[Point]) -> list[Point]:
+    """The points without those whose config an earlier one has."""
+    first: dict[str, Point] = {}
+    for candidate in points:
+        first.setdefault(candidate.hash, candidate)
+    return list(first.values())
