@@ -20,7 +20,6 @@ from bsft_jax.config import (
     RunConfig,
 )
 
-
 STAGES = {
     'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_text:200000', 7000),
     'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:200000:1', 8000),

@@ -17,11 +17,6 @@ from tests.behaviorbench import solvers
 CASES = 1000
 SINGLE = list(solvers.SOLVERS)[:5]
 TWINS = list(solvers.SOLVERS)[5:]
-NEVER_RIGHT = {  # what is harmless beside what matters
-    'follow_up_planning': {'Plan a kidney scan'},
-    'deterioration_check': {'Call for pulse'},
-    'critical_value_alert': {'Call about uric acid', 'Call about LDL', 'Call about platelet volume'},
-}
 # What changes places in the twin. The rest stays where it is, so that no order tells the behavior.
 MOVED = {
     'medication_safety': r'[a-z ]+',
@@ -258,7 +253,7 @@ def test_every_option_is_right_and_wrong(category):
     for record in of(category):
         right.add(record.options[record.answer])
         wrong.update(option for i, option in enumerate(record.options) if i != record.answer)
-    assert wrong - right == NEVER_RIGHT.get(category, set()) and right <= wrong
+    assert right == wrong
 
 
 @pytest.mark.parametrize('category', solvers.SOLVERS)
@@ -308,5 +303,5 @@ def test_pretraining_says_rightly_what_is_wrong():
         said = solvers.words_of(question.record)
         fix, _ = solvers.SOLVERS[question.gate.removeprefix('defect: ')](said, ())
         word, told = question.answer.removesuffix('.').split(': ')
-        assert (word in ('Yes', 'Change'), told) == (bool(fix), fix or solvers.sign_option(said)), question
-    assert {question.answer.split(':')[0] for question in asked} == {'Yes', 'No', 'Change', 'Nothing'}
+        assert (word in ('Yes', 'First'), told) == (bool(fix), fix or solvers.sign_option(said)), question
+    assert {question.answer.split(':')[0] for question in asked} == {'Yes', 'No', 'First', 'Nothing'}
