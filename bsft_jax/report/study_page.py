@@ -1,0 +1,308 @@
+"""The page of a study: one self-contained report.html from its summary.json and its runs' metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from bsft_jax.behaviorbench import taxonomy
+from bsft_jax.errors import UserError
+from bsft_jax.report import svg
+
+_POINTS = 200
+_LIGHT = (
+    '--ink:#1b1f24;--muted:#59626c;--grid:#dde1e6;--paper:#fff;--band:#f3f5f7;'
+    '--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;--c4:#e69f00;--c5:#56b4e9;--c6:#555;--c7:#8f7d00'
+)
+_DARK = (
+    '--ink:#e8ebee;--muted:#a3acb6;--grid:#363d45;--paper:#15181c;--band:#1f2429;'
+    '--c0:#3f9fe0;--c1:#f0803c;--c2:#1fbf93;--c3:#e29bc4;--c4:#f2b134;--c5:#9bd4f5;--c6:#bbb;--c7:#f0e442'
+)
+_STYLE = (
+    f':root{{color-scheme:light dark;{_LIGHT}}}'
+    f'@media screen and (prefers-color-scheme:dark){{:root{{{_DARK}}}}}'
+    '*{box-sizing:border-box}'
+    'body{margin:0 auto;padding:1rem;max-width:76rem;background:var(--paper);color:var(--ink);'
+    'font:1rem/1.5 system-ui,sans-serif;-webkit-text-size-adjust:100%}'
+    'h1{font-size:1.6rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.2rem;margin:2.2rem 0 .4rem}'
+    'p,li{max-width:46rem}.outcome{font-size:1.1rem;border-left:4px solid var(--c0);padding-left:.8rem}'
+    '.soft{color:var(--muted);font-size:.88rem}.scroll{overflow-x:auto}'
+    'table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}'
+    'th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;vertical-align:top;'
+    'border-bottom:1px solid var(--grid)}thead th{border-bottom:2px solid var(--muted);vertical-align:bottom}'
+    '.name{text-align:left}tbody tr:nth-child(even){background:var(--band)}'
+    'td small{display:block;color:var(--muted)}tr.endpoint{font-weight:600}'
+    '.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1.2rem}'
+    '.legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.6rem 0;list-style:none;'
+    'font-size:.88rem}.legend li{display:flex;align-items:center;gap:.4rem}'
+    'svg.key{width:46px;height:12px;flex:none}'
+    'pre{overflow-x:auto;background:var(--band);padding:.7rem;font-size:.8rem;line-height:1.35}'
+    '@media print{body{max-width:none;padding:0;font-size:10pt}.scroll,pre{overflow:visible}'
+    'pre{white-space:pre-wrap}table{font-size:7pt}th,td{padding:2px 4px}svg,tr{break-inside:avoid}'
+    'h2{break-after:avoid}.charts{grid-template-columns:1fr 1fr}'
+    '*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}'
+)
+_CURVES = (
+    ('loss', 'Training loss', 'loss (nats per target token, log scale)'),
+    ('behavior_accuracy', 'Behavior accuracy in training', 'share of behavior tokens predicted (0 to 1)'),
+    ('validation/macro_f1', 'Validation macro-F1', 'macro-F1 (0 to 1), policy auto'),
+)
+
+
+def write_page(directory: pathlib.Path) -> pathlib.Path:
+    """Writes `report.html` of the study in `directory` from its `summary.json`; returns the page's path.
+
+    A run without metrics.jsonl has no curves. Raises UserError when summary.json is missing or not JSON.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / 'summary.json'
+    try:
+        summary = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise UserError('does not exist', where=str(path), fix='run the study first') from None
+    except json.JSONDecodeError as error:
+        raise UserError(f'not valid JSON ({error})', where=str(path)) from error
+    page = directory / 'report.html'
+    page.write_text(_page(summary, directory), encoding='utf-8')
+    return page
+
+
+def _page(summary: dict[str, Any], directory: pathlib.Path) -> str:
+    rows, runs = summary['rows'], summary['runs']
+    arms = list(dict.fromkeys(item['arm'] for item in [*rows, *runs]))
+    colours = {arm: n for n, arm in enumerate(arms)}
+    title = f'Study {summary["study"]}'
+    parts = [
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<title>{escape(title)}</title><style>{_STYLE}{svg.STYLE}</style></head><body>',
+        f'<h1>{escape(title)}</h1><p class="outcome">{escape(summary["outcome"])}</p>',
+        _results(rows),
+        _bars(rows, colours),
+        _comparisons(summary['comparisons'], summary['smallest_effect']),
+        _curves(runs, directory, colours),
+        _categories(rows),
+        _published(summary['published']),
+    ]
+    if summary['shortcuts']:
+        parts += ['<h2>Shortcut baselines</h2>', f'<pre>{escape(summary["shortcuts"])}</pre>']
+    if summary['notes']:
+        notes = ''.join(f'<li>{escape(note)}</li>' for note in summary['notes'])
+        parts += ['<h2>Notes</h2>', f'<ul>{notes}</ul>']
+    return '\n'.join([*parts, '</body></html>\n'])
+
+
+def _results(rows: Sequence[dict[str, Any]]) -> str:
+    groups = _groups(rows)
+    head = [
+        'arm',
+        'policy',
+        'prompt',
+        'seeds',
+        'n',
+        'overall',
+        *groups,
+        'selection',
+        'over',
+        'missed',
+        'twins',
+    ]
+    body = []
+    for row in rows:
+        cells = [_cell(row[name], 'name') for name in ('arm', 'policy', 'prompt')]
+        cells += [_cell(row['seeds']), _cell(f'{row["n"]:,}'), _estimate(row['overall'])]
+        cells += [_estimate(row['groups'].get(group)) for group in groups]
+        cells += [_cell(_number(row[name])) for name in ('selection', 'over', 'missed', 'twins')]
+        body.append('<tr>' + ''.join(cells) + '</tr>')
+    return (
+        '<h2>Results</h2>'
+        + _table(head, body, names=3)
+        + '<p class="soft">overall and groups: mean macro-F1 of the categories, 95 % interval below it. '
+        'n: test records. selection: macro-F1 of the model’s own choice of behavior. over, missed: rates of '
+        'stepping in uninvited and of staying silent. twins: share of pairs with both answers right. '
+        '–: does not apply.</p>'
+    )
+
+
+def _bars(rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> str:
+    charts = []
+    for group in [*_groups(rows), 'overall']:
+        items = []
+        for row in rows:
+            value = (row['overall'] if group == 'overall' else row['groups'].get(group)) or {}
+            label = f'{row["arm"]} / {row["policy"]} / {row["prompt"]}'
+            ends = value.get('low'), value.get('high')
+            items.append(svg.Bar(label, value.get('value'), *ends, colours[row['arm']]))
+        charts.append(svg.bars(group.capitalize(), 'macro-F1 (0 to 1)', items))
+    shown = {row['arm']: colours[row['arm']] for row in rows}
+    return (
+        '<h2>Macro-F1 by group</h2><p class="soft">One bar per arm / policy / prompt, coloured by arm; '
+        'whiskers: 95 % interval.</p>'
+        f'{_legend(shown)}<div class="charts">{"".join(charts)}</div>'
+    )
+
+
+def _comparisons(comparisons: Sequence[dict[str, Any]], effect: dict[str, Any] | None) -> str:
+    body = []
+    for item in comparisons:
+        mark = ' (endpoint)' if item['endpoint'] else ''
+        interval = f'{_signed(item["low"])} to {_signed(item["high"])}'
+        cells = [_cell(item['name'] + mark, 'name'), _cell(_signed(item['difference'])), _cell(interval)]
+        cells += [_cell(_probability(item['p'])), _cell(_probability(item['p_holm']))]
+        body.append(f'<tr{" class=endpoint" if item["endpoint"] else ""}>' + ''.join(cells) + '</tr>')
+    text = '<h2>Comparisons</h2>'
+    text += _table(['comparison', 'difference', '95 % interval', 'p', 'p (Holm)'], body, names=1)
+    text += (
+        '<p class="soft">Differences of macro-F1. p (Holm): adjusted for the number of comparisons; –: none.'
+    )
+    if effect:
+        text += (
+            f' Smallest difference the endpoint can show: {_number(effect["difference"])}, with '
+            f'{effect["proactive_records"]:,} proactive records.'
+        )
+    return text + '</p>'
+
+
+def _curves(runs: Sequence[dict[str, Any]], directory: pathlib.Path, colours: dict[str, int]) -> str:
+    histories = [(run['arm'], _history(directory / run['workdir'] / 'metrics.jsonl')) for run in runs]
+    charts, shown = [], set()
+    for name, title, axis in _CURVES:
+        log, lines = name == 'loss', []
+        for arm, colour in colours.items():
+            seeds = [_series(rows, name, positive=log) for owner, rows in histories if owner == arm]
+            seeds = [points for points in seeds if points]
+            if not seeds:
+                continue
+            shown.add(arm)
+            if len(seeds) > 1:
+                lines += [svg.Line(_thin_out(points), colour, seed=True) for points in seeds]
+            lines.append(svg.Line(_thin_out(_mean(seeds)), colour))
+        if lines:
+            charts.append(svg.curves(title, 'optimizer step', axis, lines, log=log))
+    if not charts:
+        return '<h2>Training</h2><p>No metrics.jsonl of a run was found.</p>'
+    return (
+        '<h2>Training</h2><p class="soft">Thick: mean of an arm’s seeds; thin: each seed. An arm without a '
+        f'behavior token has no behavior accuracy. Of long runs a point is the mean of its neighbours.</p>'
+        f'{_legend({arm: n for arm, n in colours.items() if arm in shown})}'
+        f'<div class="charts">{"".join(charts)}</div>'
+    )
+
+
+def _categories(rows: Sequence[dict[str, Any]]) -> str:
+    present = {name for row in rows for name in row['categories']}
+    names = [name for name in taxonomy.CATEGORIES if name in present]
+    names += sorted(present - set(names))
+    if not names:
+        return ''
+    body = []
+    for name in names:
+        group = taxonomy.CATEGORIES[name].group if name in taxonomy.CATEGORIES else '–'
+        cells = [_cell(name, 'name'), _cell(group, 'name')]
+        cells += [_cell(_number(row['categories'].get(name))) for row in rows]
+        body.append('<tr>' + ''.join(cells) + '</tr>')
+    head = ['category', 'group', *(f'{row["arm"]}\n{row["policy"]}\n{row["prompt"]}' for row in rows)]
+    return '<h2>Macro-F1 by category</h2>' + _table(head, body, names=2)
+
+
+def _published(published: Sequence[dict[str, Any]]) -> str:
+    if not published:
+        return ''
+    body = []
+    for item in published:
+        cells = [_cell(item['method'], 'name'), _cell(_number(item['proactive']))]
+        cells += [_cell(_number(item['overall'])), _cell(item['source'], 'name')]
+        body.append('<tr>' + ''.join(cells) + '</tr>')
+    return '<h2>Published figures</h2><p><strong>another data set, not comparable</strong></p>' + _table(
+        ['method', 'proactive', 'overall', 'source'], body, names=1
+    )
+
+
+def _groups(rows: Sequence[dict[str, Any]]) -> list[str]:
+    present = {group for row in rows for group in row['groups']}
+    known = [group for group in taxonomy.GROUPS if group in present]
+    return known + sorted(present - set(known))
+
+
+def _history(path: pathlib.Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the torn last line of a run that still writes
+            continue
+        rows.append(row)
+    return rows
+
+
+def _series(rows: Sequence[dict[str, Any]], name: str, *, positive: bool) -> list[tuple[float, float]]:
+    """(step, value) of a run, without missing and non-finite values (`positive`: nor those up to 0).
+
+    Nor any behavior accuracy of a run without behavior tokens: its accuracy and loss are always 0.
+    """
+    found = [(row['step'], row[name]) for row in rows if row.get(name) is not None]
+    if name == 'behavior_accuracy' and not any(row.get(name) or row.get('behavior_loss') for row in rows):
+        return []
+    return sorted((x, y) for x, y in found if math.isfinite(y) and (y > 0 or not positive))
+
+
+def _mean(seeds: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Mean over the seeds at the steps that all of them have."""
+    values = [dict(points) for points in seeds]
+    steps = sorted(set.intersection(*(set(value) for value in values)))
+    return [(step, sum(value[step] for value in values) / len(values)) for step in steps]
+
+
+def _thin_out(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    size = math.ceil(len(points) / _POINTS)
+    chunks = (
+        [points[n : n + size] for n in range(0, len(points), size)] if size > 1 else [[p] for p in points]
+    )
+    return tuple((sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks)
+
+
+def _legend(colours: dict[str, int]) -> str:
+    items = ''.join(f'<li>{svg.key(n)}<span>{escape(arm)}</span></li>' for arm, n in colours.items())
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _table(head: Sequence[str], body: Sequence[str], *, names: int) -> str:
+    cells = []
+    for n, text in enumerate(head):
+        kind = ' class="name"' if n < names or text == 'source' else ''
+        cells.append(f'<th{kind}>{escape(text).replace(chr(10), "<br>")}</th>')
+    return (
+        f'<div class="scroll"><table><thead><tr>{"".join(cells)}</tr></thead>'
+        f'<tbody>{"".join(body)}</tbody></table></div>'
+    )
+
+
+def _cell(value: Any, kind: str = '') -> str:
+    return f'<td class="{kind}">{escape(str(value))}</td>'
+
+
+def _estimate(value: dict[str, Any] | None) -> str:
+    if not value:
+        return _cell('–')
+    ends = ''
+    if value['low'] is not None and value['high'] is not None:
+        ends = f'<small>{_number(value["low"])}–{_number(value["high"])}</small>'
+    return f'<td>{_number(value["value"])}{ends}</td>'
+
+
+def _number(value: float | None) -> str:
+    return '–' if value is None else f'{value:.3f}'
+
+
+def _signed(value: float | None) -> str:
+    return '–' if value is None else f'{value:+.3f}'.replace('-', '−')
+
+
+def _probability(value: float | None) -> str:
+    if value is None:
+        return '–'
+    return '< 0.001' if value < 0.001 else f'{value:.3f}'
