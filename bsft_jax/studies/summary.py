@@ -74,7 +74,7 @@ def summarize(
         is None for a model that was not trained.
       endpoint: `(group or 'overall', (arm, policy), (arm, policy))`, both under the prompt `plain`:
         the one comparison that the study was made for, first minus second.
-      published: figures from elsewhere, copied.
+      published: figures from elsewhere, `{'method', 'source', group or 'overall': value or None}`, copied.
       resamples, seed: of the bootstrap.
 
     Raises:
@@ -311,7 +311,11 @@ def format_summary(summary: dict[str, Any]) -> str:
     text += ['', *table.aligned(lines, left=1)]
     if summary['published']:
         text += ['', 'Published, on another data set (not to be compared in level):']
-        text += ['  ' + ', '.join(f'{k} {v}' for k, v in figure.items()) for figure in summary['published']]
+        for figure in summary['published']:
+            values = [
+                f'{name} {table.number(figure[name])}' for name in (*groups, 'overall') if figure.get(name)
+            ]
+            text.append(f'  {figure["method"]}: {", ".join(values)} ({figure["source"]})')
     smallest = summary['smallest_effect']
     text += [
         '',

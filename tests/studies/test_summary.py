@@ -247,7 +247,7 @@ def test_the_order_of_records_and_results_does_not_matter():
 
 
 def test_text_of_a_summary():
-    figure = {'source': 'a paper', 'arm': 'behavior_sft', 'group': 'proactive', 'value': 96.5}
+    figure = {'method': 'SFT', 'proactive': 0.95, 'overall': None, 'source': 'a paper'}
     results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, cases=5, tokens=False)
     found = summary.summarize('tokens', results, endpoint=ENDPOINT, published=[figure], resamples=50)
     lines = summary.format_summary(found).splitlines()
@@ -260,7 +260,7 @@ def test_text_of_a_summary():
         line.startswith('proactive: behavior_sft/auto') and line.endswith('endpoint') for line in lines
     )
     at = next(i for i, line in enumerate(lines) if 'another data set' in line)
-    assert lines[at + 1] == '  source a paper, arm behavior_sft, group proactive, value 96.5'
+    assert lines[at + 1] == '  SFT: proactive 0.950 (a paper)'
     assert any(line.startswith('Smallest effect') for line in lines)
 
 
