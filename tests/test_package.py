@@ -12,7 +12,7 @@ import bsft_jax
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIGHT = (
     'bsft_jax, bsft_jax.cli, bsft_jax.config, bsft_jax.behaviors, bsft_jax.evaluation.metrics, '
-    'bsft_jax.report.table, bsft_jax.behaviorbench.records, bsft_jax.data.batch'
+    'bsft_jax.report.table, bsft_jax.studies.summary, bsft_jax.behaviorbench.records, bsft_jax.data.batch'
 )
 
 

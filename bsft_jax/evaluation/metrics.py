@@ -94,9 +94,8 @@ def summarize(
     if not rows:
         raise UserError('no record has options and an answer to score', where='predictions')
     names_N = [r.get('category') or '' for r in rows]
+    members = group_members(rows)
     categories = sorted(set(names_N))
-    groups = {name: r.get('group') or _group(name) for name, r in zip(names_N, rows, strict=True)}
-    members = _members(categories, [groups[c] for c in categories])
 
     answers_N = np.array([r['answer'] for r in rows])
     predictions_N = np.array([r['prediction'] for r in rows])
@@ -140,6 +139,13 @@ def summarize(
         'selection': selection(rows, positive=positive),
         'intervention': intervention(rows, positive=positive),
     }
+
+
+def group_members(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Group → its categories among `rows` of predictions.jsonl, groups in the order of the taxonomy."""
+    groups = {r.get('category') or '': r.get('group') or _group(r.get('category') or '') for r in rows}
+    categories = sorted(groups)
+    return _members(categories, [groups[c] for c in categories])
 
 
 def selection(rows: Sequence[dict[str, Any]], *, positive: str = 'proactive') -> dict[str, Any] | None:

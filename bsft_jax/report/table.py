@@ -58,25 +58,34 @@ def format_table(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
                 name,
                 content['policy'],
                 str(overall['n']),
-                _number(overall['macro_f1']),
-                '-'.join(_number(x) for x in low_high) if low_high else '-',
-                *(_number(content['groups'].get(group, {}).get('macro_f1')) for group in groups),
-                _number((content['selection'] or {}).get('macro_f1')),
-                _number(acts['over_intervention_rate']),
-                _number(acts['missed_intervention_rate']),
-                _number(acts['twin_score']),
+                number(overall['macro_f1']),
+                '-'.join(number(x) for x in low_high) if low_high else '-',
+                *(number(content['groups'].get(group, {}).get('macro_f1')) for group in groups),
+                number((content['selection'] or {}).get('macro_f1')),
+                number(acts['over_intervention_rate']),
+                number(acts['missed_intervention_rate']),
+                number(acts['twin_score']),
             ]
         )
-    widths = [max(len(line[c]) for line in lines) for c in range(len(head))]
+    return '\n'.join([*aligned(lines), '', _LEGEND])
+
+
+def aligned(lines: Sequence[Sequence[str]], left: int = 2) -> list[str]:
+    """Lines of cells, the head first, as lines of text with a rule; the first `left` columns flush left."""
+    widths = [max(len(cells) for cells in column) for column in zip(*lines, strict=True)]
     text = []
-    for line in [head, ['-' * width for width in widths], *lines[1:]]:
-        left = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
-        text.append('  '.join(left + right).rstrip())
-    return '\n'.join([*text, '', _LEGEND])
+    for line in [lines[0], ['-' * width for width in widths], *lines[1:]]:
+        cells = zip(line, widths, strict=True)
+        text.append(
+            '  '.join(
+                cell.ljust(width) if c < left else cell.rjust(width) for c, (cell, width) in enumerate(cells)
+            ).rstrip()
+        )
+    return text
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three decimals, or - for None."""
     return '-' if value is None else f'{value:.3f}'
 
 

@@ -76,3 +76,16 @@ def test_summary_of_two_thousand_rows_takes_well_under_a_second():
     assert result == metrics.summarize(rows, policy='auto', prompt='plain')
     other = metrics.summarize(rows, policy='auto', prompt='plain', seed=1)
     assert other['overall']['macro_f1_interval'] != result['overall']['macro_f1_interval']
+
+
+def test_holm_against_hand_computed_values():
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.5]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
+
+
+def test_two_sided_p():
+    assert statistics.two_sided_p(np.array([-1.0, 1, 2, 3, 4, 5, 6, 7, 8, 9])) == pytest.approx(0.2)
+    assert statistics.two_sided_p(-np.arange(1.0, 11.0)) == pytest.approx(0.1)
+    assert statistics.two_sided_p(np.array([np.nan, 1.0, 1.0, 1.0, 1.0])) == 0.25
+    assert statistics.two_sided_p(np.zeros(4)) == statistics.two_sided_p(np.full(4, np.nan)) == 1.0

@@ -1,0 +1,276 @@
+import time
+
+import numpy as np
+import pytest
+
+from bsft_jax.errors import UserError
+from bsft_jax.evaluation import metrics, statistics
+from bsft_jax.studies import summary
+
+ENDPOINT = ('proactive', ('behavior_sft', 'auto'), ('general_sft', 'auto'))
+CATEGORIES = ('temporal_ordering', 'medication_safety', 'omission_detection', 'error_correction')
+
+
+def predictions(rng, right, *, cases=40, categories=CATEGORIES, options=4, tokens=True, twins=True):
+    """Rows of predictions.jsonl; `right`: probability of the answer by category, or one for all."""
+    rows = []
+    for category in categories:
+        p = right.get(category, 0.6) if isinstance(right, dict) else right
+        for n in range(2 * cases):
+            answer = (n // 2 + n) % options
+            wrong = (answer + 1 + int(rng.integers(options - 1))) % options
+            rows.append(
+                {
+                    'id': f'{category}-{n}',
+                    'case_id': f'{category[:1]}-{n // 2}',
+                    'pair_id': f'{category}-{n // 2}' if twins else '',
+                    'category': category,
+                    'answer': answer,
+                    'prediction': answer if rng.random() < p else wrong,
+                    'behavior': 'proactive' if n % 2 else 'reactive',
+                    'option_behaviors': ['reactive', 'proactive'] * (options // 2),
+                    'behavior_logprobs': {'reactive': -1.0, 'proactive': -2.0} if tokens else None,
+                }
+            )
+    return rows
+
+
+def result(arm, seed, rows, policy='auto', prompt='plain'):
+    return {
+        'study': 's',
+        'point': f'points/{arm}-s{seed}',
+        'arm': arm,
+        'seed': seed,
+        'evaluation': {'policy': policy, 'prompt': prompt, 'name': f'test-{policy}'},
+        'workdir': f'points/{arm}-s{seed}',
+        'metrics': metrics.summarize(rows, policy=policy, prompt=prompt),
+        'predictions': rows,
+    }
+
+
+def study(arms, seeds=(0, 1, 2), **options):
+    rng = np.random.default_rng(0)
+    return [result(arm, s, predictions(rng, right, **options)) for arm, right in arms.items() for s in seeds]
+
+
+def summarize(results, endpoint=ENDPOINT, **options):
+    return summary.summarize('s', results, endpoint=endpoint, published=[], **options)
+
+
+def test_values_are_means_over_seeds_of_the_evaluation_metrics():
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7})
+    found = summarize(results, resamples=20)
+    assert [row['arm'] for row in found['rows']] == ['general_sft', 'behavior_sft']
+    for row in found['rows']:
+        expected = [r['metrics'] for r in results if r['arm'] == row['arm']]
+        assert (row['seeds'], row['n']) == (3, 320)
+
+        def mean(read, expected=expected):
+            return pytest.approx(np.mean([read(m) for m in expected]), abs=1e-12)
+
+        assert row['overall']['value'] == mean(lambda m: m['overall']['macro_f1'])
+        assert list(row['groups']) == ['reactive', 'bridging', 'proactive']
+        for group, figure in row['groups'].items():
+            assert figure['value'] == mean(lambda m, g=group: m['groups'][g]['macro_f1'])
+        for name, x in row['categories'].items():
+            assert x == mean(lambda m, c=name: m['categories'][c]['macro_f1'])
+        assert row['selection'] == mean(lambda m: m['selection']['macro_f1'])
+        assert row['over'] == mean(lambda m: m['intervention']['over_intervention_rate'])
+        assert row['missed'] == mean(lambda m: m['intervention']['missed_intervention_rate'])
+        assert row['twins'] == mean(lambda m: m['intervention']['twin_score'])
+    assert len(found['runs']) == 6
+    assert found['runs'][0] == {'arm': 'general_sft', 'seed': 0, 'workdir': 'points/general_sft-s0'}
+
+
+def test_intervals_equal_a_plain_loop():
+    """Drawn cases and seeds are written out as longer lists of rows and scored by the metrics."""
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(3, 5), cases=5)
+    R, ids = 30, sorted(r['id'] for r in results[0]['predictions'])
+    case_of = {r['id']: r['case_id'] for r in results[0]['predictions']}
+    cases = list(dict.fromkeys(case_of[i] for i in ids))
+    rng = np.random.default_rng(7)
+    times_RM = statistics.draw_times(rng, len(cases), R)
+    times_RS = statistics.draw_times(rng, 2, R)
+
+    def values(arm):
+        per_replicate = []
+        for r in range(R):
+            total = np.zeros(2)
+            for s, one in enumerate(r_ for r_ in results if r_['arm'] == arm):
+                drawn = [
+                    row
+                    for row in one['predictions']
+                    for _ in range(int(times_RM[r, cases.index(row['case_id'])]))
+                ]
+                f1 = metrics.metrics_from_confusion(*confusion(drawn))
+                total += times_RS[r, s] * np.array([f1['overall'], f1['groups']['proactive']])
+            per_replicate.append(total / 2)
+        return np.array(per_replicate)
+
+    def confusion(rows):
+        counts = np.zeros((len(CATEGORIES), 4, 4))
+        for row in rows:
+            counts[CATEGORIES.index(row['category']), row['answer'], row['prediction']] += 1
+        return counts, CATEGORIES
+
+    general, behavior = values('general_sft'), values('behavior_sft')
+    found = summarize(results, resamples=R, seed=7)
+    for row, reference in zip(found['rows'], (general, behavior), strict=True):
+        for figure, column in ((row['overall'], 0), (row['groups']['proactive'], 1)):
+            expected = np.quantile(reference[:, column], [0.025, 0.975])
+            assert (figure['low'], figure['high']) == pytest.approx(tuple(expected), abs=1e-12)
+    difference = (behavior - general)[:, 1]
+    endpoint = found['comparisons'][0]
+    expected = np.quantile(difference, [0.025, 0.975])
+    assert (endpoint['low'], endpoint['high']) == pytest.approx(tuple(expected), abs=1e-12)
+    smallest = 2.80 * difference.std(ddof=1)
+    assert found['smallest_effect'] == {'difference': pytest.approx(smallest), 'proactive_records': 20}
+
+
+def test_a_planted_effect_is_found_and_a_null_is_not():
+    better = {'omission_detection': 0.8, 'error_correction': 0.8}
+    found = summarize(study({'general_sft': 0.6, 'behavior_sft': better, 'other': 0.6}, cases=100))
+    names = {c['name']: c for c in found['comparisons']}
+    endpoint = found['comparisons'][0]
+    assert endpoint['endpoint'] and endpoint['p_holm'] is None
+    assert endpoint['name'] == 'proactive: behavior_sft/auto - general_sft/auto'
+    assert 0.15 < endpoint['difference'] < 0.25 and endpoint['low'] > 0.1
+    assert endpoint['p'] == 1 / 1000
+    assert 'points above general_sft on proactive' in found['outcome']
+    assert 'p <= 0.001): the interval excludes zero' in found['outcome']
+    assert list(names) == [
+        'proactive: behavior_sft/auto - general_sft/auto',
+        'bridging: behavior_sft/auto - general_sft/auto',
+        'overall: behavior_sft/auto - general_sft/auto',
+        'bridging: other/auto - general_sft/auto',
+        'proactive: other/auto - general_sft/auto',
+        'overall: other/auto - general_sft/auto',
+    ]
+    assert names['overall: behavior_sft/auto - general_sft/auto']['p_holm'] == pytest.approx(5 / 1000)
+    for name, c in names.items():
+        if 'other' in name or 'bridging' in name:
+            assert c['low'] < 0 < c['high'] and c['p_holm'] > 0.05, name
+
+
+def test_the_sentence_is_honest_about_a_null_and_a_loss():
+    null = summarize(study({'general_sft': 0.6, 'behavior_sft': 0.6}))
+    assert 'the interval does not exclude zero.' in null['outcome']
+    loss = summarize(study({'general_sft': 0.8, 'behavior_sft': 0.5}))
+    assert 'points below general_sft' in loss['outcome'] and 'excludes zero' in loss['outcome']
+    assert loss['comparisons'][0]['high'] < 0
+
+
+def test_p_is_below_five_per_cent_about_as_often_as_it_should_be():
+    rng = np.random.default_rng(0)
+    rejected = 0
+    for _ in range(100):
+        results = [
+            result(arm, s, predictions(rng, 0.6, categories=CATEGORIES[2:3], cases=60))
+            for arm in ('general_sft', 'behavior_sft')
+            for s in (0, 1)
+        ]
+        rejected += summarize(results, resamples=200)['comparisons'][0]['p'] < 0.05
+    assert rejected <= 12
+
+
+def test_seeds_are_drawn_jointly_where_arms_share_them():
+    """Both arms move together from seed to seed: only a joint draw sees that the gain is constant."""
+    rng = np.random.default_rng(0)
+    by_seed = [predictions(rng, p, categories=CATEGORIES[2:3]) for p in (0.3, 0.6, 0.9)]
+
+    def width(seeds):
+        results = [result('general_sft', s, rows) for s, rows in enumerate(by_seed)]
+        results += [result('behavior_sft', s, rows) for s, rows in zip(seeds, by_seed, strict=True)]
+        found = summarize(results[::-1], resamples=200)
+        return found['comparisons'][0], found['notes']
+
+    joint, notes = width((0, 1, 2))
+    assert joint['low'] == joint['high'] == 0 and joint['p'] == 1
+    assert not any('resampled apart' in note for note in notes)
+    apart, notes = width((3, 4, 5))
+    assert apart['low'] < -0.2 and apart['high'] > 0.2
+    assert any('resampled apart' in note for note in notes)
+
+
+def test_the_base_has_one_seed_and_what_is_absent_is_null():
+    rng = np.random.default_rng(0)
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(0,))
+    results.append(result('base', None, predictions(rng, 0.3, tokens=False, twins=False)))
+    found = summarize(results, resamples=50)
+    base = found['rows'][2]
+    assert (base['arm'], base['seeds'], base['selection'], base['twins']) == ('base', 1, None, None)
+    assert found['runs'][2]['seed'] is None
+    assert 'Only 160 proactive records' in found['notes'][0]
+    assert 'one seed' in found['notes'][1]
+    assert base['overall']['low'] < base['overall']['value'] < base['overall']['high']
+
+
+def test_other_policies_and_prompts_are_rows_and_without_the_baseline_there_is_only_the_endpoint():
+    rng = np.random.default_rng(0)
+    results = study({'behavior_sft': 0.6})
+    results += [
+        result('behavior_sft', 0, predictions(rng, 0.6), 'none'),
+        result('behavior_sft', 0, predictions(rng, 0.6), 'auto', 'explicit'),
+    ]
+    endpoint = ('overall', ('behavior_sft', 'auto'), ('behavior_sft', 'none'))
+    found = summarize(results, endpoint=endpoint, resamples=50)
+    assert [(row['policy'], row['prompt']) for row in found['rows']] == [
+        ('auto', 'plain'),
+        ('none', 'plain'),
+        ('auto', 'explicit'),
+    ]
+    assert [c['name'] for c in found['comparisons']] == ['overall: behavior_sft/auto - behavior_sft/none']
+    assert 'behavior_sft with none on overall macro-F1' in found['outcome']
+
+
+def test_records_must_be_the_same_and_results_unique():
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(0,), cases=5)
+    with pytest.raises(UserError, match='a second result of behavior_sft/auto, seed 0'):
+        summarize([*results, results[1]])
+    fewer = result('behavior_sft', 1, results[1]['predictions'][:-1])
+    with pytest.raises(UserError, match='points/behavior_sft-s1.*other records'):
+        summarize([*results, fewer])
+    with pytest.raises(UserError, match='no result of behavior_sft/auto'):
+        summarize(results[:1])
+    with pytest.raises(UserError, match='no result with an answer'):
+        summarize([])
+    with pytest.raises(UserError, match="no record of the group 'bridge'"):
+        summarize(results, endpoint=('bridge', *ENDPOINT[1:]))
+
+
+def test_the_order_of_records_and_results_does_not_matter():
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, cases=5)
+    shuffled = [{**r, 'predictions': r['predictions'][::-1]} for r in results]
+    assert summarize(results, resamples=50) == summarize(shuffled, resamples=50)
+    other = summarize(results[::-1], resamples=50)
+    assert other['comparisons'][0] == summarize(results, resamples=50)['comparisons'][0]
+
+
+def test_text_of_a_summary():
+    figure = {'method': 'SFT', 'proactive': 0.95, 'overall': None, 'source': 'a paper'}
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, cases=5, tokens=False)
+    found = summary.summarize('tokens', results, endpoint=ENDPOINT, published=[figure], resamples=50)
+    lines = summary.format_summary(found).splitlines()
+    assert lines[0] == 'Study tokens' and lines[-1] == found['outcome']
+    head, rule, general = lines[2:5]
+    assert head.split()[:6] == ['arm', 'policy', 'prompt', 'seeds', 'n', 'overall']
+    assert len(head) == len(rule) == len(general)
+    assert general.split()[5] == f'{found["rows"][0]["overall"]["value"]:.3f}'
+    assert any(
+        line.startswith('proactive: behavior_sft/auto') and line.endswith('endpoint') for line in lines
+    )
+    at = next(i for i, line in enumerate(lines) if 'another data set' in line)
+    assert lines[at + 1] == '  SFT: proactive 0.950 (a paper)'
+    assert any(line.startswith('Smallest effect') for line in lines)
+
+
+def test_a_study_of_full_size_takes_seconds():
+    arms = {arm: 0.6 for arm in ('general_sft', 'behavior_sft', 'a', 'b', 'c')}
+    names = tuple(f'category-{c}' for c in range(13))
+    results = study(arms, seeds=range(2), categories=names, cases=175)
+    for r in results:
+        for row in r['predictions']:
+            row |= {'group': 'proactive', 'case_id': row['id']}
+    start = time.process_time()
+    summarize(results)
+    assert time.process_time() - start < 20
