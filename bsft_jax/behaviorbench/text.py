@@ -18,8 +18,10 @@ from bsft_jax.behaviorbench.cases import Case, simulate
 from bsft_jax.behaviorbench.records import Message, Record
 
 DOMAIN = 'pre'
-QUESTIONS = 3  # in a conversation
-READ_BACK = 0.4  # share of conversations in which a turn of the story is first said again, word for word
+QUESTIONS = 3  # in a conversation about a whole scene
+FOCUSED = 0.5  # share of conversations about the bare first turn of a scene, with more questions
+FOCUSED_QUESTIONS = 5
+READ_BACK = 0.1  # share of conversations in which a turn of the story is first said again, word for word
 READ = ('Read it back.', 'Say it again.', 'Repeat the first note.')
 BINDING = (  # who has what, what was when: learned late, so asked about three times as often
     'omission_detection', 'error_correction', 'medication_safety', 'consistency_check',
@@ -75,13 +77,17 @@ def _scene(case: Case, category: str) -> tuple[Scene, tuple[Message, ...], rando
 
 def _conversation(case: Case, category: str) -> tuple[Message, ...]:
     scene, story, rng = _scene(case, category)
-    read_back = rng.random() < READ_BACK
     asks = [(question, _spoken(answer)) for question, answer in rng.sample(scene.asks, len(scene.asks))]
-    if not scene.question:
-        asks.insert(rng.randrange(QUESTIONS), _defect(case, scene, rng))
-    asks = asks[: 1 if read_back else QUESTIONS]
-    if read_back:
-        asks.insert(0, (rng.choice(READ), story[0].content))
+    if rng.random() < FOCUSED:
+        story = scene.story[:1]
+        asks = [ask for ask in asks if 'draft' not in ask[0]][:FOCUSED_QUESTIONS]
+    else:
+        if not scene.question:
+            asks.insert(rng.randrange(QUESTIONS), _defect(case, scene, rng))
+        read_back = rng.random() < READ_BACK
+        asks = asks[: 1 if read_back else QUESTIONS]
+        if read_back:
+            asks.insert(0, (rng.choice(READ), story[0].content))
     turns = _opened(story, asks[0][0])
     for i, (question, answer) in enumerate(asks):
         turns += [Message('user', question)] * (i > 0) + [Message('assistant', answer)]

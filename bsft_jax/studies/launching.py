@@ -31,18 +31,20 @@ def train_command(study: Study, point: Point, directory: pathlib.Path) -> list[s
     return _python('train', f'--config={study.config}', *changed, f'--workdir={directory / point.workdir}')
 
 
-def evaluate_command(point: Point, directory: pathlib.Path, split: str) -> list[str]:
+def evaluate_command(study: Study, point: Point, directory: pathlib.Path, split: str) -> list[str]:
     name = TEST if split == 'test' else VALIDATION
+    limit = study.test_limit if split == 'test' else 0
     return _python(
         'evaluate',
         f'--workdir={directory / point.workdir}',
         f'--split={split}',
         '--policy=auto',
         f'--name={name}',
+        f'--limit={limit}',
     )
 
 
-def base_command(point: Point, directory: pathlib.Path, prompt: str) -> list[str]:
+def base_command(study: Study, point: Point, directory: pathlib.Path, prompt: str) -> list[str]:
     data = point.config.data
     return _python(
         'evaluate',
@@ -52,6 +54,7 @@ def base_command(point: Point, directory: pathlib.Path, prompt: str) -> list[str
         f'--answer_format={data.answer_format}',
         f'--prompt={prompt}',
         f'--name={base_name(prompt)}',
+        f'--limit={study.test_limit}',
     )
 
 
@@ -151,7 +154,7 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
         def make(point: Point, *splits: str) -> None:
             names = {'test': TEST, 'validation': VALIDATION}
             missing = [split for split in splits if evaluated(point, directory, names[split]) is None]
-            commands = [evaluate_command(point, directory, split) for split in missing]
+            commands = [evaluate_command(study, point, directory, split) for split in missing]
             if commands:
                 commands.insert(0, train_command(study, point, directory))
             work(pathlib.Path(point.workdir).name, commands)
@@ -168,7 +171,7 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
             write_results(study, points, directory)
         for prompt in study.base_prompts:
             done = _metrics(directory, 'points/base', base_name(prompt))
-            work(base_name(prompt), [] if done else [base_command(points[0], directory, prompt)])
+            work(base_name(prompt), [] if done else [base_command(study, points[0], directory, prompt)])
         write_results(study, points, directory)
     return points
 

@@ -37,6 +37,7 @@ class Study:
       learning_rates: tried by every arm with the first seed; the one with the best overall macro-F1
         on the validation split is taken, the smaller one of equals. Empty: the base config's.
       base_prompts: prompt styles under which the untouched base model is evaluated.
+      test_limit: evaluates the first so many test records; 0 all.
       endpoint: (group or `overall`, (arm, policy), (arm, policy)): the comparison named beforehand.
       published: figures of others to print beside the own ones, as another data set.
     """
@@ -48,6 +49,7 @@ class Study:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     learning_rates: tuple[float, ...] = ()
     base_prompts: tuple[str, ...] = ('plain',)
+    test_limit: int = 0
     endpoint: tuple[str, tuple[str, str], tuple[str, str]] = (
         'proactive',
         ('behavior_sft', 'auto'),

@@ -14,4 +14,5 @@ def get_config() -> Study:
             Arm('general_sft', {'arm': 'general_sft'}),
             Arm('behavior_sft', {'arm': 'behavior_sft'}),
         ),
+        test_limit=630,
     )
