@@ -13,7 +13,8 @@ from bsft_jax.behaviorbench import taxonomy
 from bsft_jax.errors import UserError
 from bsft_jax.report import svg
 
-_POINTS = 200
+_POINTS = 200  # of a curve
+_COLUMNS = 6  # rows of the study that one table of categories shows side by side
 _LIGHT = (
     '--ink:#1b1f24;--muted:#59626c;--grid:#dde1e6;--paper:#fff;--band:#f3f5f7;'
     '--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;--c4:#e69f00;--c5:#56b4e9;--c6:#555;--c7:#8f7d00'
@@ -33,21 +34,25 @@ _STYLE = (
     '.soft{color:var(--muted);font-size:.88rem}.scroll{overflow-x:auto}'
     'table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}'
     'th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;vertical-align:top;'
-    'border-bottom:1px solid var(--grid)}thead th{border-bottom:2px solid var(--muted);vertical-align:bottom}'
-    '.name{text-align:left}tbody tr:nth-child(even){background:var(--band)}'
-    'td small{display:block;color:var(--muted)}tr.endpoint{font-weight:600}'
-    '.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1.2rem}'
+    'border-bottom:1px solid var(--grid)}tr{background:var(--paper)}'
+    'thead th{border-bottom:2px solid var(--muted);vertical-align:bottom}'
+    '.name{text-align:left}td.name{white-space:normal;min-width:7rem}'
+    '.rows .name{position:sticky;left:0;background:inherit;white-space:nowrap}'
+    'tbody tr:nth-child(even){background:var(--band)}'
+    'small{display:block;color:var(--muted);font-weight:400}tr.endpoint{font-weight:600}'
+    '.charts svg{display:inline-block;width:min(100%,23.5rem);margin:0 .6rem 1rem 0;vertical-align:top}'
+    '.bars{max-width:50rem}'
     '.legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.6rem 0;list-style:none;'
     'font-size:.88rem}.legend li{display:flex;align-items:center;gap:.4rem}'
-    'svg.key{width:46px;height:12px;flex:none}'
+    'svg.key{height:12px;flex:none}'
     'pre{overflow-x:auto;background:var(--band);padding:.7rem;font-size:.8rem;line-height:1.35}'
-    '@media print{body{max-width:none;padding:0;font-size:10pt}.scroll,pre{overflow:visible}'
-    'pre{white-space:pre-wrap}table{font-size:7pt}th,td{padding:2px 4px}svg,tr{break-inside:avoid}'
-    'h2{break-after:avoid}.charts{grid-template-columns:1fr 1fr}'
+    '@media print{:root{font-size:9.5pt}body{max-width:none;padding:0}.scroll,pre{overflow:visible}'
+    'pre{white-space:pre-wrap}table{font-size:7pt}th,td{padding:2px 4px}svg,tr,table{break-inside:avoid}'
+    'h2,.legend,.lead{break-after:avoid}.charts svg{width:47%}'
     '*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}'
 )
 _CURVES = (
-    ('loss', 'Training loss', 'loss (nats per target token, log scale)'),
+    ('loss', 'Training loss', 'loss (nats per weighted target token, log scale)'),
     ('behavior_accuracy', 'Behavior accuracy in training', 'share of behavior tokens predicted (0 to 1)'),
     ('validation/macro_f1', 'Validation macro-F1', 'macro-F1 (0 to 1), policy auto'),
 )
@@ -98,29 +103,18 @@ def _page(summary: dict[str, Any], directory: pathlib.Path) -> str:
 
 def _results(rows: Sequence[dict[str, Any]]) -> str:
     groups = _groups(rows)
-    head = [
-        'arm',
-        'policy',
-        'prompt',
-        'seeds',
-        'n',
-        'overall',
-        *groups,
-        'selection',
-        'over',
-        'missed',
-        'twins',
-    ]
+    head = ['arm\npolicy / prompt', 'seeds', 'n', 'overall', *groups, 'selection', 'over', 'missed', 'twins']
     body = []
     for row in rows:
-        cells = [_cell(row[name], 'name') for name in ('arm', 'policy', 'prompt')]
+        setting = escape(f'{row["policy"]} / {row["prompt"]}')
+        cells = [f'<td class="name">{escape(row["arm"])}<small>{setting}</small></td>']
         cells += [_cell(row['seeds']), _cell(f'{row["n"]:,}'), _estimate(row['overall'])]
         cells += [_estimate(row['groups'].get(group)) for group in groups]
         cells += [_cell(_number(row[name])) for name in ('selection', 'over', 'missed', 'twins')]
         body.append('<tr>' + ''.join(cells) + '</tr>')
     return (
         '<h2>Results</h2>'
-        + _table(head, body, names=3)
+        + _table(head, body, names=1, kind='rows')
         + '<p class="soft">overall and groups: mean macro-F1 of the categories, 95 % interval below it. '
         'n: test records. selection: macro-F1 of the model’s own choice of behavior. over, missed: rates of '
         'stepping in uninvited and of staying silent. twins: share of pairs with both answers right. '
@@ -140,9 +134,9 @@ def _bars(rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> str:
         charts.append(svg.bars(group.capitalize(), 'macro-F1 (0 to 1)', items))
     shown = {row['arm']: colours[row['arm']] for row in rows}
     return (
-        '<h2>Macro-F1 by group</h2><p class="soft">One bar per arm / policy / prompt, coloured by arm; '
+        '<h2>Macro-F1 by group</h2><p class="soft lead">One bar per arm / policy / prompt, coloured by arm; '
         'whiskers: 95 % interval.</p>'
-        f'{_legend(shown)}<div class="charts">{"".join(charts)}</div>'
+        f'{_legend(shown, line=False)}<div class="charts bars">{"".join(charts)}</div>'
     )
 
 
@@ -153,7 +147,7 @@ def _comparisons(comparisons: Sequence[dict[str, Any]], effect: dict[str, Any] |
         interval = f'{_signed(item["low"])} to {_signed(item["high"])}'
         cells = [_cell(item['name'] + mark, 'name'), _cell(_signed(item['difference'])), _cell(interval)]
         cells += [_cell(_probability(item['p'])), _cell(_probability(item['p_holm']))]
-        body.append(f'<tr{" class=endpoint" if item["endpoint"] else ""}>' + ''.join(cells) + '</tr>')
+        body.append(f'<tr class="{"endpoint" if item["endpoint"] else ""}">' + ''.join(cells) + '</tr>')
     text = '<h2>Comparisons</h2>'
     text += _table(['comparison', 'difference', '95 % interval', 'p', 'p (Holm)'], body, names=1)
     text += (
@@ -186,9 +180,9 @@ def _curves(runs: Sequence[dict[str, Any]], directory: pathlib.Path, colours: di
     if not charts:
         return '<h2>Training</h2><p>No metrics.jsonl of a run was found.</p>'
     return (
-        '<h2>Training</h2><p class="soft">Thick: mean of an arm’s seeds; thin: each seed. An arm without a '
+        '<h2>Training</h2><p class="soft lead">Thick: mean of an arm’s seeds; thin: each seed. An arm without a '
         f'behavior token has no behavior accuracy. Of long runs a point is the mean of its neighbours.</p>'
-        f'{_legend({arm: n for arm, n in colours.items() if arm in shown})}'
+        f'{_legend({arm: n for arm, n in colours.items() if arm in shown}, line=True)}'
         f'<div class="charts">{"".join(charts)}</div>'
     )
 
@@ -199,14 +193,18 @@ def _categories(rows: Sequence[dict[str, Any]]) -> str:
     names += sorted(present - set(names))
     if not names:
         return ''
-    body = []
-    for name in names:
-        group = taxonomy.CATEGORIES[name].group if name in taxonomy.CATEGORIES else '–'
-        cells = [_cell(name, 'name'), _cell(group, 'name')]
-        cells += [_cell(_number(row['categories'].get(name))) for row in rows]
-        body.append('<tr>' + ''.join(cells) + '</tr>')
-    head = ['category', 'group', *(f'{row["arm"]}\n{row["policy"]}\n{row["prompt"]}' for row in rows)]
-    return '<h2>Macro-F1 by category</h2>' + _table(head, body, names=2)
+    tables = []
+    for start in range(0, len(rows), _COLUMNS):
+        part = rows[start : start + _COLUMNS]
+        body = []
+        for name in names:
+            group = taxonomy.CATEGORIES[name].group if name in taxonomy.CATEGORIES else '–'
+            cells = [_cell(name, 'name'), _cell(group, 'name')]
+            cells += [_cell(_number(row['categories'].get(name))) for row in part]
+            body.append('<tr>' + ''.join(cells) + '</tr>')
+        head = [f'{row["arm"]}\n{row["policy"]} / {row["prompt"]}' for row in part]
+        tables.append(_table(['category', 'group', *head], body, names=2))
+    return '<h2>Macro-F1 by category</h2>' + '<br>'.join(tables)
 
 
 def _published(published: Sequence[dict[str, Any]]) -> str:
@@ -214,11 +212,11 @@ def _published(published: Sequence[dict[str, Any]]) -> str:
         return ''
     body = []
     for item in published:
-        cells = [_cell(item['method'], 'name'), _cell(_number(item['proactive']))]
-        cells += [_cell(_number(item['overall'])), _cell(item['source'], 'name')]
+        cells = [_cell(item[name], 'name') for name in ('method', 'source')]
+        cells += [_cell(_number(item[name])) for name in ('proactive', 'overall')]
         body.append('<tr>' + ''.join(cells) + '</tr>')
     return '<h2>Published figures</h2><p><strong>another data set, not comparable</strong></p>' + _table(
-        ['method', 'proactive', 'overall', 'source'], body, names=1
+        ['method', 'source', 'proactive', 'overall'], body, names=2
     )
 
 
@@ -265,18 +263,22 @@ def _thin_out(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float
     return tuple((sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks)
 
 
-def _legend(colours: dict[str, int]) -> str:
-    items = ''.join(f'<li>{svg.key(n)}<span>{escape(arm)}</span></li>' for arm, n in colours.items())
+def _legend(colours: dict[str, int], *, line: bool) -> str:
+    items = ''.join(
+        f'<li>{svg.key(n, line=line)}<span>{escape(arm)}</span></li>' for arm, n in colours.items()
+    )
     return f'<ul class="legend">{items}</ul>'
 
 
-def _table(head: Sequence[str], body: Sequence[str], *, names: int) -> str:
+def _table(head: Sequence[str], body: Sequence[str], *, names: int, kind: str = '') -> str:
+    """`names`: how many columns are names, set to the left; what follows a newline in `head` is small."""
     cells = []
     for n, text in enumerate(head):
-        kind = ' class="name"' if n < names or text == 'source' else ''
-        cells.append(f'<th{kind}>{escape(text).replace(chr(10), "<br>")}</th>')
+        first, *rest = escape(text).split('\n')
+        cells.append(f'<th class="{"name" if n < names else ""}">{first}')
+        cells += [f'<small>{line}</small>' for line in rest] + ['</th>']
     return (
-        f'<div class="scroll"><table><thead><tr>{"".join(cells)}</tr></thead>'
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{"".join(cells)}</tr></thead>'
         f'<tbody>{"".join(body)}</tbody></table></div>'
     )
 

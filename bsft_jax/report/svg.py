@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 COLOURS = 8
-_DASHES = ('none', '7 3', '2 3', '9 3 2 3', '12 4')
+_DASHES = ('none', '8 3', '11 3 2 3', '4 2.5', '15 4')
 _WIDTH = 380
 
 STYLE = (
-    'svg{display:block;width:100%;height:auto;max-width:34rem}'
     'svg text{fill:var(--ink);font:11px system-ui,sans-serif}svg .head{font-weight:600;font-size:13px}'
     'svg .soft{fill:var(--muted)}svg .number{font-variant-numeric:tabular-nums}'
     'svg .grid{stroke:var(--grid);stroke-width:1}svg .axis{stroke:var(--muted);stroke-width:1}'
@@ -51,7 +50,7 @@ class Line:
 
 def bars(title: str, axis: str, items: Sequence[Bar]) -> str:
     """Horizontal bars between 0 and 1, each below its label, the value to the right of the plot."""
-    left, right, top, pitch = 8, _WIDTH - 48, 30, 29
+    left, right, top, pitch = 8, _WIDTH - 48, 30, 33
     bottom = top + pitch * len(items) + 4
     parts = [f'<text class="head" x="{left}" y="16">{escape(title)}</text>']
     x_of = _scale(0, 1, left, right)
@@ -113,15 +112,14 @@ def curves(title: str, x_axis: str, y_axis: str, lines: Sequence[Line], *, log: 
     return _svg(title, bottom + 40, parts)
 
 
-def key(colour: int) -> str:
-    """The sample of a legend: the bar's colour and the line's dashes of arm number `colour`."""
-    shape = (
-        f'<line class="mean l{colour % COLOURS}" x1="16" y1="6" x2="46" y2="6"'
-        f' stroke-dasharray="{_DASHES[colour % len(_DASHES)]}"/>'
-    )
-    return (
-        f'<svg class="key" viewBox="0 0 46 12" aria-hidden="true">{_box(0, 1, 12, 10, colour)}{shape}</svg>'
-    )
+def key(colour: int, *, line: bool) -> str:
+    """The sample of a legend: the line of arm number `colour` with its dashes, or the box of its bars."""
+    if line:
+        dashes = _DASHES[colour % len(_DASHES)]
+        shape = f'<path class="mean l{colour % COLOURS}" d="M0 6H40" stroke-dasharray="{dashes}"/>'
+    else:
+        shape = _box(0, 0, 12, 12, colour)
+    return f'<svg class="key" viewBox="0 0 {40 if line else 12} 12" aria-hidden="true">{shape}</svg>'
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

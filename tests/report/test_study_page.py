@@ -97,7 +97,7 @@ def test_the_page_stands_alone_and_has_every_number(tmp_path):
         assert foreign not in page
     table = page[page.index('<h2>Results') : page.index('<h2>Macro-F1 by group')]
     for line in fake()['rows']:
-        assert f'>{line["arm"]}<' in table and f'>{line["policy"]}<' in table and '>1,650<' in table
+        assert f'>{line["arm"]}<small>{line["policy"]} / plain<' in table and '>1,650<' in table
         values = [value[end] for value in (line['overall'], *line['groups'].values()) for end in value]
         values += [line[name] for name in ('over', 'missed', 'twins')]
         assert all(f'{value:.3f}' in table for value in values)
@@ -179,6 +179,16 @@ def test_what_is_missing_does_not_break_the_page(tmp_path):
     path.write_text('{"step": 10, "loss": NaN}\n{"step": 20, "loss": 2.0}\n{"step": 20, "loss": null}\n')
     drawn = charts(study_page.write_page(tmp_path).read_text(encoding='utf-8'))
     assert [len(line.get('points').split()) for line in drawn['Training loss'].iter('polyline')] == [1]
+
+
+def test_many_rows_share_several_tables_of_categories(tmp_path):
+    summary = fake()
+    summary['rows'] = [row('behavior_sft', f'policy{n}', n / 1000) for n in range(13)]
+    page = written(tmp_path, summary, runs=[])
+    table = page[page.index('<h2>Macro-F1 by category') : page.index('<h2>Published')]
+    assert table.count('<table') == 3
+    assert all(table.count(f'>policy{n} / plain<') == 1 for n in range(13))
+    assert all(table.count(f'>{0.712 + n / 1000:.3f}<') == 1 for n in range(13))
 
 
 def test_long_runs_are_thinned_to_means_of_neighbours(tmp_path):
