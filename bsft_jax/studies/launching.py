@@ -110,7 +110,7 @@ class Printer:
     def __call__(self, name: str, command: Sequence[str]) -> bool:
         del name
         print(shlex.join(['python', *command[1:]]))
-        return False
+        return True
 
 
 def _metrics(directory: pathlib.Path, workdir: str, name: str) -> dict[str, Any] | None:
@@ -145,9 +145,7 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
         def work(name: str, todo: Sequence[list[str]]) -> None:
             bar.set_postfix_str(name)
             for number, command in enumerate(todo):
-                if not launcher(f'{name}-{number}' if number else name, command) and isinstance(
-                    launcher, Local
-                ):
+                if not launcher(f'{name}-{number}' if number else name, command):
                     break
             bar.update()
 
