@@ -22,7 +22,7 @@ from bsft_jax.config import (
 
 STAGES = {
     'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_text:200000', 7000),
-    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:200000:1', 7000),
+    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:100000:1', 4500),
 }
 
 

@@ -38,7 +38,9 @@ class Pretender:
         workdir.mkdir(parents=True, exist_ok=True)
         if command[2].endswith('train'):
             overrides = {
-                key.removeprefix('config.'): value for key, value in flags.items() if key.startswith('config.')
+                key.removeprefix('config.'): value
+                for key, value in flags.items()
+                if key.startswith('config.')
             }
             arm = next(arm for arm in self.study.arms if arm.overrides['arm'] == overrides['arm'])
             rate = overrides.get('optimizer.learning_rate')
@@ -90,7 +92,9 @@ def test_the_learning_rate_is_the_best_on_validation_and_its_trial_is_the_first_
     assert {point.config.optimizer.learning_rate for point in points} == {1e-4}
     assert len([app for _, app in launcher.commands if app == 'evaluate']) == 2 * 3 + 2
     assert {name for name, app in launcher.commands if app == 'train'} == {
-        f'{arm}-s0-lr{rate}' for arm in ('general_sft', 'behavior_sft') for rate in ('1e-05', '0.0001', '0.001')
+        f'{arm}-s0-lr{rate}'
+        for arm in ('general_sft', 'behavior_sft')
+        for rate in ('1e-05', '0.0001', '0.001')
     }
 
 

@@ -43,12 +43,15 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
                 mention=(ordered,),
                 hard=listed[0] == ordered,
                 asks=(
-                    (f'What is the dose of {known}?', f'{case.dose}.'),
-                    (f'What is the dose of {missing}?', 'Not known.'),
-                    ('Which dose is not known?', f'{missing}.'),
-                    (f'Which drug is at {case.dose}?', f'{known}.'),
+                    (f'What is the dose of {known}?', f'{known} ({case.dose}).'),
+                    (f'What is the dose of {missing}?', f'{missing} ({unknown}).'),
+                    ('Which dose is not known?', f'{missing} ({unknown}).'),
+                    (f'Which drug is at {case.dose}?', f'{known} ({case.dose}).'),
                     ('Which drug is in the draft?', f'{ordered}.'),
-                    ('Do we know the dose of the drug in the draft?', f'{"No" if wrong else "Yes"}.'),
+                    (
+                        'Do we know the dose of the drug in the draft?',
+                        f'{"No" if wrong else "Yes"}, {ordered} ({unknown if wrong else case.dose}).',
+                    ),
                 ),
             )
         )

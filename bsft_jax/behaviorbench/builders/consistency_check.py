@@ -44,13 +44,16 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
                 mention=(second,),
                 hard=late - early == 1,
                 asks=(
-                    ('Which came first?', f'{earlier}.'),
-                    ('Which came last?', f'{later}.'),
-                    (f'When was the {first}?', f'On day {day_of[first]}.'),
-                    (f'When was the {second}?', f'On day {day_of[second]}.'),
-                    (f'What was on day {early}?', f'{earlier}.'),
+                    ('Which came first?', f'{earlier} on day {early}.'),
+                    ('Which came last?', f'{later} on day {late}.'),
+                    (f'When was the {first}?', f'{first} on day {day_of[first]}.'),
+                    (f'When was the {second}?', f'{second} on day {day_of[second]}.'),
+                    (f'What was on day {early}?', f'{earlier} on day {early}.'),
                     ('Which does the draft put first?', f'{first}.'),
-                    ('Is the order in the draft right?', f'{"No" if wrong else "Yes"}, {earlier} first.'),
+                    (
+                        'Is the order in the draft right?',
+                        f'{"No" if wrong else "Yes"}, {earlier} on day {early}.',
+                    ),
                 ),
             )
         )

@@ -44,12 +44,18 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
                 hard=hard,
                 asks=(
                     *scene.ask_people(case),
-                    (f'What does {case.patient} take?', f'{mine}.'),
-                    (f'What does {case.relative} take?', f'{theirs}.'),
-                    ('What does the patient take?', f'{case.patient} takes {mine}.'),
-                    (f'Who takes {own}?', f'{case.relative if mine == drafted else case.patient}.'),
+                    (f'What does {case.patient} take?', takes.format(name=case.patient, drug=mine)),
+                    (f'What does {case.relative} take?', takes.format(name=case.relative, drug=theirs)),
+                    ('What does the patient take?', takes.format(name=case.patient, drug=mine)),
+                    (
+                        f'Who takes {own}?',
+                        takes.format(name=case.patient if wrong else case.relative, drug=own),
+                    ),
                     ('Which drug is in the draft?', f'{drafted}.'),
-                    ('Is the drug in the draft right?', f'{"No" if wrong else "Yes"}, {mine}.'),
+                    (
+                        'Is the drug in the draft right?',
+                        f'{"No" if wrong else "Yes"}, {takes.format(name=case.patient, drug=mine)}',
+                    ),
                 ),
             )
         )

@@ -76,11 +76,17 @@ def _pending(case: Case, words: scene.Words) -> list[scene.Scene]:
                 mention=(missed,),
                 hard=listed[0] == missed,
                 asks=(
-                    ('Which test is pending?', f'The {pending}.'),
-                    ('Which test is final?', f'The {final}.'),
-                    (f'Is the {missed} final?', f'{"No" if wrong else "Yes"}.'),
+                    ('Which test is pending?', f'The {pending} is pending.'),
+                    ('Which test is final?', f'The {final} is final.'),
+                    (
+                        f'Is the {missed} final?',
+                        f'No, the {missed} is pending.' if wrong else f'Yes, the {missed} is final.',
+                    ),
                     ('Which test does the draft wait for?', f'The {awaited}.'),
-                    ('Does the draft wait for the right test?', f'{"No" if wrong else "Yes"}, {pending}.'),
+                    (
+                        'Does the draft wait for the right test?',
+                        f'{"No" if wrong else "Yes"}, the {pending} is pending.',
+                    ),
                 ),
             )
         )

@@ -42,10 +42,10 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
             question=words.pick(QUESTION).format(name=case.patient),
             hard=hard,
             asks=(
-                (f'What does {case.patient} have?', f'{mine}.'),
-                (f'What does {case.relative} have?', f'{theirs}.'),
+                (f'What does {case.patient} have?', f'{images[0]} It is {mine}.'),
+                (f'What does {case.relative} have?', f'{images[1]} It is {theirs}.'),
                 (f'What does {sign} mean?', f'{mine}.'),
-                (f'Who has {mine}?', f'{case.patient}.'),
+                (f'Who has {mine}?', f'{images[0]} It is {mine}.'),
                 (f'What is seen in {mine}?', f'{sign}.'),
             ),
         )

@@ -43,11 +43,17 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
                 asks=(
                     *scene.ask_people(case),
                     (f'When is {drug} unsafe?', f'With {forbids.short}.'),
-                    (f'Who {forbids.clause}?', f'{holder}.'),
+                    (f'Who {forbids.clause}?', f'{holder} {forbids.clause}.'),
                     ('What do we know of the patient?', f'{case.patient} {mine.clause}.'),
                     (f'What do we know of the {case.relation}?', f'{case.relative} {theirs.clause}.'),
-                    (f'Is {drug} safe for {case.patient}?', f'{"No" if wrong else "Yes"}, {mine.short}.'),
-                    (f'Is {drug} safe for {case.relative}?', f'{"Yes" if wrong else "No"}, {theirs.short}.'),
+                    (
+                        f'Is {drug} safe for {case.patient}?',
+                        f'{"No" if wrong else "Yes"}, {case.patient} {mine.clause}.',
+                    ),
+                    (
+                        f'Is {drug} safe for {case.relative}?',
+                        f'{"Yes" if wrong else "No"}, {case.relative} {theirs.clause}.',
+                    ),
                 ),
             )
         )

@@ -34,11 +34,14 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
                 hard=absent.kind == noted.kind,
                 asks=(
                     *scene.ask_people(case),
-                    (f'Who {noted.clause}?', f'{holder}.'),
-                    (f'Who {case.idle}?', f'{other}.'),
+                    (f'Who {noted.clause}?', f'{holder} {noted.clause}.'),
+                    (f'Who {case.idle}?', f'{other} {case.idle}.'),
                     ('What do we know of the patient?', f'{case.patient} {mine}.'),
                     (f'What do we know of the {case.relation}?', f'{case.relative} {theirs}.'),
-                    (f'Is it the patient who {noted.clause}?', f'{"Yes" if wrong else "No"}, {holder}.'),
+                    (
+                        f'Is it the patient who {noted.clause}?',
+                        f'{"Yes" if wrong else "No"}, {holder} {noted.clause}.',
+                    ),
                 ),
             )
         )

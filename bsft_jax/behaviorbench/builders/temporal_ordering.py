@@ -42,14 +42,17 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
             question=question,
             hard=case.timeline[-1][0] - case.timeline[0][0] <= HARD_SPAN,
             asks=(
-                ('Which came first?', f'{events[0]}.'),
-                ('Which came last?', f'{events[-1]}.'),
-                (f'What came right after the {events[at]}?', f'{events[at + 1]}.'),
-                (f'When was the {events[two]}?', f'On day {day_of[events[two]]}.'),
-                (f'What was on day {day_of[events[one]]}?', f'{events[one]}.'),
+                ('Which came first?', f'{events[0]} on day {day_of[events[0]]}.'),
+                ('Which came last?', f'{events[-1]} on day {day_of[events[-1]]}.'),
+                (
+                    f'What came right after the {events[at]}?',
+                    f'{events[at + 1]} on day {day_of[events[at + 1]]}.',
+                ),
+                (f'When was the {events[two]}?', f'{events[two]} on day {day_of[events[two]]}.'),
+                (f'What was on day {day_of[events[one]]}?', f'{events[one]} on day {day_of[events[one]]}.'),
                 (
                     f'Which was earlier, {" or ".join(words.order(events[one], events[two]))}?',
-                    f'{events[one]}.',
+                    f'{events[one]} on day {day_of[events[one]]}.',
                 ),
                 ('In order?', f'{", ".join(events)}.'),
             ),

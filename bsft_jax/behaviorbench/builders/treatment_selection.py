@@ -47,8 +47,11 @@ def build(case: Case, words: scene.Words) -> list[scene.Scene]:
                 (f'What helps {treatment.problem}?', f'{treatment.first}, then {treatment.instead}.'),
                 (f'When is {treatment.first} unsafe?', f'With {treatment.hazard}.'),
                 (f'What if there is {treatment.hazard} with {treatment.problem}?', f'{treatment.instead}.'),
-                (f'Can {case.patient} take {treatment.first}?', f'{"No" if hard else "Yes"}, {mine.short}.'),
-                (f'Who {forbids.clause}?', f'{case.patient if hard else case.relative}.'),
+                (
+                    f'Can {case.patient} take {treatment.first}?',
+                    f'{"No" if hard else "Yes"}, {case.patient} {mine.clause}.',
+                ),
+                (f'Who {forbids.clause}?', f'{case.patient if hard else case.relative} {forbids.clause}.'),
                 (f'What treats {case.patient}?', f'{right}.'),
                 (f'What is wrong with {case.patient}?', f'{treatment.problem}.'),
             ),
