@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shlex
 import signal
@@ -79,13 +80,19 @@ def base_workdir(config: RunConfig) -> str:
 class Local:
     """Runs commands on this machine, each with a log of its own; a failed one is tried once more.
 
-    `failed` says why, by name. A wrong config (exit code 2) is not tried again.
+    `failed` says why, by name. A wrong config (exit code 2) is not tried again. What one command
+    compiled the others find in `cache/`, unless the environment names another place.
     """
 
     prints = False
 
     def __init__(self, directory: pathlib.Path):
         self._logs = directory / 'logs'
+        cache = {
+            'JAX_COMPILATION_CACHE_DIR': str((directory / 'cache').resolve()),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
+        }
+        self._environment = cache | os.environ
         self.failed: dict[str, str] = {}
 
     def __call__(self, name: str, command: Sequence[str]) -> bool:
@@ -115,7 +122,13 @@ class Local:
 
         before = signal.signal(signal.SIGTERM, forward)
         try:
-            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            child = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+            )
             if received:
                 child.terminate()
             code = child.wait()
