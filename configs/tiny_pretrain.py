@@ -37,7 +37,7 @@ def get_config(arg: str = 'first') -> RunConfig:
             rows_per_step=32,
             answer_format='text',
             loss_on='all',
-            drop_long=0.05,
+            drop_long=0.1,
         ),
         optimizer=OptimizerSection(
             learning_rate=1.5e-3, warmup_steps=100, schedule_steps=steps, weight_decay=0.05

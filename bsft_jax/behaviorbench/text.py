@@ -20,7 +20,7 @@ from bsft_jax.behaviorbench.records import Message, Record
 DOMAIN = 'pre'
 QUESTIONS = 3  # in a conversation about a whole scene
 FOCUSED = 0.5  # share of conversations about the bare first turn of a scene, with more questions
-FOCUSED_QUESTIONS = 5
+FOCUSED_QUESTIONS = 4
 READ_BACK = 0.1  # share of conversations in which a turn of the story is first said again, word for word
 READ = ('Read it back.', 'Say it again.', 'Repeat the first note.')
 BINDING = (  # who has what, what was when: learned late, so asked about three times as often

@@ -250,10 +250,6 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
                 _forget(point, directory)
             work(pathlib.Path(point.workdir).name, todo)
 
-        for prompt in study.base_prompts:
-            name = evaluation_name(study, 'test', prompt)
-            done = _metrics(directory, base_workdir(base), name)
-            work(f'base-{name}', [] if done else [base_command(study, base, directory, prompt)])
         for trial in study_lib.unique(tried):
             make(trial, 'validation')
         rates: dict[str, float | None] = {}
@@ -277,6 +273,12 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
             make(point, 'test')
             if not launcher.prints:
                 write_results(study, points, directory)
+        for prompt in study.base_prompts:
+            name = evaluation_name(study, 'test', prompt)
+            done = _metrics(directory, base_workdir(base), name)
+            work(f'base-{name}', [] if done else [base_command(study, base, directory, prompt)])
+    if not launcher.prints:
+        write_results(study, points, directory)
     return points
 
 
