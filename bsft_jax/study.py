@@ -55,10 +55,15 @@ def main(argv) -> None:
     launcher = launching.Local(directory)
     points = launching.run(study, directory, launcher)
     rows = launching.write_results(study, points, directory)
-    if rows:
-        print(outcome.write(study, points, rows, directory))
     for name, why in launcher.failed.items():
         print(f'failed: {name}: {why}', file=sys.stderr)
+    try:
+        if rows:
+            print(outcome.write(study, points, rows, directory))
+    except UserError as error:
+        if not launcher.failed:
+            raise
+        print(f'no comparison: {error}', file=sys.stderr)
     if launcher.failed:
         sys.exit(1)
 

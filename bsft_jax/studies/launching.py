@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shlex
 import signal
@@ -14,12 +15,13 @@ from typing import Any
 from tqdm import tqdm
 
 from bsft_jax import config as config_lib
-from bsft_jax.errors import EXIT_RESTART, EXIT_USER, Preempted
+from bsft_jax.config import RunConfig
+from bsft_jax.errors import EXIT_RESTART, EXIT_USER, Preempted, UserError
 from bsft_jax.studies import study as study_lib
 from bsft_jax.studies.study import Point, Study
 
 TRIES = 2
-TEST, VALIDATION = 'test-auto', 'validation-auto'
+_TERMINATED = -signal.SIGTERM
 
 
 def _python(module: str, *flags: str) -> list[str]:
@@ -32,41 +34,65 @@ def train_command(study: Study, point: Point, directory: pathlib.Path) -> list[s
 
 
 def evaluate_command(study: Study, point: Point, directory: pathlib.Path, split: str) -> list[str]:
-    name = TEST if split == 'test' else VALIDATION
-    limit = study.test_limit if split == 'test' else 0
     return _python(
         'evaluate',
         f'--workdir={directory / point.workdir}',
         f'--split={split}',
         '--policy=auto',
-        f'--name={name}',
-        f'--limit={limit}',
+        f'--name={evaluation_name(study, split, "auto")}',
+        f'--limit={_limit(study, split)}',
     )
 
 
-def base_command(study: Study, point: Point, directory: pathlib.Path, prompt: str) -> list[str]:
-    data = point.config.data
+def base_command(study: Study, config: RunConfig, directory: pathlib.Path, prompt: str) -> list[str]:
+    data = config.data
     return _python(
         'evaluate',
-        f'--model={point.config.model.base}',
-        f'--workdir={directory / "points/base"}',
+        f'--model={config.model.base}',
+        f'--workdir={directory / base_workdir(config)}',
         f'--data={data.source}',
+        f'--chat_template={data.chat_template}',
         f'--answer_format={data.answer_format}',
+        f'--drop_long={data.drop_long}',
         f'--prompt={prompt}',
-        f'--name={base_name(prompt)}',
-        f'--limit={study.test_limit}',
+        f'--name={evaluation_name(study, "test", prompt)}',
+        f'--limit={_limit(study, "test")}',
     )
 
 
-def base_name(prompt: str) -> str:
-    return f'test-{prompt.replace(":", "-")}'
+def _limit(study: Study, split: str) -> int:
+    return study.test_limit if split == 'test' else 0
+
+
+def evaluation_name(study: Study, split: str, what: str) -> str:
+    """Folder of an evaluation under `what`, a policy or a prompt style; another limit, another folder."""
+    limit = _limit(study, split)
+    return '-'.join([split, what.replace(':', '-')] + [f'first-{limit}'] * bool(limit))
+
+
+def base_workdir(config: RunConfig) -> str:
+    """Folder of the untouched base; other records or another base, another folder."""
+    d = config.data
+    of = [config.model.base, d.source, d.chat_template, d.answer_format, d.drop_long]
+    return f'points/base-{study_lib.digest(of)[:8]}'
 
 
 class Local:
-    """Runs commands on this machine, each with a log of its own; a failed one is tried once more."""
+    """Runs commands on this machine, each with a log of its own; a failed one is tried once more.
+
+    `failed` says why, by name. A wrong config (exit code 2) is not tried again. What one command
+    compiled the others find in `cache/`, unless the environment names another place.
+    """
+
+    prints = False
 
     def __init__(self, directory: pathlib.Path):
         self._logs = directory / 'logs'
+        cache = {
+            'JAX_COMPILATION_CACHE_DIR': str((directory / 'cache').resolve()),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
+        }
+        self._environment = cache | os.environ
         self.failed: dict[str, str] = {}
 
     def __call__(self, name: str, command: Sequence[str]) -> bool:
@@ -75,34 +101,53 @@ class Local:
         path = self._logs / f'{name}.log'
         for _ in range(TRIES):
             with path.open('ab') as log:
-                code = self._run(command, log)
+                code = self._run(name, command, log)
             if code == 0:
                 self.failed.pop(name, None)
                 return True
-            if code == EXIT_RESTART:
-                raise Preempted(f'{name} is saved; start the study again to continue')
             if code == EXIT_USER:
                 break
         lines = path.read_text(encoding='utf-8', errors='replace').strip().splitlines()
         self.failed[name] = f'exit code {code}: {lines[-1] if lines else "no output"} ({path})'
         return False
 
-    def _run(self, command: Sequence[str], log) -> int:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    def _run(self, name: str, command: Sequence[str], log) -> int:
+        received: list[int] = []
+        child = None
+
+        def forward(number, _):
+            received.append(number)
+            if child is not None:
+                child.terminate()
+
+        before = signal.signal(signal.SIGTERM, forward)
         try:
+            child = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+            )
+            if received:
+                child.terminate()
             code = child.wait()
         except BaseException:
-            child.terminate()
-            child.wait()
+            if child is not None:
+                child.terminate()
+                child.wait()
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
-        return EXIT_RESTART if code == -signal.SIGTERM else code
+        if received or code in (EXIT_RESTART, _TERMINATED):
+            raise Preempted(f'{name} was stopped; start the study again to continue')
+        return code
 
 
 class Printer:
     """Prints commands instead of running them."""
+
+    prints = True
 
     def __init__(self):
         self.failed: dict[str, str] = {}
@@ -113,34 +158,84 @@ class Printer:
         return True
 
 
+def claim(study: Study, directory: pathlib.Path) -> None:
+    """Writes `study.json`: the endpoint that was named before there was a result.
+
+    Raises UserError when the folder has another study or endpoint.
+    """
+    path = directory / 'study.json'
+    mine = json.loads(json.dumps({'study': study.name, 'endpoint': study.endpoint}))
+    if path.is_file():
+        old = json.loads(path.read_text(encoding='utf-8'))
+        if old != mine:
+            raise UserError(
+                f'was named before there were results: {old["study"]}, {old["endpoint"]}; '
+                f'now it is {mine["study"]}, {mine["endpoint"]}',
+                where=f'the endpoint in {directory}',
+                fix='name a new --workdir',
+            )
+    directory.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(mine, indent=2) + '\n', encoding='utf-8')
+
+
 def _metrics(directory: pathlib.Path, workdir: str, name: str) -> dict[str, Any] | None:
     path = directory / workdir / 'eval' / name / 'metrics.json'
     return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
 
 
-def evaluated(point: Point, directory: pathlib.Path, name: str) -> dict[str, Any] | None:
-    """Metrics of a finished point, or None: not there, or of another config."""
+def _is_mine(point: Point, directory: pathlib.Path) -> bool:
     path = directory / point.workdir / 'config.json'
-    metrics = _metrics(directory, point.workdir, name)
-    if metrics is None or not path.is_file():
-        return None
-    stored = json.loads(path.read_text(encoding='utf-8'))
-    return None if config_lib.differences(stored, point.config.to_dict()) else metrics
+    return path.is_file() and study_lib.config_hash(config_lib.read_workdir(path.parent)) == point.hash
+
+
+def evaluated(study: Study, point: Point, directory: pathlib.Path, split: str) -> dict[str, Any] | None:
+    """Metrics of a finished point, or None: not there, or of another config."""
+    metrics = _metrics(directory, point.workdir, evaluation_name(study, split, 'auto'))
+    return metrics if metrics and _is_mine(point, directory) else None
+
+
+def commands(study: Study, point: Point, directory: pathlib.Path, split: str) -> list[list[str]]:
+    """What is left to do for a point's metrics on a split: nothing, to evaluate, or to train before."""
+    if evaluated(study, point, directory, split):
+        return []
+    trained = directory / point.workdir / 'checkpoints' / str(point.config.steps)
+    todo = [evaluate_command(study, point, directory, split)]
+    if not (trained.is_dir() and _is_mine(point, directory)):
+        todo.insert(0, train_command(study, point, directory))
+    return todo
+
+
+def _forget(point: Point, directory: pathlib.Path) -> None:
+    """Removes metrics that were taken under another config: training is about to make them wrong."""
+    if not _is_mine(point, directory):
+        for path in (directory / point.workdir).glob('eval/*/metrics.json'):
+            path.unlink()
+
+
+def trials(study: Study) -> list[Point]:
+    """The runs that learning rates are chosen by: every arm with every rate and the first seed."""
+    return study_lib.shared(
+        [
+            study_lib.point(study, arm, study.seeds[0], rate)
+            for arm in study.arms
+            for rate in study.learning_rates
+        ]
+    )
 
 
 def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> list[Point]:
     """Trains and evaluates every point that is not there yet; returns all points of the study.
 
     Learning rates are tried first, each arm as often, with the first seed. A point that fails twice
-    is left out and named in `launcher.failed`.
+    is left out and named in `launcher.failed`; so are the points of an arm all of whose trials failed.
+    Printed are the commands that can be started now: points whose trials are not finished come later.
     """
     study_lib.check(study)
-    rates = {arm.name: study.learning_rates for arm in study.arms}
-    trials = [
-        study_lib.point(study, arm, study.seeds[0], rate) for arm in study.arms for rate in rates[arm.name]
-    ]
-    planned = len(study_lib.unique(trials)) + len(study.arms) * (len(study.seeds) - bool(trials))
-    with tqdm(total=planned + len(study.base_prompts), desc=study.name, unit='run', disable=None) as bar:
+    if not launcher.prints:
+        claim(study, directory)
+    tried, base = trials(study), study_lib.point(study, study.arms[0], study.seeds[0], None).config
+    planned = len(study.base_prompts) + len(study_lib.unique(tried)) + len(study.arms) * len(study.seeds)
+    with tqdm(total=planned, desc=study.name, unit='run', disable=None) as bar:
 
         def work(name: str, todo: Sequence[list[str]]) -> None:
             bar.set_postfix_str(name)
@@ -149,42 +244,55 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
                     break
             bar.update()
 
-        def make(point: Point, *splits: str) -> None:
-            names = {'test': TEST, 'validation': VALIDATION}
-            missing = [split for split in splits if evaluated(point, directory, names[split]) is None]
-            commands = [evaluate_command(study, point, directory, split) for split in missing]
-            if commands:
-                commands.insert(0, train_command(study, point, directory))
-            work(pathlib.Path(point.workdir).name, commands)
+        def make(point: Point, split: str) -> None:
+            todo = commands(study, point, directory, split)
+            if todo and not launcher.prints:
+                _forget(point, directory)
+            work(pathlib.Path(point.workdir).name, todo)
 
-        for trial in study_lib.unique(trials):
+        for trial in study_lib.unique(tried):
             make(trial, 'validation')
-        points = []
-        for seed in study.seeds:
-            for arm in study.arms:
-                rate = best_rate(study, arm, directory)
-                points.append(study_lib.point(study, arm, seed, rate))
+        rates: dict[str, float | None] = {}
+        for arm in study.arms:
+            found = [evaluated(study, t, directory, 'validation') for t in tried if t.arm == arm.name]
+            if all(found) or (any(found) and not launcher.prints):
+                rates[arm.name] = best_rate(study, arm, directory)
+            elif launcher.prints:
+                print(f'# {arm.name}: print again when its trials are done')
+            else:
+                launcher.failed[arm.name] = 'no trial of its learning rate succeeded'
+        points = [
+            study_lib.point(study, arm, seed, rates[arm.name])
+            for seed in study.seeds
+            for arm in study.arms
+            if arm.name in rates
+        ]
+        points = study_lib.shared(points)
+        bar.update(len(study.arms) * len(study.seeds) - len(study_lib.unique(points)))
         for point in study_lib.unique(points):
             make(point, 'test')
-            write_results(study, points, directory)
+            if not launcher.prints:
+                write_results(study, points, directory)
         for prompt in study.base_prompts:
-            done = _metrics(directory, 'points/base', base_name(prompt))
-            work(base_name(prompt), [] if done else [base_command(study, points[0], directory, prompt)])
+            name = evaluation_name(study, 'test', prompt)
+            done = _metrics(directory, base_workdir(base), name)
+            work(f'base-{name}', [] if done else [base_command(study, base, directory, prompt)])
+    if not launcher.prints:
         write_results(study, points, directory)
     return points
 
 
 def best_rate(study: Study, arm: study_lib.Arm, directory: pathlib.Path) -> float | None:
-    """The learning rate of an arm: best overall macro-F1 on the validation split, the smaller of equals."""
-    best: tuple[float, float] | None = None
-    for rate in sorted(study.learning_rates):
-        trial = study_lib.point(study, arm, study.seeds[0], rate)
-        metrics = evaluated(trial, directory, VALIDATION)
-        if metrics and (best is None or metrics['overall']['macro_f1'] > best[0]):
-            best = metrics['overall']['macro_f1'], rate
-    if best is None and study.learning_rates:
-        return min(study.learning_rates)
-    return best[1] if best else None
+    """The learning rate of an arm: best overall macro-F1 on the validation split, the smaller of equals.
+
+    None without a finished trial.
+    """
+    found = [
+        (-metrics['overall']['macro_f1'], trial.config.optimizer.learning_rate)
+        for trial in trials(study)
+        if trial.arm == arm.name and (metrics := evaluated(study, trial, directory, 'validation'))
+    ]
+    return min(found)[1] if found else None
 
 
 def _row(
@@ -204,15 +312,15 @@ def _row(
 
 def write_results(study: Study, points: Sequence[Point], directory: pathlib.Path) -> list[dict[str, Any]]:
     """Writes `results.jsonl`, one line per finished evaluation, whole or not at all; returns its rows."""
-    home = {candidate.hash: candidate.workdir for candidate in reversed(points)}
-    rows = []
-    for point in points:
-        shared = Point(point.arm, point.seed, point.config, point.overrides, home[point.hash])
-        if metrics := evaluated(shared, directory, TEST):
-            rows.append(_row(study, point, shared.workdir, TEST, metrics))
+    name, rows = evaluation_name(study, 'test', 'auto'), []
+    for point in study_lib.shared(points):
+        if metrics := evaluated(study, point, directory, 'test'):
+            rows.append(_row(study, point, point.workdir, name, metrics))
+    base = study_lib.point(study, study.arms[0], study.seeds[0], None).config
     for prompt in study.base_prompts:
-        if metrics := _metrics(directory, 'points/base', base_name(prompt)):
-            rows.append(_row(study, None, 'points/base', base_name(prompt), metrics))
+        workdir, name = base_workdir(base), evaluation_name(study, 'test', prompt)
+        if metrics := _metrics(directory, workdir, name):
+            rows.append(_row(study, None, workdir, name, metrics))
     if rows:
         directory.mkdir(parents=True, exist_ok=True)
         partial = directory / 'results.jsonl.partial'

@@ -15,6 +15,8 @@ from bsft_jax import config as config_lib
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
 
+_WITHOUT_EFFECT = config_lib.FREE_FIELDS - {'model.base', 'train.steps'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
@@ -70,8 +72,19 @@ class Point:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the resolved config: points that agree in it are one run."""
-        return hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode()).hexdigest()
+        """Of the resolved config: points that agree in it are one run."""
+        return config_hash(self.config)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def config_hash(config: RunConfig) -> str:
+    """SHA-256 over the fields that change what a run learns; not over logging, mesh or checkpoints."""
+    flat = config_lib.flatten(config.to_dict())
+    return digest({path: value for path, value in flat.items() if path not in _WITHOUT_EFFECT})
 
 
 def load(spec: str, kind: type) -> Any:
@@ -82,7 +95,10 @@ def load(spec: str, kind: type) -> Any:
     made = runpy.run_path(path).get('get_config')
     if made is None:
         raise UserError('defines no get_config', where=path)
-    config = made(argument) if argument else made()
+    try:
+        config = made(argument) if argument else made()
+    except TypeError as error:
+        raise UserError(f'get_config: {error}', where=spec) from error
     if not isinstance(config, kind):
         raise UserError(f'get_config() does not return a {kind.__name__}', where=path)
     return config
@@ -95,6 +111,11 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig
     for path, value in overrides.items():
         if path not in known:
             raise UserError(f'unknown config field {path!r}', where='study')
+        kind = type(known[path])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise UserError(f'{value!r} is not of type {kind.__name__}', where=f'study: {path}')
         *parents, name = path.split('.')
         place = values
         for parent in parents:
@@ -117,17 +138,30 @@ def point(study: Study, arm: Arm, seed: int, learning_rate: float | None) -> Poi
 def check(study: Study) -> None:
     """Raises UserError for a study that cannot be run, before anything is."""
     names = [arm.name for arm in study.arms]
-    if not names or len(set(names)) != len(names):
-        raise UserError(f'arms must have distinct names, got {names}', where='study')
+    if not names or len({*names, 'base'}) != len(names) + 1:
+        raise UserError(f'arms must have distinct names and none is base, got {names}', where='study')
     if not study.seeds or len(set(study.seeds)) != len(study.seeds):
         raise UserError(f'seeds must be distinct, got {list(study.seeds)}', where='study')
+    known = names + ['base'] * ('plain' in study.base_prompts)
+    for name, _ in study.endpoint[1:]:
+        if name not in known:
+            raise UserError(f'no arm {name!r}, known: {", ".join(known)}', where='endpoint of the study')
     for arm in study.arms:
+        if study.learning_rates and 'optimizer.learning_rate' in {**study.overrides, **arm.overrides}:
+            raise UserError(
+                f'arm {arm.name!r} has a learning rate and the study tries {list(study.learning_rates)}',
+                where='study',
+                fix='drop one of them',
+            )
         point(study, arm, study.seeds[0], None)
+
+
+def shared(points: Sequence[Point]) -> list[Point]:
+    """The points, each in the folder of the first one with its config: they are one run."""
+    home: dict[str, str] = {}
+    return [dataclasses.replace(p, workdir=home.setdefault(p.hash, p.workdir)) for p in points]
 
 
 def unique(points: Sequence[Point]) -> list[Point]:
     """The points without those whose config an earlier one has."""
-    first: dict[str, Point] = {}
-    for candidate in points:
-        first.setdefault(candidate.hash, candidate)
-    return list(first.values())
+    return list({p.hash: p for p in reversed(points)}.values())[::-1]

@@ -22,10 +22,11 @@ from bsft_jax.evaluation import metrics, statistics
 from bsft_jax.report import table
 
 BASELINE = ('general_sft', 'auto', 'plain')
-COMPARED = ('bridging', 'proactive', 'overall')
+COMPARED = (*taxonomy.GROUPS, 'overall')
 ENOUGH_PROACTIVE = 1500
 # (z of a two-sided 5 % test) + (z of 80 % power) = 1.96 + 0.84
 _POWER_FACTOR = 2.80
+_SHARED = 0.95  # of the records of one result that every other must have
 
 
 @dataclasses.dataclass
@@ -39,13 +40,14 @@ class Row:
 
 @dataclasses.dataclass
 class Records:
-    """The records that all rows of a study are scored on, in the order of their ids."""
+    """The records that all rows of a study are scored on, in the order of their ids; others are `left_out`."""
 
     categories: list[str]
     members: dict[str, list[str]]
     category_N: np.ndarray
     answer_N: np.ndarray
     case_N: np.ndarray
+    left_out: int
 
     def chosen(self, group: str) -> list[int]:
         """Indices of the categories of a group or of `overall`; empty for an absent group."""
@@ -63,7 +65,7 @@ def summarize(
     *,
     endpoint: tuple,
     published: list[dict[str, Any]],
-    resamples: int = 1000,
+    resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The content of summary.json.
@@ -75,7 +77,7 @@ def summarize(
       endpoint: `(group or 'overall', (arm, policy), (arm, policy))`, both under the prompt `plain`:
         the one comparison that the study was made for, first minus second.
       published: figures from elsewhere, `{'method', 'source', group or 'overall': value or None}`, copied.
-      resamples, seed: of the bootstrap.
+      resamples, seed: of the bootstrap; no p is below 1/resamples, which Holm multiplies by the comparisons.
 
     Raises:
       UserError: no result, an evaluation twice, evaluations of different records, or an endpoint
@@ -133,7 +135,7 @@ def summarize(
         'comparisons': comparisons,
         'smallest_effect': {'difference': smallest, 'proactive_records': proactive},
         'published': published,
-        'notes': _notes(rows, first, second, proactive, resamples),
+        'notes': _notes(rows, records, first, second, resamples),
         'runs': [
             {'arm': arm, 'seed': s, 'workdir': workdir}
             for arm, s, workdir in dict.fromkeys((r['arm'], r['seed'], r['workdir']) for r in results)
@@ -142,31 +144,38 @@ def summarize(
 
 
 def _gather(study: str, results: list[dict[str, Any]]) -> tuple[Records, dict[tuple, Row]]:
-    """Results by (arm, policy, prompt) in the order of appearance, on one set of records."""
+    """Results by (arm, policy, prompt) in the order of appearance, on the records that all of them scored.
+
+    Prompts of several lengths leave out different records as too long.
+    """
     by_key: dict[tuple, dict] = {}
-    reference, column = None, {}
+    scored: dict[int, dict[str, dict]] = {}
     for result in results:
         key = (result['arm'], result['evaluation']['policy'], result['evaluation']['prompt'])
-        where = f'{result["workdir"]}, evaluation {result["evaluation"]["name"]}'
         if result['seed'] in by_key.setdefault(key, {}):
+            where = f'{result["workdir"]}, evaluation {result["evaluation"]["name"]}'
             raise UserError(f'a second result of {_label(key)}, seed {result["seed"]}', where=where)
         by_key[key][result['seed']] = result
-        scored = [
-            r
-            for r in result['predictions']
+        scored[id(result)] = {
+            r['id'] or f'nameless {n:08d}': r
+            for n, r in enumerate(result['predictions'])
             if r.get('answer') is not None and r.get('prediction') is not None
-        ]
-        scored.sort(key=lambda r: r['id'])
-        identity = [(r['id'], r.get('category'), r['answer']) for r in scored]
+        }
+    everywhere = sorted(set.intersection(*map(set, scored.values()))) if scored else []
+    most = max(map(len, scored.values()), default=0)
+    reference, ordered, column = None, [], {}
+    for result in sorted(results, key=lambda result: len(scored[id(result)]), reverse=True):
+        rows_N = [scored[id(result)][name] for name in everywhere]
+        identity = [(r['id'], r.get('category'), r['answer']) for r in rows_N]
         if reference is None:
-            reference, ordered = identity, scored
-        if identity != reference:
+            reference, ordered = identity, rows_N
+        if identity != reference or len(scored[id(result)]) < _SHARED * most:
             raise UserError(
-                'other records than in the first result',
-                where=where,
+                'other records than in the other results',
+                where=f'{result["workdir"]}, evaluation {result["evaluation"]["name"]}',
                 fix='evaluate every arm of a study on the same data, split and limit',
             )
-        column[id(result)] = [r['prediction'] for r in scored]
+        column[id(result)] = [r['prediction'] for r in rows_N]
     if not reference:
         raise UserError('no result with an answer and a prediction', where=study, fix='run its points first')
 
@@ -178,6 +187,7 @@ def _gather(study: str, results: list[dict[str, Any]]) -> tuple[Records, dict[tu
         np.array([categories.index(r.get('category') or '') for r in ordered]),
         np.array([r['answer'] for r in ordered]),
         statistics.cluster_ids([r.get('case_id') or '' for r in ordered]),
+        most - len(ordered),
     )
     rows = {}
     for key, of_seed in by_key.items():
@@ -258,13 +268,19 @@ def _outcome(group: str, first: tuple, second: tuple, comparison: dict[str, Any]
     )
 
 
-def _notes(rows: dict[tuple, Row], first: tuple, second: tuple, proactive: int, resamples: int) -> list[str]:
+def _notes(
+    rows: dict[tuple, Row], records: Records, first: tuple, second: tuple, resamples: int
+) -> list[str]:
     """What a reader must know before believing the figures."""
-    notes = []
+    notes, proactive = [], records.number('proactive')
     if proactive < ENOUGH_PROACTIVE:
         notes.append(
             f'Only {proactive} proactive records: below {ENOUGH_PROACTIVE} a difference of one or two points '
             'cannot be told from chance; see the smallest effect.'
+        )
+    if records.left_out:
+        notes.append(
+            f'{records.left_out} records are left out of macro-F1: a longer prompt could not hold them.'
         )
     a, b = rows[first].seeds, rows[second].seeds
     number = min(len(a), len(b))

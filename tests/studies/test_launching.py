@@ -1,143 +1,349 @@
-"""Studies: points from configs, the order of work, resuming, failures; and once the real commands."""
+"""Studies: points from configs, the order of work, resuming, failures; and the real commands."""
 
+import dataclasses
 import json
 import os
-import pathlib
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
-from bsft_jax.errors import UserError
+from bsft_jax.errors import Preempted, UserError
 from bsft_jax.studies import launching
 from bsft_jax.studies import study as study_lib
 from bsft_jax.studies.study import Arm, Study
+from tests.conftest import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-ARMS = (Arm('general_sft', {'arm': 'general_sft'}), Arm('behavior_sft', {'arm': 'behavior_sft'}))
+CONFIG = """
+from bsft_jax.config import *
 
+def get_config(arg='behavior_sft'):
+    return RunConfig(
+        arm=arg,
+        log_interval=1,
+        model=ModelSection(base={base!r}),
+        data=DataSection(source='synthetic:60', sequence_length=448, rows_per_step=8, answer_format='text'),
+        optimizer=OptimizerSection(learning_rate=1e-3, warmup_steps=1, schedule_steps=3),
+    )
+"""
+STUDY = """
+from bsft_jax.studies.study import *
 
-def a_study(**changed):
-    return Study(**{'name': 's', 'config': str(ROOT / 'configs/quickstart.py'), 'arms': ARMS, **changed})
-
-
-class Pretender:
-    """Writes what the commands would: the config of a run and macro-F1 as `score` says."""
-
-    def __init__(self, directory, study, score=lambda point: 0.5, broken=()):
-        self.directory, self.study, self.score, self.broken = directory, study, score, broken
-        self.commands, self.failed = [], {}
-
-    def __call__(self, name, command):
-        self.commands.append((name, command[2].rpartition('.')[2]))
-        if name.partition('-')[0] in self.broken:
-            self.failed[name] = 'broken'
-            return False
-        flags = dict(part.lstrip('-').split('=', 1) for part in command[3:])
-        workdir = pathlib.Path(flags['workdir'])
-        workdir.mkdir(parents=True, exist_ok=True)
-        if command[2].endswith('train'):
-            overrides = {
-                key.removeprefix('config.'): value
-                for key, value in flags.items()
-                if key.startswith('config.')
-            }
-            arm = next(arm for arm in self.study.arms if arm.overrides['arm'] == overrides['arm'])
-            rate = overrides.get('optimizer.learning_rate')
-            point = study_lib.point(self.study, arm, int(overrides['seed']), rate and float(rate))
-            (workdir / 'config.json').write_text(json.dumps(point.config.to_dict()))
-            return True
-        evaluation = workdir / 'eval' / flags['name']
-        evaluation.mkdir(parents=True)
-        metrics = {'policy': 'auto', 'prompt': 'plain', 'overall': {'macro_f1': self.score(workdir.name)}}
-        (evaluation / 'metrics.json').write_text(json.dumps(metrics))
-        return True
+def get_config(seeds='2'):
+    return Study(
+        name='tiny',
+        config={config!r},
+        arms=(Arm('general_sft', {{'arm': 'general_sft'}}), Arm('behavior_sft')),
+        seeds=tuple(range(int(seeds))),
+        test_limit=90,
+    )
+"""
+ENDPOINT = ('overall', ('b', 'auto'), ('a', 'auto'))
 
 
 @pytest.fixture
-def launched(tmp_path):
-    """Runs a study with a Pretender in place of `Local`."""
-
-    def launch(study, **how):
-        launcher = Pretender(tmp_path, study, **how)
-        return launcher, launching.run(study, tmp_path, launcher)
-
-    return launch
+def study(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(CONFIG.format(base='tiny-clinical'))
+    arms = (Arm('a', {'arm': 'general_sft'}), Arm('b'))
+    return Study('tiny', str(path), arms, seeds=(0, 1), base_prompts=('plain',), endpoint=ENDPOINT)
 
 
-def test_every_arm_and_seed_is_trained_and_evaluated_once_and_a_second_call_does_nothing(launched, tmp_path):
-    study = a_study(seeds=(0, 1))
-    launcher, points = launched(study)
-    assert [p.workdir for p in points] == [
-        f'points/{arm}-s{seed}' for seed in (0, 1) for arm in ('general_sft', 'behavior_sft')
+def options(command):
+    return dict(part[2:].split('=', 1) for part in command if part.startswith('--'))
+
+
+class Fake(launching.Local):
+    """Does at once what a command is for; `score(workdir, options)` may raise to fail."""
+
+    def __init__(self, directory, study, score=lambda workdir, given: 0.5):
+        super().__init__(directory)
+        self.directory, self.study, self.score, self.commands = directory, study, score, []
+
+    def _run(self, name, command, log):
+        given = options(command)
+        workdir = launching.pathlib.Path(given['workdir'])
+        self.commands.append((command[2].split('.')[-1], workdir.name, given.get('name', '')))
+        try:
+            value = self.score(workdir.name, given)
+        except RuntimeError as error:
+            log.write(f'{error}\n'.encode())
+            return 1
+        if command[2] == 'bsft_jax.train':
+            (workdir / 'checkpoints' / '3').mkdir(parents=True, exist_ok=True)
+            changed = {k[7:]: v for k, v in given.items() if k.startswith('config.')}
+            typed = {
+                'seed': int, 'optimizer.learning_rate': float, 'train.steps': int
+            }  # fmt: skip
+            changed = {path: typed.get(path, str)(value) for path, value in changed.items()}
+            base = study_lib.load(given['config'], study_lib.RunConfig)
+            made = study_lib.with_overrides(base, changed)
+            (workdir / 'config.json').write_text(json.dumps(made.to_dict()))
+        else:
+            folder = workdir / 'eval' / given['name']
+            folder.mkdir(parents=True, exist_ok=True)
+            metrics = {'policy': 'auto', 'prompt': 'plain', 'overall': {'macro_f1': value}}
+            (folder / 'metrics.json').write_text(json.dumps(metrics))
+        return 0
+
+
+def run(study, directory, **kwargs):
+    launcher = Fake(directory, study, **kwargs)
+    points = launching.run(study, directory, launcher)
+    path = directory / 'results.jsonl'
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return launcher, points, rows
+
+
+def test_every_point_runs_once_and_only_once(study, tmp_path):
+    directory = tmp_path / 'study'
+    launcher, _, rows = run(study, directory)
+    trained = [workdir for app, workdir, _ in launcher.commands if app == 'train']
+    assert trained == ['a-s0', 'b-s0', 'a-s1', 'b-s1']
+    assert [app for app, *_ in launcher.commands].count('evaluate') == 5  # with the base
+    assert [(r['arm'], r['seed']) for r in rows] == [('a', 0), ('b', 0), ('a', 1), ('b', 1), ('base', None)]
+    assert set(rows[0]) == {
+        'study', 'point', 'arm', 'seed', 'evaluation', 'config', 'workdir', 'metrics'
+    }  # fmt: skip
+    assert rows[1]['config']['arm'] == 'behavior_sft' and rows[2]['config']['seed'] == 1
+    assert run(study, directory)[0].commands == []
+
+    (directory / 'points/b-s1/eval/test-auto/metrics.json').unlink()
+    assert run(study, directory)[0].commands == [('evaluate', 'b-s1', 'test-auto')]
+    more = dataclasses.replace(study, seeds=(0, 1, 2))
+    assert {workdir for _, workdir, _ in run(more, directory)[0].commands} == {'a-s2', 'b-s2'}
+
+
+def test_results_of_another_config_limit_or_source_do_not_count(study, tmp_path):
+    directory = tmp_path / 'study'
+    run(study, directory)
+    limited = dataclasses.replace(study, test_limit=9)
+    assert [app for app, *_ in run(limited, directory)[0].commands] == ['evaluate'] * 5
+    assert run(study, directory)[0].commands == []
+
+    shorter = dataclasses.replace(study, overrides={'train.steps': 2})
+    point = study_lib.point(shorter, study.arms[0], 0, None)
+    assert [c[2] for c in launching.commands(shorter, point, directory, 'test')] == [
+        'bsft_jax.train',
+        'bsft_jax.evaluate',
     ]
-    assert [app for _, app in launcher.commands] == ['train', 'evaluate'] * 4 + ['evaluate']
-    rows = [json.loads(line) for line in (tmp_path / 'results.jsonl').read_text().splitlines()]
-    assert [(row['arm'], row['seed']) for row in rows] == [
-        ('general_sft', 0), ('behavior_sft', 0), ('general_sft', 1), ('behavior_sft', 1), ('base', None),
-    ]  # fmt: skip
-    again, _ = launched(study)
-    assert again.commands == []
-    (tmp_path / 'points/general_sft-s1/eval/test-auto/metrics.json').unlink()
-    (tmp_path / 'points/general_sft-s1/eval/test-auto').rmdir()
-    third, _ = launched(study)
-    assert third.commands == [('general_sft-s1', 'train'), ('general_sft-s1-1', 'evaluate')]
+    other = dataclasses.replace(study, overrides={'data.source': 'synthetic:90'})
+    config = study_lib.point(other, study.arms[0], 0, None).config
+    assert launching.base_workdir(config) != launching.base_workdir(point.config)
+    logged = dataclasses.replace(study, overrides={'log_interval': 7, 'checkpoint.interval': 5})
+    assert (
+        launching.commands(logged, study_lib.point(logged, study.arms[0], 0, None), directory, 'test') == []
+    )
 
 
-def test_the_learning_rate_is_the_best_on_validation_and_its_trial_is_the_first_seeds_run(launched):
-    def score(name):
-        return {'1e-05': 0.3, '0.0001': 0.6, '0.001': 0.6}[name.rpartition('-lr')[2]]
+def test_metrics_that_training_makes_wrong_are_removed_first(study, tmp_path):
+    directory = tmp_path / 'study'
+    study = dataclasses.replace(study, seeds=(0,))
+    run(study, directory)
 
-    launcher, points = launched(a_study(learning_rates=(1e-3, 1e-4, 1e-5), base_prompts=()), score=score)
-    assert {point.config.optimizer.learning_rate for point in points} == {1e-4}
-    assert len([app for _, app in launcher.commands if app == 'evaluate']) == 2 * 3 + 2
-    assert {name for name, app in launcher.commands if app == 'train'} == {
-        f'{arm}-s0-lr{rate}'
-        for arm in ('general_sft', 'behavior_sft')
-        for rate in ('1e-05', '0.0001', '0.001')
-    }
+    def fails(workdir, given):
+        if 'name' in given:
+            raise RuntimeError('no evaluation')
+
+    longer = dataclasses.replace(study, overrides={'train.steps': 2})
+    _, points, _ = run(longer, directory, score=fails)
+    assert [launching.evaluated(longer, point, directory, 'test') for point in points] == [None, None]
 
 
-def test_arms_with_the_same_config_are_one_run(launched):
-    launcher, points = launched(a_study(arms=(*ARMS, Arm('again', {'arm': 'behavior_sft'})), base_prompts=()))
+def test_equal_configs_are_one_run(study, tmp_path):
+    twins = (*study.arms, Arm('same as b', {'arm': 'behavior_sft'}))
+    study = dataclasses.replace(study, arms=twins, seeds=(0,), learning_rates=(1e-3, 2e-3))
+    launcher, points, rows = run(study, tmp_path / 'study')
+    assert [w for app, w, _ in launcher.commands if app == 'train'] == [
+        'a-s0-lr0.001',
+        'a-s0-lr0.002',
+        'b-s0-lr0.001',
+        'b-s0-lr0.002',
+    ]
+    assert [(r['arm'], r['workdir']) for r in rows[1:3]] == [
+        ('b', 'points/b-s0-lr0.001'),
+        ('same as b', 'points/b-s0-lr0.001'),
+    ]
     assert len(points) == 3
-    assert [app for _, app in launcher.commands] == ['train', 'evaluate'] * 2
 
 
-def test_a_failing_point_is_left_out_and_the_others_go_on(launched, tmp_path):
-    launcher, _ = launched(a_study(), broken=('general_sft',))
-    rows = [json.loads(line) for line in (tmp_path / 'results.jsonl').read_text().splitlines()]
-    assert [row['arm'] for row in rows] == ['behavior_sft', 'base']
-    assert list(launcher.failed) == ['general_sft-s0']
+def test_a_failing_point_is_tried_twice_and_the_others_go_on(study, tmp_path):
+    def score(workdir, given):
+        if workdir == 'b-s0':
+            raise RuntimeError('out of memory')
+        return 0.5
+
+    directory = tmp_path / 'study'
+    launcher, _, rows = run(study, directory, score=score)
+    assert [c for c in launcher.commands if c[1] == 'b-s0'] == [('train', 'b-s0', '')] * 2
+    assert list(launcher.failed) == ['b-s0'] and 'out of memory' in launcher.failed['b-s0']
+    assert [(r['arm'], r['seed']) for r in rows] == [('a', 0), ('a', 1), ('b', 1), ('base', None)]
+
+    failures = iter([True, False, False])
+
+    def once(workdir, given):
+        if next(failures):
+            raise RuntimeError('a moment of weakness')
+        return 0.5
+
+    launcher, _, rows = run(study, directory, score=once)
+    assert (launcher.failed, len(rows)) == ({}, 5)
 
 
-def test_a_command_is_tried_twice_unless_the_user_must_act(tmp_path):
-    launcher = launching.Local(tmp_path)
-    mark = tmp_path / 'mark'
-    second = f'import pathlib, sys; p = pathlib.Path({str(mark)!r}); old = p.exists(); p.touch(); sys.exit(not old)'
-    assert launcher('flaky', [sys.executable, '-c', second]) and not launcher.failed
-    count = "open('count', 'a').write('x')"
-    for code, tries in ((1, 2), (2, 1)):
-        (tmp_path / 'count').unlink(missing_ok=True)
-        os.chdir(tmp_path)
-        assert not launcher(f'bad{code}', [sys.executable, '-c', f'{count}; print("why"); exit({code})'])
-        assert (tmp_path / 'count').read_text() == 'x' * tries
-        assert f'exit code {code}: why' in launcher.failed[f'bad{code}']
+def test_each_arm_takes_its_best_rate_on_validation_and_the_smaller_of_equals(study, tmp_path):
+    scores = {'a-s0-lr0.0005': 0.4, 'a-s0-lr0.001': 0.6, 'a-s0-lr0.002': 0.5,
+              'b-s0-lr0.0005': 0.3, 'b-s0-lr0.001': 0.7, 'b-s0-lr0.002': 0.7}  # fmt: skip
+    splits = []
+
+    def score(workdir, given):
+        if workdir in scores and 'split' in given:
+            splits.append(given['split'])
+            return scores[workdir] if given['split'] == 'validation' else 1 - scores[workdir]
+
+    study = dataclasses.replace(study, learning_rates=(2e-3, 5e-4, 1e-3), base_prompts=())
+    _, points, rows = run(study, tmp_path / 'study', score=score)
+    assert [(p.arm, p.seed, p.config.optimizer.learning_rate) for p in points] == [
+        ('a', 0, 1e-3), ('b', 0, 1e-3), ('a', 1, 1e-3), ('b', 1, 1e-3)
+    ]  # fmt: skip
+    assert splits.count('validation') == 6
+    assert {r['evaluation']['name'] for r in rows} == {'test-auto'}
+
+
+def test_failed_trials_choose_nothing(study, tmp_path):
+    def score(workdir, given):
+        if workdir.startswith('b-s') or workdir == 'a-s0-lr0.002':
+            raise RuntimeError('diverged')
+        return 0.5
+
+    study = dataclasses.replace(study, learning_rates=(1e-3, 2e-3), seeds=(0,))
+    launcher, points, _ = run(study, tmp_path / 'study', score=score)
+    assert [(p.arm, p.config.optimizer.learning_rate) for p in points] == [('a', 1e-3)]
+    assert set(launcher.failed) == {'a-s0-lr0.002', 'b-s0-lr0.001', 'b-s0-lr0.002', 'b'}
+
+
+def test_printed_are_the_commands_that_can_be_started_now(study, tmp_path, capsys):
+    directory = tmp_path / 'study'
+    study = dataclasses.replace(study, learning_rates=(1e-3, 2e-3), base_prompts=())
+    launching.run(study, directory, launching.Printer())
+    lines = capsys.readouterr().out.splitlines()
+    assert not directory.exists()
+    commands = [line for line in lines if not line.startswith('#')]
+    assert [line.split()[2] for line in commands] == ['bsft_jax.train', 'bsft_jax.evaluate'] * 4
+    assert all('split=validation' in line for line in commands[1::2])
+    assert len(lines) == len(commands) + 2
+    run(dataclasses.replace(study, seeds=(0,)), directory)
+    capsys.readouterr()
+    launching.run(study, directory, launching.Printer())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines] == ['bsft_jax.train', 'bsft_jax.evaluate'] * 2
+    assert all('-s1-lr0.001' in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ('changed', 'message'),
+    'changes, message',
     [
-        ({'overrides': {'optimizer.lr': 1}}, 'optimizer.lr'),
-        ({'arms': (ARMS[0], ARMS[0])}, 'distinct'),
-        ({'seeds': ()}, 'seeds'),
-        ({'arms': (Arm('x', {'arm': 'nothing'}),)}, 'nothing'),
+        ({'arms': ()}, 'distinct names'),
+        ({'arms': (Arm('a'), Arm('a'))}, 'distinct names'),
+        ({'arms': (Arm('a'), Arm('b'), Arm('base'))}, 'none is base'),
+        ({'seeds': (1, 1)}, 'seeds must be distinct'),
+        ({'seeds': ()}, 'seeds must be distinct'),
         ({'config': 'absent.py'}, 'absent.py'),
+        ({'arms': (Arm('a', {'arm': 'nothing'}), Arm('b'))}, 'nothing'),
+        ({'overrides': {'data.sourc': 'x'}}, "unknown config field 'data.sourc'"),
+        ({'overrides': {'train.steps': 'x'}}, 'not of type int'),
+        ({'overrides': {'optimizer.learning_rate': 1e-3}, 'learning_rates': (1e-3,)}, 'has a learning rate'),
+        ({'endpoint': ('overall', ('c', 'auto'), ('a', 'auto'))}, "no arm 'c'"),
     ],
 )
-def test_a_study_that_cannot_be_run_says_so_before_anything_is(changed, message, launched):
+def test_what_cannot_be_run_is_said_before_anything_runs(study, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        launched(a_study(**changed))
+        run(dataclasses.replace(study, **changes), tmp_path / 'study')
+    assert not (tmp_path / 'study').exists()
+
+
+def test_the_endpoint_stays_the_one_named_beforehand(study, tmp_path):
+    run(study, tmp_path / 'study')
+    other = dataclasses.replace(study, endpoint=('proactive', *ENDPOINT[1:]))
+    with pytest.raises(UserError, match='named before there were results.*new --workdir'):
+        run(other, tmp_path / 'study')
+
+
+def test_sigterm_stops_a_study_even_when_its_command_ends_well(tmp_path):
+    script = 'import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); print(1, flush=True); time.sleep(60)'
+    local, log = launching.Local(tmp_path), tmp_path / 'logs/point.log'
+
+    def stop():
+        while not (log.is_file() and log.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match='start the study again'):
+        local('point', [sys.executable, '-c', script])
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(Preempted):
+        local('saved', [sys.executable, '-c', 'import sys; sys.exit(75)'])
+
+
+def test_a_wrong_config_is_not_tried_again(tmp_path):
+    local = launching.Local(tmp_path)
+    for code, tries in ((2, 1), (3, 2)):
+        name = f'exits {code}'
+        assert not local(name, [sys.executable, '-c', f'print("why"); raise SystemExit({code})'])
+        assert (tmp_path / 'logs' / f'{name}.log').read_text() == 'why\n' * tries
+        assert local.failed[name].startswith(f'exit code {code}: why')
+
+
+def test_it_imports_no_jax():
+    code = 'import sys, bsft_jax.studies.launching; print("jax" in sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout.strip(), done.stderr) == ('False', '')
+
+
+@pytest.mark.slow
+def test_a_study_end_to_end(tmp_path):
+    (tmp_path / 'config.py').write_text(CONFIG.format(base='tiny-clinical'))
+    path = tmp_path / 'study.py'
+    path.write_text(STUDY.format(config=str(tmp_path / 'config.py')))
+    directory = tmp_path / 'a study'
+
+    def study(*flags, code=0):
+        command = [sys.executable, '-m', 'bsft_jax.study', f'--workdir={directory}', *flags]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
+        assert done.returncode == code, done.stderr[-3000:]
+        return done
+
+    done = study(f'--config={path}')
+    assert 'behavior_sft with auto is' in done.stdout and 'Smallest effect' in done.stdout
+    rows = [json.loads(line) for line in (directory / 'results.jsonl').read_text().splitlines()]
+    assert [(r['arm'], r['seed']) for r in rows] == [
+        ('general_sft', 0), ('behavior_sft', 0), ('general_sft', 1), ('behavior_sft', 1), ('base', None)
+    ]  # fmt: skip
+    plans = {
+        (r['arm'], r['seed']): json.loads(
+            (directory / r['workdir'] / 'checkpoints/3/data/metadata').read_text()
+        )['plan_hash']
+        for r in rows[:4]
+    }
+    assert plans['general_sft', 0] == plans['behavior_sft', 0] != plans['general_sft', 1]
+    summary = json.loads((directory / 'summary.json').read_text())
+    found = {(row['arm'], row['policy']): row['seeds'] for row in summary['rows']}
+    assert (
+        found['general_sft', 'auto'] == found['behavior_sft', 'auto'] == found['behavior_sft', 'oracle'] == 2
+    )
+    assert ('general_sft', 'oracle') not in found
+    page = (directory / 'report.html').read_text()
+    assert '<svg' in page and 'behavior_sft' in page
+
+    start = time.monotonic()
+    assert study(f'--config={path}').stdout == done.stdout
+    assert time.monotonic() - start < 30
+    failed = study(f'--config={path}:1', '--override=optimizer.learning_rate=2e-3', code=1)
+    assert 'failed: general_sft-s0: exit code 2' in failed.stderr and 'another config' in failed.stderr
 
 
 @pytest.mark.parametrize('name', ['quickstart', 'paper_table', 'label_noise'])

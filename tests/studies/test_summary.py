@@ -135,18 +135,20 @@ def test_a_planted_effect_is_found_and_a_null_is_not():
     assert endpoint['endpoint'] and endpoint['p_holm'] is None
     assert endpoint['name'] == 'proactive: behavior_sft/auto - general_sft/auto'
     assert 0.15 < endpoint['difference'] < 0.25 and endpoint['low'] > 0.1
-    assert endpoint['p'] == 1 / 1000
+    assert endpoint['p'] == 1 / 2000
     assert 'points above general_sft on proactive' in found['outcome']
-    assert 'p <= 0.001): the interval excludes zero' in found['outcome']
+    assert 'p <= 0.0005): the interval excludes zero' in found['outcome']
     assert list(names) == [
         'proactive: behavior_sft/auto - general_sft/auto',
+        'reactive: behavior_sft/auto - general_sft/auto',
         'bridging: behavior_sft/auto - general_sft/auto',
         'overall: behavior_sft/auto - general_sft/auto',
+        'reactive: other/auto - general_sft/auto',
         'bridging: other/auto - general_sft/auto',
         'proactive: other/auto - general_sft/auto',
         'overall: other/auto - general_sft/auto',
     ]
-    assert names['overall: behavior_sft/auto - general_sft/auto']['p_holm'] == pytest.approx(5 / 1000)
+    assert names['overall: behavior_sft/auto - general_sft/auto']['p_holm'] == pytest.approx(7 / 2000)
     for name, c in names.items():
         if 'other' in name or 'bridging' in name:
             assert c['low'] < 0 < c['high'] and c['p_holm'] > 0.05, name
@@ -227,15 +229,41 @@ def test_records_must_be_the_same_and_results_unique():
     results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(0,), cases=5)
     with pytest.raises(UserError, match='a second result of behavior_sft/auto, seed 0'):
         summarize([*results, results[1]])
-    fewer = result('behavior_sft', 1, results[1]['predictions'][:-1])
+    fewer = result('behavior_sft', 1, results[1]['predictions'][:-3])
     with pytest.raises(UserError, match='points/behavior_sft-s1.*other records'):
         summarize([*results, fewer])
+    rows = results[1]['predictions']
+    other = result('behavior_sft', 1, [{**rows[0], 'answer': rows[0]['answer'] ^ 1}, *rows[1:]])
+    with pytest.raises(UserError, match='other records'):
+        summarize([*results, other])
     with pytest.raises(UserError, match='no result of behavior_sft/auto'):
         summarize(results[:1])
     with pytest.raises(UserError, match='no result with an answer'):
         summarize([])
     with pytest.raises(UserError, match="no record of the group 'bridge'"):
         summarize(results, endpoint=('bridge', *ENDPOINT[1:]))
+
+
+def test_records_that_a_longer_prompt_left_out_are_left_out_everywhere():
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(0,), cases=10)
+    rng = np.random.default_rng(1)
+    base = predictions(rng, 0.4, cases=10)
+    whole = summarize([*results, result('base', None, base)], resamples=50)
+    del base[3], base[40]
+    left = summarize([*results, result('base', None, base, prompt='few_shot:2')], resamples=50)
+    assert [row['n'] for row in whole['rows']] == [80] * 3 and [row['n'] for row in left['rows']] == [78] * 3
+    assert any('2 records are left out' in note for note in left['notes'])
+    assert not any('left out' in note for note in whole['notes'])
+    cut = [r['predictions'][:3] + r['predictions'][4:41] + r['predictions'][42:] for r in results]
+    again = [{**r, 'predictions': rows} for r, rows in zip(results, cut, strict=True)]
+    assert summarize(again, resamples=50)['rows'] == left['rows'][:2]
+
+
+def test_records_without_an_id_stay_apart():
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(0,), cases=10)
+    nameless = [{**r, 'predictions': [{**row, 'id': ''} for row in r['predictions']]} for r in results]
+    values = [summarize(r, resamples=50)['rows'][1]['overall']['value'] for r in (results, nameless)]
+    assert values[0] == values[1]
 
 
 def test_the_order_of_records_and_results_does_not_matter():
