@@ -119,12 +119,8 @@ def test_the_system_turn_stays_first_and_there_is_one(make_renderer, pool):
 
 def test_behaviors_and_categories_take_turns_and_twins_stay_apart(pool):
     kinds = [(r.behavior, r.category) for r in chosen(pool, 4)]
-    assert kinds == [
-        ('reactive', 'temporal_ordering'),
-        ('proactive', 'omission_detection'),
-        ('reactive', 'omission_detection'),
-        ('proactive', 'omission_detection'),
-    ]
+    assert [behavior for behavior, _ in kinds] == ['reactive', 'proactive'] * 2
+    assert len({category for _, category in kinds}) == 4
     pairs = [r.pair_id for r in chosen(pool, 30) if r.pair_id]
     assert len(pairs) == len(set(pairs))
     assert chosen(pool, 4) == chosen(list(pool), 4) == chosen(pool, 6)[:4]
