@@ -64,7 +64,8 @@ def random_model(directory, tied=True, vocab_size=320, spare=True):
     from bsft_jax.models.network import Network
     from bsft_jax.trees import flatten
 
-    texts = [record.text for record in sources.load_records('synthetic_text:60', 'train')]
+    told = sources.load_records('synthetic_text:200', 'train')
+    texts = [text for record in told for text in tokenizer_training.texts_of(record)]
     tokenizer = tokenizer_training.train_tokenizer(texts, vocab_size)
     tokenizer.save_pretrained(str(directory))
     config = tokenizer_training.blank_config(tokenizer) | {
