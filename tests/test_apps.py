@@ -100,7 +100,7 @@ def test_prepare_train_evaluate_generate_export(folder, arm):
     printed = json.loads((run / 'eval' / 't' / 'metrics.json').read_text())
     assert f'{printed["overall"]["macro_f1"]:.3f}' in table
     rows = [json.loads(line) for line in (run / 'eval' / 't' / 'predictions.jsonl').read_text().splitlines()]
-    assert len(rows) == printed['overall']['n'] == 18  # over the 8 devices of conftest.py
+    assert len(rows) == printed['overall']['n'] == 6 * 21  # over the 8 devices of conftest.py
     assert (printed['selection'] is not None) == (arm == 'behavior_sft')
     assert_equals_scikit_learn(printed, rows)
 
