@@ -52,7 +52,7 @@ _STYLE = (
     '*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}'
 )
 _CURVES = (
-    ('loss', 'Training loss', 'loss (nats per weighted target token, log scale)'),
+    ('loss', 'Training loss', 'nats per weighted token, log scale'),
     ('behavior_accuracy', 'Behavior accuracy in training', 'share of behavior tokens predicted (0 to 1)'),
     ('validation/macro_f1', 'Validation macro-F1', 'macro-F1 (0 to 1), policy auto'),
 )

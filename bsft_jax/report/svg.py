@@ -26,6 +26,7 @@ STYLE = (
         for i in range(COLOURS)
     )
 )
+OUTLINE = 'fill="none" stroke="currentColor"'  # where a viewer does not apply the page's style
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def bars(title: str, axis: str, items: Sequence[Bar]) -> str:
             hint += f' ({bar.low:.3f} to {bar.high:.3f})'
             low, high, middle = x_of(bar.low), x_of(bar.high), y + 18.5
             shape += (
-                f'<path class="whisker" d="M{low:.1f} {middle - 4}v8M{low:.1f} {middle}H{high:.1f}'
+                f'<path class="whisker" {OUTLINE} d="M{low:.1f} {middle - 4}v8M{low:.1f} {middle}H{high:.1f}'
                 f'M{high:.1f} {middle - 4}v8"/>'
             )
         parts.append(f'<g><title>{escape(hint)}</title>{shape}</g>')
@@ -116,7 +117,7 @@ def key(colour: int, *, line: bool) -> str:
     """The sample of a legend: the line of arm number `colour` with its dashes, or the box of its bars."""
     if line:
         dashes = _DASHES[colour % len(_DASHES)]
-        shape = f'<path class="mean l{colour % COLOURS}" d="M0 6H40" stroke-dasharray="{dashes}"/>'
+        shape = f'<path class="mean l{colour % COLOURS}" {OUTLINE} d="M0 6H40" stroke-dasharray="{dashes}"/>'
     else:
         shape = _box(0, 0, 12, 12, colour)
     return f'<svg class="key" viewBox="0 0 {40 if line else 12} 12" aria-hidden="true">{shape}</svg>'
@@ -149,7 +150,7 @@ def _curve(line: Line, x_of: Callable[[float], float], y_of: Callable[[float], f
     places = [(x_of(x), y_of(y)) for x, y in line.points]
     drawn = ' '.join(f'{x:.1f},{y:.1f}' for x, y in places)
     dash = 'none' if line.seed else _DASHES[line.colour % len(_DASHES)]
-    text = f'<polyline class="{kind} l{colour}" stroke-dasharray="{dash}" points="{drawn}"/>'
+    text = f'<polyline class="{kind} l{colour}" {OUTLINE} stroke-dasharray="{dash}" points="{drawn}"/>'
     if len(places) <= 12 and not line.seed:
         text += ''.join(f'<circle class="b{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.8"/>' for x, y in places)
     return text
@@ -164,7 +165,7 @@ def _step(value: float) -> str:
 
 
 def _segment(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+    return f'<line class="{kind}" {OUTLINE} x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def _box(x: float, y: float, width: float, height: float, colour: int) -> str:
