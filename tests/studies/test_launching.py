@@ -364,7 +364,7 @@ def test_a_study_by_the_real_commands(tmp_path):
     env = {**os.environ, 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for words in ('general_sft', 'behavior_sft', 'base', 'oracle', 'bag_of_words'):
+    for words in ('general_sft', 'behavior_sft', 'base', 'oracle', 'shortcuts'):
         assert words in done.stdout
     summary = json.loads((tmp_path / 'summary.json').read_text())
     assert {(row['arm'], row['policy']) for row in summary['rows']} == {
