@@ -113,6 +113,11 @@ DOSES = {
 }
 
 
+def printed(number: int, decimals: int) -> str:
+    """A value in units of its last digit as it stands in a chart: 35 with one decimal is `3.5`."""
+    return f'{number / 10**decimals:.{decimals}f}'
+
+
 @dataclasses.dataclass(frozen=True)
 class Analyte:
     """A laboratory quantity: reference range and the range of values that the simulator draws."""
@@ -125,7 +130,7 @@ class Analyte:
     largest: int
 
     def show(self, number: int) -> str:
-        return f'{number / 10**self.decimals:.{self.decimals}f}'
+        return printed(number, self.decimals)
 
 
 # Ranges within those of published tables (MSD Manual for calcium; teaching tables for the others).
@@ -156,7 +161,7 @@ class Critical:
     decimals: int = 1
 
     def show(self, number: int) -> str:
-        return f'{number / 10**self.decimals:.{self.decimals}f}'
+        return printed(number, self.decimals)
 
 
 # Telephone limits: South West London Pathology (potassium), Sunrise Laboratories (calcium, hemoglobin),
