@@ -15,6 +15,7 @@ class Architecture:
     """Sizes of a decoder, read from a Hugging Face `config.json`.
 
     `vocab_size` counts the rows of the embedding table, which may be more than the tokenizer has ids.
+    `init_std` is the standard deviation of random weights; the default is `transformers`'s.
     """
 
     family: str
@@ -32,6 +33,7 @@ class Architecture:
     qkv_bias: bool
     output_bias: bool = False
     mlp_bias: bool = False
+    init_std: float = 0.02
 
     @property
     def parameters(self) -> int:
@@ -86,4 +88,5 @@ def from_hf_config(config: dict[str, Any], where: str = 'config.json') -> Archit
         qkv_bias=family == 'qwen2' or bias,
         output_bias=family == 'llama' and bias,
         mlp_bias=family == 'llama' and bool(config.get('mlp_bias', False)),
+        init_std=float(config.get('initializer_range', 0.02)),
     )

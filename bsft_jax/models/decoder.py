@@ -13,9 +13,9 @@ from bsft_jax.models import attention as attention_lib
 from bsft_jax.models import behavior_rows
 from bsft_jax.models.architecture import Architecture
 from bsft_jax.models.attention import AttentionMask, KVView, Layout
+from bsft_jax.models.linear import Linear
 from bsft_jax.parallel.sharding import constrain
 
-INIT_STD = 0.02  # `initializer_range` of the Llama and Qwen2 configurations
 BATCH = ('data', 'fsdp')
 
 
@@ -32,17 +32,11 @@ class RMSNorm(nnx.Module):
         return (self.scale[...] * wide).astype(x.dtype)
 
 
-def linear(inputs: int, outputs: int, *, bias: bool, dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(
-        inputs, outputs, use_bias=bias, dtype=dtype, kernel_init=nnx.initializers.normal(INIT_STD), rngs=rngs
-    )
-
-
 class Attention(nnx.Module):
     def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
         self.head_width = arch.head_width
         q_width, kv_width = arch.heads * arch.head_width, arch.kv_heads * arch.head_width
-        make = functools.partial(linear, dtype=dtype, rngs=rngs)
+        make = functools.partial(Linear, std=arch.init_std, dtype=dtype, rngs=rngs)
         self.q = make(arch.width, q_width, bias=arch.qkv_bias)
         self.k = make(arch.width, kv_width, bias=arch.qkv_bias)
         self.v = make(arch.width, kv_width, bias=arch.qkv_bias)
@@ -61,7 +55,7 @@ class Attention(nnx.Module):
         if view_kv is not None:
             keys = jnp.concatenate([view_kv[0], keys], axis=1)
             values = jnp.concatenate([view_kv[1], values], axis=1)
-        out_BTNH = attention_lib.attend(q_BTNH, keys, values, mask_BTS)
+        out_BTNH = attention_lib.attend(q_BTNH, keys, values, mask_BTS, ordered=view_kv is None)
         return self.o(out_BTNH.reshape(B, T, -1)), (k_BTKH, v_BTKH)
 
 
@@ -69,7 +63,7 @@ class Mlp(nnx.Module):
     """The gated feed-forward block (SwiGLU; Shazeer, arXiv 2002.05202)."""
 
     def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
-        make = functools.partial(linear, bias=arch.mlp_bias, dtype=dtype, rngs=rngs)
+        make = functools.partial(Linear, bias=arch.mlp_bias, std=arch.init_std, dtype=dtype, rngs=rngs)
         self.gate = make(arch.width, arch.ffn_width)
         self.up = make(arch.width, arch.ffn_width)
         self.down = make(arch.ffn_width, arch.width)
@@ -93,13 +87,15 @@ class Layer(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    def __init__(self, rows: int, width: int, rngs: nnx.Rngs):
-        self.table = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), (rows, width)))
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs):
+        shape = arch.vocab_size, arch.width
+        self.table = nnx.Param(arch.init_std * jax.random.normal(rngs.params(), shape))
 
 
 class Head(nnx.Module):
-    def __init__(self, rows: int, width: int, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), (width, rows)))
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs):
+        shape = arch.width, arch.vocab_size
+        self.kernel = nnx.Param(arch.init_std * jax.random.normal(rngs.params(), shape))
 
 
 class Rows(nnx.Module):
@@ -115,7 +111,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, arch: Architecture, behavior_ids: tuple[int, ...], dtype, rngs: nnx.Rngs):
         self.arch, self.behavior_ids, self.dtype = arch, behavior_ids, dtype
-        self.embed = Embedding(arch.vocab_size, arch.width, rngs)
+        self.embed = Embedding(arch, rngs)
 
         @nnx.split_rngs(splits=arch.layers)
         @nnx.vmap(in_axes=0, out_axes=0)
@@ -124,7 +120,7 @@ class Decoder(nnx.Module):
 
         self.layers = stack(rngs)
         self.norm = RMSNorm(arch.width, arch.norm_eps)
-        self.head = None if arch.tied else Head(arch.vocab_size, arch.width, rngs)
+        self.head = None if arch.tied else Head(arch, rngs)
         self.behavior = Rows(len(behavior_ids), arch.width, arch.tied) if behavior_ids else None
 
     def __call__(

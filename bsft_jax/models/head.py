@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from bsft_jax.parallel.sharding import constrain
 
-TILE = 128  # most positions of a row whose logits exist at a time
+TILE_ELEMENTS = 2**25  # most logits of a row that exist at a time
 MASKED = -1e30
 
 
@@ -42,8 +42,7 @@ def logits(model, hidden_BTD: jax.Array) -> jax.Array:
 
 def _tile_logprobs(model, hidden_BTD, targets_BT):
     base_BTV, rows_BTn = _products(model, hidden_BTD)
-    log_z_BT = jax.nn.logsumexp(base_BTV, axis=-1)
-    best_BT = jnp.argmax(base_BTV, axis=-1)
+    log_z_BT, best_BT = jax.nn.logsumexp(base_BTV, axis=-1), jnp.max(base_BTV, axis=-1)
     target_BT = jnp.take_along_axis(base_BTV, targets_BT[..., None], axis=-1, mode='clip')[..., 0]
     if rows_BTn is not None:
         ids_n = jnp.asarray(model.behavior_ids)
@@ -51,21 +50,20 @@ def _tile_logprobs(model, hidden_BTD, targets_BT):
         is_row_BTn = targets_BT[..., None] == ids_n
         row_BT = jnp.sum(jnp.where(is_row_BTn, rows_BTn, 0.0), axis=-1)
         target_BT = jnp.where(is_row_BTn.any(axis=-1), row_BT, target_BT)
-        row_best_BT = ids_n[jnp.argmax(rows_BTn, axis=-1)]
-        best_BT = jnp.where(rows_BTn.max(axis=-1) > base_BTV.max(axis=-1), row_best_BT, best_BT)
-    return target_BT - log_z_BT, best_BT == targets_BT
+        best_BT = jnp.maximum(best_BT, rows_BTn.max(axis=-1))
+    return target_BT - log_z_BT, target_BT >= best_BT
 
 
 def target_logprobs(model, hidden_BTD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of each target and whether it is the most probable token.
+    """Log-probability of each target and whether no token is more probable.
 
-    Logits exist for at most `TILE` positions of each row at a time and are computed again in the backward
-    pass, so that memory does not grow with T · V.
+    At most `TILE_ELEMENTS` logits of each row exist at a time; where that is not all, they are computed
+    again in the backward pass, so that memory does not grow with T · V.
 
     Returns logprob_BT in float32 and correct_BT in bool.
     """
     B, T, _ = hidden_BTD.shape
-    tiles = -(-T // TILE)
+    tiles = -(-T * model.arch.vocab_size // TILE_ELEMENTS)
     if tiles == 1:
         return _tile_logprobs(model, hidden_BTD, targets_BT)
     tile = -(-T // tiles)

@@ -41,7 +41,7 @@ class Network:
         return nnx.split(nnx.eval_shape(lambda: self._make(jax.random.key(0))))
 
     def init(self, key: jax.Array) -> Params:
-        """Random parameters: normal with standard deviation 0.02, norms one, behavior rows zero."""
+        """Random parameters: normal with standard deviation `arch.init_std`, norms one, behavior rows zero."""
         return nnx.to_pure_dict(nnx.state(self._make(key), nnx.Param))
 
     def abstract(self) -> Params:

@@ -73,9 +73,11 @@ def test_behavior_rows_leave_old_logits_bit_equal(ids, tied):
     assert jnp.array_equal(old[..., jnp.asarray(others)], new[..., jnp.asarray(others)])
 
 
+@pytest.mark.parametrize('tile', [2**25, 96 * 128], ids=['whole', 'tiles'])
 @pytest.mark.parametrize('ids', [(90, 91), (96, 97)], ids=['spare rows', 'growth'])
 @pytest.mark.parametrize('tied', [True, False])
-def test_target_logprobs_equal_full_logits(ids, tied):
+def test_target_logprobs_equal_full_logits(ids, tied, tile, monkeypatch):
+    monkeypatch.setattr(head, 'TILE_ELEMENTS', tile)
     network = Network(_tiny_arch(tied=tied), ids)
     params = jax.tree.map(
         lambda x: x + 0.1 * jax.random.normal(jax.random.key(4), x.shape), network.init(jax.random.key(4))
