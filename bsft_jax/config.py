@@ -54,8 +54,8 @@ class DataSection:
 
     `rows_per_step` rows of `sequence_length` tokens make the global batch. `packed=False` keeps
     the records of each step and gives every record its own row. `drop_long` is the largest
-    share of records that may be left out because they are longer than a row. `loss_on='all'` gives
-    every token of a conversation weight 1 (pretraining), `'answer'` those of the last answer alone.
+    share of records that may be left out because they are longer than a row. `loss_on='turns'` trains
+    on every turn of the assistant (pretraining), `'answer'` on the last alone.
     `label_noise` is the share of labelled training records whose behavior is changed to another;
     `hold_out` names a category that is left out of training and validation. `behavior_weight` is
     the loss weight of an answer's head, spread over its tokens.
@@ -169,7 +169,7 @@ class RunConfig:
         choice('model.weights', self.model.weights, ('checkpoint', 'random'))
         choice('model.dtype', self.model.dtype, ('float32', 'bfloat16'))
         choice('data.answer_format', self.data.answer_format, ('letter', 'text'))
-        choice('data.loss_on', self.data.loss_on, ('answer', 'all'))
+        choice('data.loss_on', self.data.loss_on, ('answer', 'turns'))
         behaviors_lib.validate_behaviors(self.behaviors)
         if self.data.hold_out:
             choice('data.hold_out', self.data.hold_out, taxonomy.CATEGORIES)

@@ -19,6 +19,7 @@ from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
 from bsft_jax.config import RunConfig
 from bsft_jax.data import labels, loader, packing, prompts, rendering
+from bsft_jax.data.examples import ExampleStore
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub import export as export_lib
@@ -49,7 +50,7 @@ def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
     )
 
 
-def training_examples(config: RunConfig, base: BaseModel) -> tuple[rendering.ExampleStore, packing.PackPlan]:
+def training_examples(config: RunConfig, base: BaseModel) -> tuple[ExampleStore, packing.PackPlan]:
     """Records of the train split → examples and the plan of every step, before a device is touched."""
     everything = sources.load_records(config.data.source, 'train')
     records = labels.hold_out(everything, config.data.hold_out)

@@ -21,7 +21,10 @@ _CONFIG = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study; made if absent.', required=True)
 _LAUNCHER = flags.DEFINE_enum(
-    'launcher', 'local', ['local', 'print'], 'Run here, one run after another, or print the commands.'
+    'launcher', 'local', ['local', 'print'], 'Run here, or print the commands.'
+)
+_JOBS = flags.DEFINE_integer(
+    'jobs', 1, 'Runs at a time, each on its share of the processor cores.', lower_bound=1
 )
 _OVERRIDE = flags.DEFINE_multi_string(
     'override', [], 'PATH=VALUE, a config field of every run; repeatable.', short_name='o'
@@ -52,7 +55,7 @@ def main(argv) -> None:
     if _LAUNCHER.value == 'print':
         launching.run(study, directory, launching.Printer())
         return
-    launcher = launching.Local(directory)
+    launcher = launching.Local(directory, _JOBS.value)
     points = launching.run(study, directory, launcher)
     rows = launching.write_results(study, points, directory)
     for name, why in launcher.failed.items():

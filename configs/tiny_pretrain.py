@@ -21,8 +21,8 @@ from bsft_jax.config import (
 )
 
 STAGES = {
-    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_text:200000', 7000),
-    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:100000:1', 4500),
+    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_sheets:40000', 1500),
+    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:330000', 12000),
 }
 
 
@@ -34,9 +34,9 @@ def get_config(arg: str = 'first') -> RunConfig:
         data=DataSection(
             source=source,
             sequence_length=128,
-            rows_per_step=32,
+            rows_per_step=20,
             answer_format='text',
-            loss_on='all',
+            loss_on='turns',
             drop_long=0.1,
         ),
         optimizer=OptimizerSection(

@@ -73,10 +73,10 @@ def test_every_config_trains_a_step(name, tmp_path):
 
     config = load(name)
     config.model.base = 'tiny-clinical'
-    scheme = 'synthetic_text' if name.startswith('tiny_pretrain') else 'synthetic'
+    scheme = config.data.source.partition(':')[0] if name.startswith('tiny_pretrain') else 'synthetic'
     config.data.source, config.data.chat_template = f'{scheme}:30', ''
     config.data.rows_per_step = 8
-    config.data.drop_long = 0.2 if scheme == 'synthetic_text' else 0.0
+    config.data.drop_long = 0.0 if scheme == 'synthetic' else 0.2
     config.train.steps, config.log_interval, config.evaluation.interval = 1, 1, 0
     runs.train(config, tmp_path / 'run')
     (line,) = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()

@@ -1,4 +1,5 @@
-"""Data sources by name: `synthetic:CASES[:SEED]`, `synthetic_text:CASES[:SEED]`, `jsonl:PATH`."""
+"""Data sources by name: `synthetic:CASES[:SEED]`, `jsonl:PATH`, and for pretraining
+`synthetic_text:CASES[:SEED]` and `synthetic_sheets:CASES[:SEED]`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,11 @@ from bsft_jax.behaviorbench.cases import simulate
 from bsft_jax.behaviorbench.records import SPLITS, Record, read_jsonl
 from bsft_jax.errors import UserError
 
-_FORMS = 'synthetic:CASES[:SEED], synthetic_text:CASES[:SEED], jsonl:FILE_OR_PREPARED_DIR'
+PRETRAINING = {'synthetic_sheets': text.sheet_records, 'synthetic_text': text.conversation_records}
+_FORMS = (
+    'synthetic:CASES[:SEED], synthetic_text:CASES[:SEED], synthetic_sheets:CASES[:SEED], '
+    'jsonl:FILE_OR_PREPARED_DIR'
+)
 
 
 def _numbers(source: str, rest: str) -> tuple[int, int]:
@@ -44,8 +49,8 @@ def _synthetic(cases: int, seed: int) -> list[Record]:
 
 def _generated(scheme: str, source: str, rest: str) -> list[Record]:
     cases, seed = _numbers(source, rest)
-    if scheme == 'synthetic_text':
-        return _with_splits(text.conversation_records(cases, seed), seed)
+    if scheme in PRETRAINING:
+        return _with_splits(PRETRAINING[scheme](cases, seed), seed)
     return _synthetic(cases, seed)
 
 
@@ -60,7 +65,7 @@ def load_records(source: str, split: str) -> list[Record]:
     `split` is the one asked for or empty. Raises UserError for a source that does not exist.
     """
     scheme, _, rest = source.partition(':')
-    if scheme in ('synthetic', 'synthetic_text'):
+    if scheme in ('synthetic', *PRETRAINING):
         return [record for record in _generated(scheme, source, rest) if record.split == split]
     if scheme != 'jsonl' or not rest:
         prepared = f'; {scheme}: goes through prepare first' if scheme in adapters.ADAPTERS else ''
@@ -83,7 +88,7 @@ def load_raw(source: str, seed: int) -> tuple[list[Record], dict[str, Any]]:
     scheme, _, rest = source.partition(':')
     if scheme in adapters.ADAPTERS and rest:
         return adapters.ADAPTERS[scheme](rest, seed)
-    if scheme in ('synthetic', 'synthetic_text'):
+    if scheme in ('synthetic', *PRETRAINING):
         return _generated(scheme, source, rest), {}
     if scheme == 'jsonl' and rest:
         if pathlib.Path(rest).is_dir():

@@ -12,6 +12,7 @@ import dataclasses
 import random
 import re
 
+from bsft_jax.behaviorbench import sheets
 from bsft_jax.behaviorbench.builders import BUILDERS
 from bsft_jax.behaviorbench.builders.scene import Scene, Words, dress
 from bsft_jax.behaviorbench.cases import Case, simulate
@@ -19,9 +20,11 @@ from bsft_jax.behaviorbench.records import Message, Record
 
 DOMAIN = 'pre'
 QUESTIONS = 3  # in a conversation about a whole scene
-FOCUSED = 0.5  # share of conversations about the bare first turn of a scene, with more questions
+SHEETS = 9  # conversations about sheets, beside 29 about scenes
+FOCUSED = 0.4  # share of conversations about the bare first turn of a scene, with more questions
 FOCUSED_QUESTIONS = 4
 READ_BACK = 0.1  # share of conversations in which a turn of the story is first said again, word for word
+OPENED = ('Yes.', 'No.', 'Yes, ', 'No, ', 'Yes: ', 'No: ', 'First: ', 'Nothing: ', 'The ', 'With ')
 READ = ('Read it back.', 'Say it again.', 'Repeat the first note.')
 BINDING = (  # who has what, what was when: learned late, so asked about three times as often
     'omission_detection', 'error_correction', 'medication_safety', 'consistency_check',
@@ -54,13 +57,11 @@ def _defect(case: Case, scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def _spoken(answer: str) -> str:
-    """A bare word or number as a sentence, so that it has the token form it has inside a text."""
+    """The answer behind an opening word, so that names and drugs have the tokens they have inside a text."""
+    if answer.startswith(OPENED):
+        return answer
     bare = not answer[0].isupper() or ' ' not in answer
-    return (
-        f'It is {answer}'
-        if bare and answer not in ('Yes.', 'No.') and answer[:4] not in ('Yes,', 'No, ')
-        else answer
-    )
+    return f'It is {answer}' if bare else f'Noted: {answer}'
 
 
 def _opened(story: tuple[Message, ...], question: str) -> list[Message]:
@@ -87,24 +88,41 @@ def _conversation(case: Case, category: str) -> tuple[Message, ...]:
         read_back = rng.random() < READ_BACK
         asks = asks[: 1 if read_back else QUESTIONS]
         if read_back:
-            asks.insert(0, (rng.choice(READ), story[0].content))
+            asks.insert(0, (rng.choice(READ), _spoken(story[0].content)))
+    return _dialogue(story, asks)
+
+
+def _dialogue(story: tuple[Message, ...], asks: list[tuple[str, str]]) -> tuple[Message, ...]:
     turns = _opened(story, asks[0][0])
     for i, (question, answer) in enumerate(asks):
         turns += [Message('user', question)] * (i > 0) + [Message('assistant', answer)]
     return tuple(turns)
 
 
+def _record(case_id: str, messages: tuple[Message, ...], source: str) -> Record:
+    return Record(messages, id=f'{case_id}-text', case_id=case_id, source=source)
+
+
 def conversation_records(cases: int, seed: int) -> list[Record]:
-    """One conversation per case, about a category in turn; deterministic."""
-    categories = [*BUILDERS, *BINDING, *BINDING]
+    """One conversation per case, about a category in turn or, for some, about a sheet; deterministic."""
+    categories = [*BUILDERS, *BINDING, *BINDING, *['sheet'] * SHEETS]
     records = []
     for index in range(cases):
-        case = simulate(seed, index, DOMAIN)
-        messages = _conversation(case, categories[index % len(categories)])
-        records.append(
-            Record(messages, id=f'{case.case_id}-text', case_id=case.case_id, source='synthetic_text')
-        )
+        case, category = simulate(seed, index, DOMAIN), categories[index % len(categories)]
+        messages = _sheet(case.case_id) if category == 'sheet' else _conversation(case, category)
+        records.append(_record(case.case_id, messages, 'synthetic_text'))
     return records
+
+
+def _sheet(name: str) -> tuple[Message, ...]:
+    turn, asks = sheets.sheet(random.Random(f'sheet/{name}'))
+    return _dialogue((turn,), [(question, _spoken(answer)) for question, answer in asks])
+
+
+def sheet_records(count: int, seed: int) -> list[Record]:
+    """Conversations about sheets alone, with which pretraining begins; deterministic."""
+    names = [f'sheet-{seed}-{index:07d}' for index in range(count)]
+    return [_record(name, _sheet(name), 'synthetic_sheets') for name in names]
 
 
 @dataclasses.dataclass(frozen=True)

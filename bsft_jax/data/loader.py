@@ -8,7 +8,7 @@ import numpy as np
 
 from bsft_jax.data.batch import Batch
 from bsft_jax.data.packing import PackPlan
-from bsft_jax.data.rendering import ExampleStore
+from bsft_jax.data.examples import ExampleStore
 
 _THREADS = 2
 _AHEAD = 8

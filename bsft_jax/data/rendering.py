@@ -7,76 +7,23 @@ answer is `head + "Answer: " + X + ". " + rationale + end of turn`, the head a b
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
 import json
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from bsft_jax.behaviorbench.records import Message, Record, behavior_of
 from bsft_jax.behaviors import NEUTRAL, Behavior, BehaviorSet
+from bsft_jax.data.examples import Example, ExampleStore
 from bsft_jax.errors import UserError
 
 STEM = 'Answer:'
 _PROBE = 'x9q7'  # stands for a message while a template is examined
 _CHUNK = 4096
 _FLAG_LONG = 'raise --config.data.sequence_length, or --config.data.drop_long to leave them out'
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One document: `ids` int32 [T] and, for each id, the weight of predicting it, float32 [T].
-
-    `reserved` counts the tokens that the longest arm writes for the record and this one does not:
-    all arms plan with the same lengths.
-    """
-
-    ids: np.ndarray
-    weights: np.ndarray
-    reserved: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleStore:
-    """Many examples in flat arrays; `starts` has one entry more than there are examples."""
-
-    ids: np.ndarray
-    weights: np.ndarray
-    starts: np.ndarray
-    reserved: np.ndarray
-
-    @classmethod
-    def from_examples(cls, examples: Sequence[Example]) -> ExampleStore:
-        return cls(
-            ids=np.concatenate([example.ids for example in examples]),
-            weights=np.concatenate([example.weights for example in examples]),
-            starts=np.cumsum([0, *(len(example.ids) for example in examples)]),
-            reserved=np.asarray([example.reserved for example in examples]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitem__(self, index: int) -> Example:
-        part = slice(self.starts[index], self.starts[index + 1])
-        return Example(self.ids[part], self.weights[part], int(self.reserved[index]))
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each example in the longest arm: what a plan packs."""
-        return np.diff(self.starts) + self.reserved
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of ids, weights and boundaries, in hexadecimal."""
-        digest = hashlib.sha256()
-        for array in (self.ids, self.weights, self.starts):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
@@ -105,7 +52,7 @@ class Renderer:
       behaviors: with the heads of answers.
       answer_format: `letter`, or `text` for the option's own words.
       behavior_weight: loss weight of a head, spread over its tokens; every other answer token has weight 1.
-      loss_on: `answer`, or `all` for weight 1 on the tokens of the prompt, too.
+      loss_on: `answer`, or `turns` for weight 1 on the assistant's earlier turns and their ends, too.
 
     Attributes:
       stop_id: the template's end of turn.
@@ -126,7 +73,7 @@ class Renderer:
     ):
         self.tokenizer, self.behaviors = tokenizer, behaviors
         self._letters, self._behavior_weight = answer_format == 'letter', behavior_weight
-        self._prompt_weight = float(loss_on == 'all')
+        self._on_turns = loss_on == 'turns'
         if not tokenizer.chat_template:
             raise UserError(
                 'the tokenizer has no chat template', fix='give one with --config.data.chat_template=FILE'
@@ -184,8 +131,8 @@ class Renderer:
             for text, ids in zip(texts, self._encode(texts), strict=True)
         ]
 
-    def _prompt_text(self, record: Record) -> tuple[str, dict[str, str]]:
-        """The rendered prompt; private-use characters in it stand for control tokens in the content."""
+    def _turns(self, record: Record) -> tuple[list[dict[str, str]], dict[str, str]]:
+        """The turns of the prompt; private-use characters in them stand for control tokens in the content."""
         messages = [*record.messages]
         if messages and not record.options and messages[-1].role == 'assistant':
             messages.pop()
@@ -209,7 +156,7 @@ class Renderer:
             {'role': message.role, 'content': content, **({'name': name} if name else {})}
             for message, content, name in zip(messages, contents, names, strict=True)
         ]
-        return self._template(turns, prompt=True), {mark: token for token, mark in marks.items()}
+        return turns, {mark: token for token, mark in marks.items()}
 
     def _content(self, message: Message) -> str:
         if message.name and not self._template_names_speakers:
@@ -233,16 +180,54 @@ class Renderer:
 
         Content of messages is ordinary text even where it spells a control token.
         """
-        prompts = [self._prompt_text(record) for record in records]
-        encoded = self._encode([text for text, _ in prompts])
+        prompts = [self._turns(record) for record in records]
+        texts = [self._template(turns, prompt=True) for turns, _ in prompts]
+        encoded = self._encode(texts)
         return [
             self._marked_ids(text, tokens) if tokens else ids
-            for (text, tokens), ids in zip(prompts, encoded, strict=True)
+            for text, (_, tokens), ids in zip(texts, prompts, encoded, strict=True)
         ]
 
     def prompt_ids(self, record: Record) -> list[int]:
         """`prompt_ids_of` for one record."""
         return self.prompt_ids_of([record])[0]
+
+    def _weighted_prompts(self, records: Sequence[Record]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Ids and loss weights of each prompt; earlier answers count under `loss_on='turns'`.
+
+        Those are encoded apart, as the last answer is, so that no token spans their boundaries.
+        """
+        if not self._on_turns:
+            for ids in self.prompt_ids_of(records):
+                yield ids, np.zeros(len(ids), np.float32)
+            return
+        pieces = [self._pieces(record) for record in records]
+        encoded = iter(self._encode([text for prompt in pieces for text, _ in prompt]))
+        for prompt in pieces:
+            parts = [(next(encoded), weight) for _, weight in prompt]
+            yield (
+                [i for ids, _ in parts for i in ids],
+                np.concatenate([np.full(len(ids), weight, np.float32) for ids, weight in parts]),
+            )
+
+    def _pieces(self, record: Record) -> list[tuple[str, float]]:
+        """The rendered prompt cut at the bounds of the assistant's turns, each piece with its weight."""
+        turns, _ = self._turns(record)
+        whole, pieces, at = self._template(turns, prompt=True), [], 0
+        for number, turn in enumerate(turns):
+            if turn['role'] != 'assistant':
+                continue
+            before = self._template(turns[:number], prompt=True)
+            answer = turn['content'] + self.tokenizer.convert_ids_to_tokens(self.stop_id)
+            if not (whole.startswith(before) and whole.startswith(answer, len(before))):
+                raise UserError(
+                    f'{_label(record)}: it changes an earlier turn of the assistant',
+                    where='chat template',
+                    fix='use --config.data.loss_on=answer',
+                )
+            pieces += [(whole[at : len(before)], 0.0), (answer, 1.0)]
+            at = len(before) + len(answer)
+        return [*pieces, (whole[at:], 0.0)]
 
     def _option_text(self, record: Record, option: int) -> str:
         """` X.` as it stands behind the stem."""
@@ -264,7 +249,7 @@ class Renderer:
 
     def examples(self, records: Sequence[Record]) -> list[Example]:
         """Documents to train on, one per record; raises UserError for a record without an answer."""
-        prompts = iter(self.prompt_ids_of([r for r in records if not r.text]))
+        prompts = self._weighted_prompts([r for r in records if not r.text])
         tails = [self._tail(record) for record in records]
         rests = [self._option_text(r, r.answer) if r.options else '' for r in records]
         heads = self._encode_content([STEM + rest for rest in rests])
@@ -278,7 +263,7 @@ class Renderer:
             if rest:
                 answer = self.stem_ids + self._apart(self.stem_ids, head, rest)
                 answer = answer + (self._apart(answer, whole, tail) if tail else [])
-            result.append(self._answer_example(record, next(prompts), answer))
+            result.append(self._answer_example(record, *next(prompts), answer))
         return result
 
     def example(self, record: Record) -> Example:
@@ -302,7 +287,9 @@ class Renderer:
             raise UserError(f'{_label(record)} has no answer to train on')
         return record.messages[-1].content
 
-    def _answer_example(self, record: Record, prompt: list[int], answer: list[int]) -> Example:
+    def _answer_example(
+        self, record: Record, prompt: list[int], prompt_weights: np.ndarray, answer: list[int]
+    ) -> Example:
         behavior = behavior_of(record)
         head = self.behaviors.head(behavior) if behavior else ()
         ids, weights = [*answer, self.stop_id], np.ones(len(answer) + 1, np.float32)
@@ -310,7 +297,7 @@ class Renderer:
             ids = [*head, *ids]
             share = np.float32(self._behavior_weight / len(head))
             weights = np.concatenate([np.full(len(head), share), weights])
-        weights = np.concatenate([np.full(len(prompt), self._prompt_weight, np.float32), weights])
+        weights = np.concatenate([prompt_weights, weights])
         reserved = self.behaviors.longest - len(head) if behavior else 0
         return Example(np.asarray(prompt + ids, np.int32), weights, reserved)
 

@@ -31,6 +31,7 @@ _PIECES = (  # Qwen2's, which `transformers` restores for every model of that ty
 _BYTES = 256
 _SPARE_ROWS = 8  # for behavior tokens
 _ROW_MULTIPLE = 128
+_INIT_STD = 0.08  # about 1 / sqrt(width)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int):
@@ -80,7 +81,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
 
 
 def blank_config(tokenizer) -> dict:
-    """`config.json` of a small Qwen2: 4 layers of width 128, a table with spare rows."""
+    """`config.json` of a small Qwen2: 5 layers of width 128, a table with spare rows."""
     rows = -(-(len(tokenizer) + _SPARE_ROWS) // _ROW_MULTIPLE) * _ROW_MULTIPLE
     theta = 10000.0
     return {
@@ -89,12 +90,13 @@ def blank_config(tokenizer) -> dict:
         'vocab_size': rows,
         'hidden_size': 128,
         'intermediate_size': 384,
-        'num_hidden_layers': 4,
+        'num_hidden_layers': 5,
         'num_attention_heads': 4,
         'num_key_value_heads': 2,
         'hidden_act': 'silu',
         'max_position_embeddings': 2048,
         'rms_norm_eps': 1e-6,
+        'initializer_range': _INIT_STD,
         'rope_theta': theta,
         'rope_parameters': {'rope_type': 'default', 'rope_theta': theta},
         'tie_word_embeddings': True,

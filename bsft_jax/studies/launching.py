@@ -1,7 +1,9 @@
-"""Runs the points of a study one after another with the real command line, and collects what they found."""
+"""Runs the points of a study with the real command line, and collects what they found."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -9,7 +11,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -82,18 +85,55 @@ class Local:
 
     `failed` says why, by name. A wrong config (exit code 2) is not tried again. What one command
     compiled the others find in `cache/`, unless the environment names another place.
+
+    Args:
+      directory: of the study.
+      jobs: commands at a time, each with its share of the processor cores.
     """
 
     prints = False
 
-    def __init__(self, directory: pathlib.Path):
-        self._logs = directory / 'logs'
+    def __init__(self, directory: pathlib.Path, jobs: int = 1):
+        self._logs, self._jobs = directory / 'logs', jobs
         cache = {
             'JAX_COMPILATION_CACHE_DIR': str((directory / 'cache').resolve()),
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
         }
         self._environment = cache | os.environ
+        self._children: set[subprocess.Popen] = set()
+        self._stopping = threading.Event()
         self.failed: dict[str, str] = {}
+
+    def each(self, function: Callable[[Any], None], items: Iterable[Any]) -> None:
+        """Calls `function`, which calls this launcher, on every item: `jobs` of them at a time.
+
+        Raises Preempted when a command or this process is told to stop; the other commands are, too.
+        """
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
+        numbers = itertools.count()
+
+        def settle() -> None:
+            share = cores[next(numbers) :: self._jobs]
+            if share and self._jobs > 1:
+                os.sched_setaffinity(0, share)  # of this thread and the commands it starts
+
+        self._stopping.clear()
+        before = signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        pool = concurrent.futures.ThreadPoolExecutor(self._jobs, initializer=settle)
+        try:
+            for done in concurrent.futures.as_completed([pool.submit(function, item) for item in items]):
+                done.result()
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            signal.signal(signal.SIGTERM, before)
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        for child in [*self._children]:
+            child.terminate()
 
     def __call__(self, name: str, command: Sequence[str]) -> bool:
         """Whether the command ended well. Raises Preempted when it or this process is told to stop."""
@@ -101,7 +141,9 @@ class Local:
         path = self._logs / f'{name}.log'
         for _ in range(TRIES):
             with path.open('ab') as log:
-                code = self._run(name, command, log)
+                code = self._run(command, log)
+            if self._stopping.is_set() or code in (EXIT_RESTART, _TERMINATED):
+                raise Preempted(f'{name} was stopped; start the study again to continue')
             if code == 0:
                 self.failed.pop(name, None)
                 return True
@@ -111,37 +153,17 @@ class Local:
         self.failed[name] = f'exit code {code}: {lines[-1] if lines else "no output"} ({path})'
         return False
 
-    def _run(self, name: str, command: Sequence[str], log) -> int:
-        received: list[int] = []
-        child = None
-
-        def forward(number, _):
-            received.append(number)
-            if child is not None:
-                child.terminate()
-
-        before = signal.signal(signal.SIGTERM, forward)
+    def _run(self, command: Sequence[str], log) -> int:
+        child = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self._environment
+        )
+        self._children.add(child)
         try:
-            child = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env=self._environment,
-            )
-            if received:
+            if self._stopping.is_set():
                 child.terminate()
-            code = child.wait()
-        except BaseException:
-            if child is not None:
-                child.terminate()
-                child.wait()
-            raise
+            return child.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
-        if received or code in (EXIT_RESTART, _TERMINATED):
-            raise Preempted(f'{name} was stopped; start the study again to continue')
-        return code
+            self._children.discard(child)
 
 
 class Printer:
@@ -151,6 +173,10 @@ class Printer:
 
     def __init__(self):
         self.failed: dict[str, str] = {}
+
+    def each(self, function: Callable[[Any], None], items: Iterable[Any]) -> None:
+        for item in items:
+            function(item)
 
     def __call__(self, name: str, command: Sequence[str]) -> bool:
         del name
@@ -237,12 +263,15 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
     planned = len(study.base_prompts) + len(study_lib.unique(tried)) + len(study.arms) * len(study.seeds)
     with tqdm(total=planned, desc=study.name, unit='run', disable=None) as bar:
 
+        lock = threading.Lock()
+
         def work(name: str, todo: Sequence[list[str]]) -> None:
             bar.set_postfix_str(name)
             for number, command in enumerate(todo):
                 if not launcher(f'{name}-{number}' if number else name, command):
                     break
-            bar.update()
+            with lock:
+                bar.update()
 
         def make(point: Point, split: str) -> None:
             todo = commands(study, point, directory, split)
@@ -250,8 +279,7 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
                 _forget(point, directory)
             work(pathlib.Path(point.workdir).name, todo)
 
-        for trial in study_lib.unique(tried):
-            make(trial, 'validation')
+        launcher.each(lambda trial: make(trial, 'validation'), study_lib.unique(tried))
         rates: dict[str, float | None] = {}
         for arm in study.arms:
             found = [evaluated(study, t, directory, 'validation') for t in tried if t.arm == arm.name]
@@ -269,14 +297,20 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
         ]
         points = study_lib.shared(points)
         bar.update(len(study.arms) * len(study.seeds) - len(study_lib.unique(points)))
-        for point in study_lib.unique(points):
+
+        def finish(point: Point) -> None:
             make(point, 'test')
             if not launcher.prints:
-                write_results(study, points, directory)
-        for prompt in study.base_prompts:
+                with lock:
+                    write_results(study, points, directory)
+
+        def ask_base(prompt: str) -> None:
             name = evaluation_name(study, 'test', prompt)
             done = _metrics(directory, base_workdir(base), name)
             work(f'base-{name}', [] if done else [base_command(study, base, directory, prompt)])
+
+        launcher.each(finish, study_lib.unique(points))
+        launcher.each(ask_base, study.base_prompts)
     if not launcher.prints:
         write_results(study, points, directory)
     return points

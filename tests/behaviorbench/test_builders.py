@@ -282,16 +282,17 @@ def test_a_seed_makes_the_same_records_and_another_one_others():
     assert kept and all(dataclasses.replace(longer[r.id], split=r.split) == r for r in kept)
 
 
-def test_pretraining_text_has_no_task_in_it():
+@pytest.mark.parametrize('scheme', sources.PRETRAINING)
+def test_pretraining_text_has_no_task_in_it(scheme):
     requests = (*scene.REVIEW.seen, *scene.REVIEW.held_out)
     tasks = {record.case_id for record in records()}
-    made = sources.load_raw(f'synthetic_text:{CASES}:11', 0)[0]
+    made = sources.load_raw(f'{scheme}:{CASES}:11', 0)[0]
     assert len(made) == CASES and not tasks & {record.case_id for record in made}
     for record in made:
         said = '\n'.join(message.content for message in record.messages)
         assert not any(request in said for request in requests)
         assert not re.search(r'Answer:|<\||(?m:^|[ \n])[A-D]\. ', said), said
-        assert record.case_id.startswith('pre-') and record.messages[-1].role == 'assistant'
+        assert record.case_id.startswith(('pre-', 'sheet-')) and record.messages[-1].role == 'assistant'
         assert not (record.options or record.behavior or record.category or record.pair_id)
         assert not any(message.behavior for message in record.messages)
 

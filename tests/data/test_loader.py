@@ -7,7 +7,7 @@ import pytest
 
 from bsft_jax.data.loader import StepSource, iterate
 from bsft_jax.data.packing import PackPlan
-from bsft_jax.data.rendering import Example, ExampleStore
+from bsft_jax.data.examples import Example, ExampleStore
 
 CAPACITY = 64
 ROWS = 4

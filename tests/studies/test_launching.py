@@ -15,6 +15,7 @@ from bsft_jax.errors import Preempted, UserError
 from bsft_jax.studies import launching
 from bsft_jax.studies import study as study_lib
 from bsft_jax.studies.study import Arm, Study
+from bsft_jax.training import workdir as workdir_lib
 from tests.conftest import ROOT
 
 CONFIG = """
@@ -59,11 +60,11 @@ def options(command):
 class Fake(launching.Local):
     """Does at once what a command is for; `score(workdir, options)` may raise to fail."""
 
-    def __init__(self, directory, study, score=lambda workdir, given: 0.5):
-        super().__init__(directory)
+    def __init__(self, directory, study, score=lambda workdir, given: 0.5, jobs=1):
+        super().__init__(directory, jobs)
         self.directory, self.study, self.score, self.commands = directory, study, score, []
 
-    def _run(self, name, command, log):
+    def _run(self, command, log):
         given = options(command)
         workdir = launching.pathlib.Path(given['workdir'])
         self.commands.append((command[2].split('.')[-1], workdir.name, given.get('name', '')))
@@ -86,7 +87,7 @@ class Fake(launching.Local):
             folder = workdir / 'eval' / given['name']
             folder.mkdir(parents=True, exist_ok=True)
             metrics = {'policy': 'auto', 'prompt': 'plain', 'overall': {'macro_f1': value}}
-            (folder / 'metrics.json').write_text(json.dumps(metrics))
+            workdir_lib.write_json(folder / 'metrics.json', metrics)
         return 0
 
 
@@ -283,10 +284,37 @@ def test_sigterm_stops_a_study_even_when_its_command_ends_well(tmp_path):
     threading.Thread(target=stop).start()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Preempted, match='start the study again'):
-        local('point', [sys.executable, '-c', script])
+        local.each(lambda name: local(name, [sys.executable, '-c', script]), ['point', 'other'])
     assert signal.getsignal(signal.SIGTERM) is before
     with pytest.raises(Preempted):
         local('saved', [sys.executable, '-c', 'import sys; sys.exit(75)'])
+
+
+def test_two_jobs_run_at_a_time_on_cores_of_their_own(tmp_path):
+    local, here = launching.Local(tmp_path, jobs=2), tmp_path / 'here'
+    here.mkdir()
+    script = (
+        'import os, pathlib, sys, time; here, name = pathlib.Path(sys.argv[1]), sys.argv[2]; (here / name).touch()\n'
+        'while len([*here.iterdir()]) < 2: time.sleep(0.01)\n'
+        'print(*sorted(os.sched_getaffinity(0)))'
+    )
+    command = [sys.executable, '-c', script, str(here)]
+    local.each(lambda name: local(name, [*command, name]), ['one', 'two'])
+    cores = [set((tmp_path / f'logs/{name}.log').read_text().split()) for name in ('one', 'two')]
+    assert not local.failed and all(cores)
+    if len(os.sched_getaffinity(0)) > 1:
+        assert not cores[0] & cores[1] and len(cores[0] | cores[1]) == len(os.sched_getaffinity(0))
+
+
+def test_a_failing_point_leaves_the_other_jobs_alone(study, tmp_path):
+    def score(workdir, given):
+        if workdir == 'b-s0':
+            raise RuntimeError('out of memory')
+        return 0.5
+
+    launcher, _, rows = run(study, tmp_path / 'study', score=score, jobs=3)
+    assert list(launcher.failed) == ['b-s0']
+    assert [(r['arm'], r['seed']) for r in rows] == [('a', 0), ('a', 1), ('b', 1), ('base', None)]
 
 
 def test_a_wrong_config_is_not_tried_again(tmp_path):
