@@ -20,9 +20,7 @@ _CONFIG = flags.DEFINE_string(
     'config', None, 'FILE.py[:ARG], whose get_config(ARG) returns a Study.', required=True
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study; made if absent.', required=True)
-_LAUNCHER = flags.DEFINE_enum(
-    'launcher', 'local', ['local', 'print'], 'Run here, or print the commands.'
-)
+_LAUNCHER = flags.DEFINE_enum('launcher', 'local', ['local', 'print'], 'Run here, or print the commands.')
 _JOBS = flags.DEFINE_integer(
     'jobs', 1, 'Runs at a time, each on its share of the processor cores.', lower_bound=1
 )

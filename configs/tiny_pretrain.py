@@ -21,8 +21,8 @@ from bsft_jax.config import (
 )
 
 STAGES = {
-    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_sheets:40000', 1500),
-    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:330000', 12000),
+    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_lists:30000', 1000),
+    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:150000', 5400),
 }
 
 
@@ -40,7 +40,7 @@ def get_config(arg: str = 'first') -> RunConfig:
             drop_long=0.1,
         ),
         optimizer=OptimizerSection(
-            learning_rate=1.5e-3, warmup_steps=100, schedule_steps=steps, weight_decay=0.05
+            learning_rate=1e-3, warmup_steps=100, schedule_steps=steps, weight_decay=0.05
         ),
         checkpoint=CheckpointSection(interval=500, keep=3),
     )

@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/_env.sh" || exit 1
 runs=runs/quickstart
 say "bsft_jax quickstart, in $BSFT_ROOT"
 say "  1. makes .venv and installs into it (about 1 GB, a minute or two; only the first time)"
-say "  2. fine-tunes the bundled tiny-clinical model on synthetic tasks: general_sft, behavior_sft"
+say "  2. fine-tunes the bundled tiny-clinical model on synthetic tasks: general_sft, behavior_sft, side by side"
 say "  3. evaluates the base and both arms on cases and in words that were never trained on"
 say "  4. prints the comparison and writes $runs/report.html"
 say "Steps 2 to 4 take at most 10 minutes on 2 cores; each run's log is in $runs/logs."
@@ -17,7 +17,7 @@ say ''
 bsft_environment || exit 1
 began=$SECONDS
 code=0
-py -m bsft_jax.study --config=configs/studies/quickstart.py --workdir="$runs" || code=$?
+py -m bsft_jax.study --config=configs/studies/quickstart.py --workdir="$runs" --jobs=2 || code=$?
 [ "$code" -eq 75 ] && say 'Stopped; run the script again to continue from the last checkpoint.'
 [ "$code" -eq 0 ] && say "Done in $(((SECONDS - began + 59) / 60)) min. Open $runs/report.html in a browser."
 exit "$code"

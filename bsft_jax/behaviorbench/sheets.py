@@ -1,13 +1,14 @@
-"""Sheets: a few people, a fact of each, and many short questions about who has which.
+"""Lists and sheets: who has what, asked many times over.
 
-The densest way to teach a small model to bind a fact to its holder. Few names and facts make up most
-of the sheets, since two of six are told apart long before two of forty are, and what was learned on
-the few carries over.
+They teach a small model to bind a fact to its holder, which it learns from the number of such choices
+it has to make, not from the number of tokens. A list packs most of them into a row: pairs of a name and
+a word, read back again and again in both orders. A sheet has sentences and short questions.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from bsft_jax.behaviorbench import cases, medicine
 from bsft_jax.behaviorbench.builders.scene import PEOPLE
@@ -24,11 +25,19 @@ _CLAUSES = [
     *(f'takes {drug}' for drug in DRUGS),
 ]
 FACTS = random.Random('facts').sample(_CLAUSES, len(_CLAUSES))  # of every kind among the first
+WORDS = (*DRUGS, *cases.EVENTS)
+MOST_PAIRS = 5  # of a list
+READ_BACK = 10  # pairs of one answer about a list
 FEWEST_NAMES, FEWEST_FACTS = 6, 8
 WITH_PATIENT = 0.5  # share of sheets that say who the patient is
 QUESTIONS = 4
 
 Ask = tuple[str, str]
+
+
+def _first(items: Sequence[str], fewest: int, share: float) -> Sequence[str]:
+    """`fewest` of the items and a share of the others: few make up most lists and sheets."""
+    return items[: round(fewest + share * (len(items) - fewest))]
 
 
 def _asks(pairs: list[Ask], relation: str, rng: random.Random) -> list[Ask]:
@@ -48,18 +57,33 @@ def _asks(pairs: list[Ask], relation: str, rng: random.Random) -> list[Ask]:
     return asks
 
 
+def pairs(rng: random.Random) -> tuple[Message, list[Ask]]:
+    """A list of names with a word each, and both ways to read it back, in a random order with repeats."""
+    share, count = rng.random() ** 2, rng.randint(2, MOST_PAIRS)
+    names, words = _first(NAMES, FEWEST_NAMES, share), _first(WORDS, FEWEST_FACTS, share)
+    listed = list(zip(rng.sample(names, count), rng.sample(words, count), strict=True))
+
+    def read(name_first: bool) -> str:
+        chosen = rng.choices(listed, k=READ_BACK)
+        return ', '.join(' '.join(pair if name_first else pair[::-1]) for pair in chosen) + '.'
+
+    told = ', '.join(' '.join(pair) for pair in listed) + '.'
+    asks = [('Name first.', f'It is {read(True)}'), ('Word first.', f'It is {read(False)}')]
+    return Message('user', told, rng.choice(cases.DOCTORS + cases.NURSES)), rng.sample(asks, 2)
+
+
 def sheet(rng: random.Random) -> tuple[Message, list[Ask]]:
     """The turn that tells the facts, without a question, and `QUESTIONS` questions with their answers."""
     share, count = rng.random() ** 2, rng.choice((2, 3, 3, 4))
-    names = rng.sample(NAMES[: round(FEWEST_NAMES + share * (len(NAMES) - FEWEST_NAMES))], count)
-    facts = rng.sample(FACTS[: round(FEWEST_FACTS + share * (len(FACTS) - FEWEST_FACTS))], count)
-    pairs = list(zip(names, facts, strict=True))
-    told = rng.sample([f'{name} {fact}.' for name, fact in pairs], count)
+    names = rng.sample(_first(NAMES, FEWEST_NAMES, share), count)
+    facts = rng.sample(_first(FACTS, FEWEST_FACTS, share), count)
+    held = list(zip(names, facts, strict=True))
+    told = rng.sample([f'{name} {fact}.' for name, fact in held], count)
     relation = ''
     if rng.random() < WITH_PATIENT:
         relation = rng.choice([relation for group in cases.RELATIONS.values() for relation in group])
         people = rng.choice(PEOPLE.seen)
         told.insert(0, people.format(patient=names[0], relative=names[1], relation=relation))
-    asks = _asks(pairs, relation, rng)
+    asks = _asks(held, relation, rng)
     speaker = rng.choice(cases.DOCTORS + cases.NURSES)
     return Message('user', ' '.join(told), speaker), rng.sample(asks, QUESTIONS)

@@ -1,5 +1,5 @@
 """Data sources by name: `synthetic:CASES[:SEED]`, `jsonl:PATH`, and for pretraining
-`synthetic_text:CASES[:SEED]` and `synthetic_sheets:CASES[:SEED]`."""
+`synthetic_text:CASES[:SEED]` and `synthetic_lists:CASES[:SEED]`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bsft_jax.behaviorbench.cases import simulate
 from bsft_jax.behaviorbench.records import SPLITS, Record, read_jsonl
 from bsft_jax.errors import UserError
 
-PRETRAINING = {'synthetic_sheets': text.sheet_records, 'synthetic_text': text.conversation_records}
+PRETRAINING = {'synthetic_lists': text.list_records, 'synthetic_text': text.conversation_records}
 _FORMS = (
-    'synthetic:CASES[:SEED], synthetic_text:CASES[:SEED], synthetic_sheets:CASES[:SEED], '
+    'synthetic:CASES[:SEED], synthetic_text:CASES[:SEED], synthetic_lists:CASES[:SEED], '
     'jsonl:FILE_OR_PREPARED_DIR'
 )
 

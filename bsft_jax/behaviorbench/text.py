@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
+from collections.abc import Callable
 
 from bsft_jax.behaviorbench import sheets
 from bsft_jax.behaviorbench.builders import BUILDERS
@@ -20,11 +21,10 @@ from bsft_jax.behaviorbench.records import Message, Record
 
 DOMAIN = 'pre'
 QUESTIONS = 3  # in a conversation about a whole scene
-SHEETS = 9  # conversations about sheets, beside 29 about scenes
+SHEETS, LISTS = 9, 6  # conversations about sheets and lists, beside 29 about scenes
 FOCUSED = 0.4  # share of conversations about the bare first turn of a scene, with more questions
 FOCUSED_QUESTIONS = 4
 READ_BACK = 0.1  # share of conversations in which a turn of the story is first said again, word for word
-OPENED = ('Yes.', 'No.', 'Yes, ', 'No, ', 'Yes: ', 'No: ', 'First: ', 'Nothing: ', 'The ', 'With ')
 READ = ('Read it back.', 'Say it again.', 'Repeat the first note.')
 BINDING = (  # who has what, what was when: learned late, so asked about three times as often
     'omission_detection', 'error_correction', 'medication_safety', 'consistency_check',
@@ -57,11 +57,13 @@ def _defect(case: Case, scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def _spoken(answer: str) -> str:
-    """The answer behind an opening word, so that names and drugs have the tokens they have inside a text."""
-    if answer.startswith(OPENED):
-        return answer
+    """A bare word or number as a sentence, so that it has the token form it has inside a text."""
     bare = not answer[0].isupper() or ' ' not in answer
-    return f'It is {answer}' if bare else f'Noted: {answer}'
+    return (
+        f'It is {answer}'
+        if bare and answer not in ('Yes.', 'No.') and answer[:4] not in ('Yes,', 'No, ')
+        else answer
+    )
 
 
 def _opened(story: tuple[Message, ...], question: str) -> list[Message]:
@@ -88,7 +90,7 @@ def _conversation(case: Case, category: str) -> tuple[Message, ...]:
         read_back = rng.random() < READ_BACK
         asks = asks[: 1 if read_back else QUESTIONS]
         if read_back:
-            asks.insert(0, (rng.choice(READ), _spoken(story[0].content)))
+            asks.insert(0, (rng.choice(READ), story[0].content))
     return _dialogue(story, asks)
 
 
@@ -104,25 +106,28 @@ def _record(case_id: str, messages: tuple[Message, ...], source: str) -> Record:
 
 
 def conversation_records(cases: int, seed: int) -> list[Record]:
-    """One conversation per case, about a category in turn or, for some, about a sheet; deterministic."""
-    categories = [*BUILDERS, *BINDING, *BINDING, *['sheet'] * SHEETS]
+    """One conversation per case, about a category in turn or a sheet or a list; deterministic."""
+    kinds = [*BUILDERS, *BINDING, *BINDING, *['sheet'] * SHEETS, *['list'] * LISTS]
     records = []
     for index in range(cases):
-        case, category = simulate(seed, index, DOMAIN), categories[index % len(categories)]
-        messages = _sheet(case.case_id) if category == 'sheet' else _conversation(case, category)
+        case, kind = simulate(seed, index, DOMAIN), kinds[index % len(kinds)]
+        if kind in BUILDERS:
+            messages = _conversation(case, kind)
+        else:
+            messages = _about_pairs(sheets.sheet if kind == 'sheet' else sheets.pairs, case.case_id)
         records.append(_record(case.case_id, messages, 'synthetic_text'))
     return records
 
 
-def _sheet(name: str) -> tuple[Message, ...]:
-    turn, asks = sheets.sheet(random.Random(f'sheet/{name}'))
+def _about_pairs(make: Callable, name: str) -> tuple[Message, ...]:
+    turn, asks = make(random.Random(f'pairs/{name}'))
     return _dialogue((turn,), [(question, _spoken(answer)) for question, answer in asks])
 
 
-def sheet_records(count: int, seed: int) -> list[Record]:
-    """Conversations about sheets alone, with which pretraining begins; deterministic."""
-    names = [f'sheet-{seed}-{index:07d}' for index in range(count)]
-    return [_record(name, _sheet(name), 'synthetic_sheets') for name in names]
+def list_records(count: int, seed: int) -> list[Record]:
+    """Conversations about lists alone, with which pretraining begins; deterministic."""
+    names = [f'list-{seed}-{index:07d}' for index in range(count)]
+    return [_record(name, _about_pairs(sheets.pairs, name), 'synthetic_lists') for name in names]
 
 
 @dataclasses.dataclass(frozen=True)

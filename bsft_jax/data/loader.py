@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from bsft_jax.data.batch import Batch
-from bsft_jax.data.packing import PackPlan
 from bsft_jax.data.examples import ExampleStore
+from bsft_jax.data.packing import PackPlan
 
 _THREADS = 2
 _AHEAD = 8

@@ -81,7 +81,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
 
 
 def blank_config(tokenizer) -> dict:
-    """`config.json` of a small Qwen2: 5 layers of width 128, a table with spare rows."""
+    """`config.json` of a small Qwen2: 4 layers of width 128, a table with spare rows."""
     rows = -(-(len(tokenizer) + _SPARE_ROWS) // _ROW_MULTIPLE) * _ROW_MULTIPLE
     theta = 10000.0
     return {
@@ -90,7 +90,7 @@ def blank_config(tokenizer) -> dict:
         'vocab_size': rows,
         'hidden_size': 128,
         'intermediate_size': 384,
-        'num_hidden_layers': 5,
+        'num_hidden_layers': 4,
         'num_attention_heads': 4,
         'num_key_value_heads': 2,
         'hidden_act': 'silu',

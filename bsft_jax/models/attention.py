@@ -105,7 +105,9 @@ def _attend_block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS):
     scores_BKGTS = scores_BKRS.reshape(B, K, G, T, -1) * H**-0.5
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, -1e30)
     probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BKSH.dtype)
-    return jnp.einsum('BKRS,BKSH->BKRH', probs_BKGTS.reshape(scores_BKRS.shape), v_BKSH).reshape(q_BKGTH.shape)
+    return jnp.einsum('BKRS,BKSH->BKRH', probs_BKGTS.reshape(scores_BKRS.shape), v_BKSH).reshape(
+        q_BKGTH.shape
+    )
 
 
 def rope_angles(positions_BT: jax.Array, head_width: int, theta: float) -> tuple[jax.Array, jax.Array]:

@@ -17,6 +17,7 @@ from bsft_jax.models.linear import Linear
 from bsft_jax.parallel.sharding import constrain
 
 BATCH = ('data', 'fsdp')
+RESIDUAL_INIT = 0.01  # of `init_std`, for what is added to the residual stream: tokens keep their identity
 
 
 class RMSNorm(nnx.Module):
@@ -40,7 +41,7 @@ class Attention(nnx.Module):
         self.q = make(arch.width, q_width, bias=arch.qkv_bias)
         self.k = make(arch.width, kv_width, bias=arch.qkv_bias)
         self.v = make(arch.width, kv_width, bias=arch.qkv_bias)
-        self.o = make(q_width, arch.width, bias=arch.output_bias)
+        self.o = make(q_width, arch.width, bias=arch.output_bias, std=RESIDUAL_INIT * arch.init_std)
 
     def __call__(self, x_BTD, angles, mask_BTS, view_kv):
         B, T, _ = x_BTD.shape
@@ -66,7 +67,7 @@ class Mlp(nnx.Module):
         make = functools.partial(Linear, bias=arch.mlp_bias, std=arch.init_std, dtype=dtype, rngs=rngs)
         self.gate = make(arch.width, arch.ffn_width)
         self.up = make(arch.width, arch.ffn_width)
-        self.down = make(arch.ffn_width, arch.width)
+        self.down = make(arch.ffn_width, arch.width, std=RESIDUAL_INIT * arch.init_std)
 
     def __call__(self, x_BTD):
         gated_BTF = jax.nn.silu(self.gate(x_BTD)) * self.up(x_BTD)

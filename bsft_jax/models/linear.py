@@ -23,7 +23,7 @@ def _kernel_gradient(x_BTI: jax.Array, dy_BTO: jax.Array) -> jax.Array:
 
 def _kernel_gradient_cpu(x_BTI: jax.Array, dy_BTO: jax.Array) -> jax.Array:
     """The same. XLA's CPU product is fastest with few rows in its result, and without what made `dy` fused
-    into the transposed copy that it takes (`docs/performance.md`)."""
+    into the transposed copy that it takes."""
     dy_BTO = jax.lax.optimization_barrier(dy_BTO)
     if dy_BTO.shape[-1] < x_BTI.shape[-1]:
         return jnp.einsum('BTO,BTI->OI', dy_BTO, x_BTI).T
@@ -32,9 +32,7 @@ def _kernel_gradient_cpu(x_BTI: jax.Array, dy_BTO: jax.Array) -> jax.Array:
 
 def _backward(saved, dy_BTO):
     x_BTI, kernel_IO = saved
-    dkernel_IO = jax.lax.platform_dependent(
-        x_BTI, dy_BTO, cpu=_kernel_gradient_cpu, default=_kernel_gradient
-    )
+    dkernel_IO = jax.lax.platform_dependent(x_BTI, dy_BTO, cpu=_kernel_gradient_cpu, default=_kernel_gradient)
     return jnp.einsum('BTO,IO->BTI', dy_BTO, kernel_IO), dkernel_IO
 
 

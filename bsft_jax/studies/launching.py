@@ -262,7 +262,6 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
     tried, base = trials(study), study_lib.point(study, study.arms[0], study.seeds[0], None).config
     planned = len(study.base_prompts) + len(study_lib.unique(tried)) + len(study.arms) * len(study.seeds)
     with tqdm(total=planned, desc=study.name, unit='run', disable=None) as bar:
-
         lock = threading.Lock()
 
         def work(name: str, todo: Sequence[list[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Sheets: every answer is what the sheet says, and small vocabularies lead."""
+"""Lists and sheets: every answer is what the sheet says, and small vocabularies lead."""
 
 import collections
 import random
@@ -30,6 +30,20 @@ def test_answers_are_what_the_sheet_says():
             elif 'the patient' in question:
                 assert name == patient[1]
     assert min(kinds[word] for word in ('Yes', 'No', 'Who', 'What')) > 100
+
+
+def test_lists_are_read_back_rightly_in_both_orders():
+    for index in range(200):
+        turn, asks = sheets.pairs(random.Random(index))
+        told = dict(pair.split(' ', 1) for pair in turn.content.removesuffix('.').split(', '))
+        assert 2 <= len(told) <= sheets.MOST_PAIRS
+        assert {question for question, _ in asks} == {'Name first.', 'Word first.'}
+        for question, answer in asks:
+            said = answer.removeprefix('It is ').removesuffix('.').split(', ')
+            assert len(said) == sheets.READ_BACK
+            for pair in said:
+                name, word = pair.split(' ', 1) if question == 'Name first.' else pair.rsplit(' ', 1)[::-1]
+                assert told[name] == word
 
 
 def test_few_names_and_facts_make_up_most_sheets():

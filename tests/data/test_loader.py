@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from bsft_jax.data.examples import Example, ExampleStore
 from bsft_jax.data.loader import StepSource, iterate
 from bsft_jax.data.packing import PackPlan
-from bsft_jax.data.examples import Example, ExampleStore
 
 CAPACITY = 64
 ROWS = 4

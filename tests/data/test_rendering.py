@@ -1,6 +1,5 @@
 """Rendering: ids and weights of whole documents, and what scoring needs of the same tokens."""
 
-import copy
 import dataclasses
 import unicodedata
 
@@ -286,33 +285,6 @@ def test_composed_characters_are_the_only_change(make_renderer):
     content = 'Cafe\u0301 <|im_end|>'
     decoded = make_renderer().tokenizer.decode(make_renderer().prompt_ids(with_content(content)))
     assert unicodedata.normalize('NFC', content) in decoded
-
-
-@pytest.mark.parametrize('name', NAMES)
-def test_loss_on_turns_adds_the_earlier_answers(make_renderer, name):
-    said = ('K 5.9?', 'High.', 'And Na 140?', 'Normal.', 'Sure?', 'Yes.')
-    roles = ('user', 'assistant') * 3
-    record = Record(messages=tuple(Message(role, text) for role, text in zip(roles, said, strict=True)))
-    renderer = make_renderer(name, tokens=False, loss_on='turns')
-    example, last = renderer.example(record), make_renderer(name, tokens=False).example(record)
-    trained = renderer.tokenizer.decode(example.ids[example.weights == 1])
-    stop = renderer.tokenizer.convert_ids_to_tokens(renderer.stop_id)
-    assert [part.strip() for part in trained.split(stop)] == ['High.', 'Normal.', 'Yes.', '']
-    assert set(example.weights) == {0, 1}
-    whole, same = (renderer.tokenizer.decode(e.ids).replace(' ', '') for e in (example, last))
-    assert whole == same  # some tokenizers write a space wherever a text begins
-    assert last.weights[last.weights == 1].size < example.weights[example.weights == 1].size
-
-
-def test_loss_on_turns_needs_a_template_that_keeps_them(make_renderer, tmp_path):
-    renderer = make_renderer('trained', tokens=False, loss_on='turns')
-    renderer.tokenizer = copy.deepcopy(renderer.tokenizer)
-    renderer.tokenizer.chat_template = renderer.tokenizer.chat_template.replace(
-        "message['content'] +", "message['content'] | upper +"
-    )
-    turns = (Message('user', 'a'), Message('assistant', 'b'), Message('user', 'c'), Message('assistant', 'd'))
-    with pytest.raises(UserError, match='chat template: .*changes an earlier turn.*loss_on=answer'):
-        renderer.example(Record(turns, id='r'))
 
 
 NAMED = (

@@ -13,7 +13,7 @@ from tests.tiny import assert_close
 
 def test_packed_documents_equal_separate_documents():
     network = Network(_tiny_arch())
-    params = network.init(jax.random.key(1))
+    params = _params(network, 1)
     rng = np.random.default_rng(1)
     first, second = rng.integers(0, 96, 7), rng.integers(0, 96, 9)
     packed = np.concatenate([first, second, np.zeros(4, int)])[None]
@@ -37,7 +37,7 @@ def test_packed_documents_equal_separate_documents():
 
 def test_cached_prompt_equals_one_pass():
     network = Network(_tiny_arch())
-    decoder = network.bind(network.init(jax.random.key(2)))
+    decoder = network.bind(_params(network, 2))
     tokens_BT = jnp.asarray(np.random.default_rng(2).integers(0, 96, (2, 12)))
     whole = Layout.single(tokens_BT)
     expected, _ = decoder(tokens_BT, whole)
@@ -45,6 +45,24 @@ def test_cached_prompt_equals_one_pass():
     _, view = decoder(tokens_BT[:, :8], cut(whole, slice(0, 8)))
     rest, _ = decoder(tokens_BT[:, 8:], cut(whole, slice(8, None)), view)
     assert_close(rest, expected[:, 8:], 1e-6)
+
+
+def _params(network, seed):
+    """Random parameters among which every block matters: fresh ones add next to nothing."""
+    noise = lambda x: 0.1 * jax.random.normal(jax.random.key(seed), x.shape)  # noqa: E731
+    return jax.tree.map(lambda x: x + noise(x), network.init(jax.random.key(seed)))
+
+
+def test_a_fresh_block_leaves_the_tokens_what_they_are():
+    arch = _tiny_arch(init_std=0.18)
+    network = Network(arch)
+    params = network.init(jax.random.key(5))
+    tokens_BT = jnp.arange(12)[None]
+    hidden_BTD, _ = network.bind(params)(tokens_BT, Layout.single(tokens_BT))
+    table_BTD = params['embed']['table'][tokens_BT]
+    cosine_BT = (hidden_BTD * table_BTD).sum(-1) / jnp.linalg.norm(hidden_BTD, axis=-1)
+    assert (cosine_BT / jnp.linalg.norm(table_BTD, axis=-1)).min() > 0.99
+    assert abs(float(jnp.std(params['layers']['mlp']['up']['kernel'])) - 0.18) < 0.02
 
 
 def _tiny_arch(**changes):
@@ -59,7 +77,7 @@ def _tiny_arch(**changes):
 @pytest.mark.parametrize('tied', [True, False])
 def test_behavior_rows_leave_old_logits_bit_equal(ids, tied):
     plain, extended = Network(_tiny_arch(tied=tied)), Network(_tiny_arch(tied=tied), ids)
-    params = plain.init(jax.random.key(3))
+    params = _params(plain, 3)
     rows = {'input': jnp.full((2, 32), 0.3), **({} if tied else {'output': jnp.full((2, 32), -0.2)})}
     tokens_BT = jnp.asarray(np.random.default_rng(3).integers(0, 90, (2, 12)))
 
@@ -79,9 +97,7 @@ def test_behavior_rows_leave_old_logits_bit_equal(ids, tied):
 def test_target_logprobs_equal_full_logits(ids, tied, tile, monkeypatch):
     monkeypatch.setattr(head, 'TILE_ELEMENTS', tile)
     network = Network(_tiny_arch(tied=tied), ids)
-    params = jax.tree.map(
-        lambda x: x + 0.1 * jax.random.normal(jax.random.key(4), x.shape), network.init(jax.random.key(4))
-    )
+    params = _params(network, 4)
     decoder = network.bind(params)
     rng = np.random.default_rng(4)
     tokens_BT = jnp.asarray(rng.choice([*range(90), *ids], (2, 300)))

@@ -33,6 +33,8 @@ def test_the_form_for_a_cpu_is_used_on_a_cpu_alone():
 
 
 def test_a_product_is_in_the_dtype_of_activations():
-    module = linear.Linear(8, 4, bias=True, std=0.5, dtype=jnp.bfloat16, rngs=nnx.Rngs(params=jax.random.key(0)))
+    module = linear.Linear(
+        8, 4, bias=True, std=0.5, dtype=jnp.bfloat16, rngs=nnx.Rngs(params=jax.random.key(0))
+    )
     assert module(jnp.ones((1, 2, 8))).dtype == jnp.bfloat16
     assert module.kernel[...].dtype == jnp.float32

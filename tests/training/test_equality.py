@@ -9,9 +9,9 @@ import pytest
 
 from bsft_jax.config import MeshSection, OptimizerSection
 from bsft_jax.data.batch import Batch
+from bsft_jax.data.examples import Example, ExampleStore
 from bsft_jax.data.loader import StepSource
 from bsft_jax.data.packing import PackPlan
-from bsft_jax.data.examples import Example, ExampleStore
 from bsft_jax.models.architecture import Architecture
 from bsft_jax.models.network import Network
 from bsft_jax.parallel import mesh as mesh_lib
