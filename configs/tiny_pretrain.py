@@ -21,7 +21,7 @@ from bsft_jax.config import (
 )
 
 STAGES = {
-    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_lists:30000', 1000),
+    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_lists:40000', 1200),
     'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:150000', 5400),
 }
 

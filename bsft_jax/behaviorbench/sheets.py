@@ -2,7 +2,7 @@
 
 They teach a small model to bind a fact to its holder, which it learns from the number of such choices
 it has to make, not from the number of tokens. A list packs most of them into a row: pairs of a name and
-a word, read back again and again in both orders. A sheet has sentences and short questions.
+a word, gone through again and again in both directions. A sheet has sentences and short questions.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _CLAUSES = [
 ]
 FACTS = random.Random('facts').sample(_CLAUSES, len(_CLAUSES))  # of every kind among the first
 WORDS = (*DRUGS, *cases.EVENTS)
-MOST_PAIRS = 5  # of a list
-READ_BACK = 10  # pairs of one answer about a list
+FEWEST_PAIRS, MOST_PAIRS = 4, 6  # of a list
+ROUNDS = 2  # questions about a list
 FEWEST_NAMES, FEWEST_FACTS = 6, 8
 WITH_PATIENT = 0.5  # share of sheets that say who the patient is
 QUESTIONS = 4
@@ -58,18 +58,23 @@ def _asks(pairs: list[Ask], relation: str, rng: random.Random) -> list[Ask]:
 
 
 def pairs(rng: random.Random) -> tuple[Message, list[Ask]]:
-    """A list of names with a word each, and both ways to read it back, in a random order with repeats."""
-    share, count = rng.random() ** 2, rng.randint(2, MOST_PAIRS)
+    """A list of names with a word each, and questions that go through it in another order.
+
+    They name every name, or every word, and the answer adds the other: nothing in it is left to chance.
+    """
+    share, count = rng.random() ** 2, rng.randint(FEWEST_PAIRS, MOST_PAIRS)
     names, words = _first(NAMES, FEWEST_NAMES, share), _first(WORDS, FEWEST_FACTS, share)
     listed = list(zip(rng.sample(names, count), rng.sample(words, count), strict=True))
 
-    def read(name_first: bool) -> str:
-        chosen = rng.choices(listed, k=READ_BACK)
-        return ', '.join(' '.join(pair if name_first else pair[::-1]) for pair in chosen) + '.'
+    def ask(name_first: bool) -> Ask:
+        order = rng.sample(listed, count)
+        turned = [pair if name_first else pair[::-1] for pair in order]
+        asked, said = ', '.join(pair[0] for pair in turned), ', '.join(' '.join(pair) for pair in turned)
+        return f'And {asked}?', f'It is {said}.'
 
     told = ', '.join(' '.join(pair) for pair in listed) + '.'
-    asks = [('Name first.', f'It is {read(True)}'), ('Word first.', f'It is {read(False)}')]
-    return Message('user', told, rng.choice(cases.DOCTORS + cases.NURSES)), rng.sample(asks, 2)
+    asks = [ask(rng.random() < 0.5) for _ in range(ROUNDS)]
+    return Message('user', told, rng.choice(cases.DOCTORS + cases.NURSES)), asks
 
 
 def sheet(rng: random.Random) -> tuple[Message, list[Ask]]:

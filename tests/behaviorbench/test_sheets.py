@@ -32,18 +32,20 @@ def test_answers_are_what_the_sheet_says():
     assert min(kinds[word] for word in ('Yes', 'No', 'Who', 'What')) > 100
 
 
-def test_lists_are_read_back_rightly_in_both_orders():
+def test_answers_about_lists_are_right_in_both_directions():
+    directions = collections.Counter()
     for index in range(200):
         turn, asks = sheets.pairs(random.Random(index))
-        told = dict(pair.split(' ', 1) for pair in turn.content.removesuffix('.').split(', '))
-        assert 2 <= len(told) <= sheets.MOST_PAIRS
-        assert {question for question, _ in asks} == {'Name first.', 'Word first.'}
+        told = [tuple(pair.split(' ', 1)) for pair in turn.content.removesuffix('.').split(', ')]
+        assert sheets.FEWEST_PAIRS <= len(told) <= sheets.MOST_PAIRS and len(asks) == sheets.ROUNDS
         for question, answer in asks:
-            said = answer.removeprefix('It is ').removesuffix('.').split(', ')
-            assert len(said) == sheets.READ_BACK
-            for pair in said:
-                name, word = pair.split(' ', 1) if question == 'Name first.' else pair.rsplit(' ', 1)[::-1]
-                assert told[name] == word
+            asked = question.removeprefix('And ').removesuffix('?').split(', ')
+            by_name = asked[0] in sheets.NAMES
+            other = dict(told if by_name else [pair[::-1] for pair in told])
+            directions[by_name] += 1
+            assert sorted(asked) == sorted(other)
+            assert answer == f'It is {", ".join(f"{one} {other[one]}" for one in asked)}.'
+    assert min(directions.values()) > 100
 
 
 def test_few_names_and_facts_make_up_most_sheets():
