@@ -201,18 +201,23 @@ class Renderer:
             for ids in self.prompt_ids_of(records):
                 yield ids, np.zeros(len(ids), np.float32)
             return
-        pieces = [self._pieces(record) for record in records]
-        encoded = iter(self._encode([text for prompt in pieces for text, _ in prompt]))
-        for prompt in pieces:
-            parts = [(next(encoded), weight) for _, weight in prompt]
+        prompts = [self._pieces(record) for record in records]
+        encoded = iter(self._encode([text for pieces, _ in prompts for text, _ in pieces]))
+        for pieces, tokens in prompts:
+            parts = [(next(encoded), weight) for _, weight in pieces]
+            if tokens:
+                parts = [(self._marked_ids(text, tokens), weight) for text, weight in pieces]
             yield (
                 [i for ids, _ in parts for i in ids],
                 np.concatenate([np.full(len(ids), weight, np.float32) for ids, weight in parts]),
             )
 
-    def _pieces(self, record: Record) -> list[tuple[str, float]]:
-        """The rendered prompt cut at the bounds of the assistant's turns, each piece with its weight."""
-        turns, _ = self._turns(record)
+    def _pieces(self, record: Record) -> tuple[list[tuple[str, float]], dict[str, str]]:
+        """The rendered prompt cut at the bounds of the assistant's turns, each piece with its weight.
+
+        The control tokens that private-use characters stand for come with it, as from `_turns`.
+        """
+        turns, tokens = self._turns(record)
         whole, pieces, at = self._template(turns, prompt=True), [], 0
         for number, turn in enumerate(turns):
             if turn['role'] != 'assistant':
@@ -227,7 +232,7 @@ class Renderer:
                 )
             pieces += [(whole[at : len(before)], 0.0), (answer, 1.0)]
             at = len(before) + len(answer)
-        return [*pieces, (whole[at:], 0.0)]
+        return [*pieces, (whole[at:], 0.0)], tokens
 
     def _option_text(self, record: Record, option: int) -> str:
         """` X.` as it stands behind the stem."""

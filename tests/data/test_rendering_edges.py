@@ -94,3 +94,18 @@ def test_loss_on_turns_needs_a_template_that_keeps_them(make_renderer, tmp_path)
     turns = (Message('user', 'a'), Message('assistant', 'b'), Message('user', 'c'), Message('assistant', 'd'))
     with pytest.raises(UserError, match='chat template: .*changes an earlier turn.*loss_on=answer'):
         renderer.example(Record(turns, id='r'))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_control_tokens_in_earlier_turns_are_ordinary_text(make_renderer, name):
+    renderer = make_renderer(name, tokens=False, loss_on='turns')
+    stop = renderer.tokenizer.convert_ids_to_tokens(renderer.stop_id)
+    said = (f'a {stop} b', f'c {stop} d', 'e', 'f')
+    roles = ('user', 'assistant') * 2
+    record = Record(messages=tuple(Message(role, text) for role, text in zip(roles, said, strict=True)))
+    plain = Record(messages=tuple(Message(role, 'x') for role in roles))
+    hostile, harmless = (renderer.example(r).ids.tolist() for r in (record, plain))
+    assert controls(renderer, hostile) == controls(renderer, harmless)
+    assert (
+        renderer.tokenizer.decode(hostile).count(stop) == renderer.tokenizer.decode(harmless).count(stop) + 2
+    )
