@@ -10,16 +10,13 @@ is wrong. An answer counts when it is word for word the right one. Writes
 from __future__ import annotations
 
 import collections
-import datetime
-import importlib.metadata
-import json
 import pathlib
 
 from absl import flags
 
+from benchmarks import output
 from bsft_jax import cli
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 _MODEL = flags.DEFINE_string('model', 'tiny-clinical', 'Hugging Face directory, bundled model or workdir.')
 _CASES = flags.DEFINE_integer('cases', 40, 'Simulated cases; each has a scene per category.', lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 7, "Seed of the cases; another one than pretraining's.")
@@ -46,16 +43,9 @@ def main(argv) -> None:
     gates = measure(_MODEL.value, _CASES.value, _SEED.value)
     for gate, entry in gates.items():
         print(f'{gate:36} {entry["right"]:.3f}  of {entry["n"]}')
-    result = {
-        'command': f'python -m benchmarks.gates --model={pathlib.Path(_MODEL.value).name} '
-        f'--cases={_CASES.value} --seed={_SEED.value}',
-        'date': datetime.date.today().isoformat(),
-        'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'transformers')},
-        'gates': gates,
-    }
-    path = ROOT / _OUTPUT.value
-    path.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
-    print(f'written: {path}')
+    name = pathlib.Path(_MODEL.value).name
+    command = f'python -m benchmarks.gates --model={name} --cases={_CASES.value} --seed={_SEED.value}'
+    output.write(_OUTPUT.value, command, ('jax', 'flax', 'transformers'), gates=gates)
 
 
 if __name__ == '__main__':

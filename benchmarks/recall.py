@@ -9,18 +9,13 @@ word is the most probable token. Chance is one in `PAIRS`. Compares sizes of the
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import json
-import pathlib
-
 import numpy as np
 from absl import flags
 
+from benchmarks import output
 from bsft_jax import cli
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-_STEPS = flags.DEFINE_integer('steps', 300, 'Updates of each model.', lower_bound=20)
+_STEPS = flags.DEFINE_integer('steps', 300, 'Updates of each model.', lower_bound=100)
 _OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/recall.json', 'File to write.')
 SHARES, DEPTHS = (1.0, 0.1, 0.01), (2, 4)
 ROWS, PAIRS, NAMES, WORDS, ASKED = 96, 3, 40, 40, 3
@@ -91,16 +86,8 @@ def main(argv) -> None:
             rows.append({'layers': depth, 'residual_init': share, 'accuracy': curve})
             shown = {WINDOW * (i + 1): curve[i] for i in range(4, len(curve), 5)}
             print(f'{depth} layers, output projections × {share:<5} {shown}', flush=True)
-    result = {
-        'command': f'python -m benchmarks.recall --steps={_STEPS.value}',
-        'date': datetime.date.today().isoformat(),
-        'versions': {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax')},
-        'window': WINDOW,
-        'rows': rows,
-    }
-    path = ROOT / _OUTPUT.value
-    path.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
-    print(f'written: {path}')
+    command = f'python -m benchmarks.recall --steps={_STEPS.value}'
+    output.write(_OUTPUT.value, command, ('jax', 'flax', 'optax'), window=WINDOW, rows=rows)
 
 
 if __name__ == '__main__':
