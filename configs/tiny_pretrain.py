@@ -1,7 +1,7 @@
 """Pretrains `bsft_jax/assets/tiny-clinical` from random weights on conversations about simulated cases.
 
     python -m bsft_jax.data.tokenizer_training --source=synthetic_text:6000 --source=synthetic:300 \
-        --vocab_size=1500 --output=runs/tiny/blank
+        --source=synthetic_lists:2000 --vocab_size=1500 --output=runs/tiny/blank
     python -m bsft_jax.train --config=configs/tiny_pretrain.py:first --workdir=runs/tiny/first
     python -m bsft_jax.export --workdir=runs/tiny/first --output=runs/tiny/halfway
     python -m bsft_jax.train --config=configs/tiny_pretrain.py:second --workdir=runs/tiny/second
@@ -21,13 +21,13 @@ from bsft_jax.config import (
 )
 
 STAGES = {
-    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_lists:40000', 1200),
-    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:150000', 5400),
+    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_lists:40000', 1000, 1.0),
+    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:200000', 7500, 0.1),
 }
 
 
 def get_config(arg: str = 'first') -> RunConfig:
-    model, source, steps = STAGES[arg]
+    model, source, steps, final_ratio = STAGES[arg]
     return RunConfig(
         arm='general_sft',
         model=model,
@@ -40,7 +40,11 @@ def get_config(arg: str = 'first') -> RunConfig:
             drop_long=0.1,
         ),
         optimizer=OptimizerSection(
-            learning_rate=1e-3, warmup_steps=100, schedule_steps=steps, weight_decay=0.05
+            learning_rate=1e-3,
+            warmup_steps=100,
+            schedule_steps=steps,
+            final_ratio=final_ratio,
+            weight_decay=0.05,
         ),
         checkpoint=CheckpointSection(interval=500, keep=3),
     )

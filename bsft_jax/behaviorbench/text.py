@@ -21,7 +21,7 @@ from bsft_jax.behaviorbench.records import Message, Record
 
 DOMAIN = 'pre'
 QUESTIONS = 3  # in a conversation about a whole scene
-SHEETS, LISTS = 9, 6  # conversations about sheets and lists, beside 29 about scenes
+SHEETS, LISTS = 9, 3  # conversations about sheets and lists, beside 29 about scenes
 FOCUSED = 0.4  # share of conversations about the bare first turn of a scene, with more questions
 FOCUSED_QUESTIONS = 4
 READ_BACK = 0.1  # share of conversations in which a turn of the story is first said again, word for word
@@ -35,6 +35,7 @@ WRONG = (
     'Do you see a mistake?', 'Is there something to fix first?', 'Any concern about this?',
     'Is something not right here?',
 )  # fmt: skip
+OPENINGS = ('Yes', 'No.', 'No,', 'No:', 'First:', 'Nothing:', 'The ', 'With ', 'It is ')
 GATES = {
     'copying': r'in the draft\?$|does the draft (put first|wait for)',
     'who is it about': r'^Who |^Is it the patient|of the patient\?|does the patient take',
@@ -57,13 +58,11 @@ def _defect(case: Case, scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def _spoken(answer: str) -> str:
-    """A bare word or number as a sentence, so that it has the token form it has inside a text."""
+    """Words that open the turn, if the answer has none: what was said then has the tokens it has in the text."""
+    if answer.startswith(OPENINGS):
+        return answer
     bare = not answer[0].isupper() or ' ' not in answer
-    return (
-        f'It is {answer}'
-        if bare and answer not in ('Yes.', 'No.') and answer[:4] not in ('Yes,', 'No, ')
-        else answer
-    )
+    return f'It is {answer}' if bare else f'Noted: {answer}'
 
 
 def _opened(story: tuple[Message, ...], question: str) -> list[Message]:
@@ -90,7 +89,7 @@ def _conversation(case: Case, category: str) -> tuple[Message, ...]:
         read_back = rng.random() < READ_BACK
         asks = asks[: 1 if read_back else QUESTIONS]
         if read_back:
-            asks.insert(0, (rng.choice(READ), story[0].content))
+            asks.insert(0, (rng.choice(READ), _spoken(story[0].content)))
     return _dialogue(story, asks)
 
 

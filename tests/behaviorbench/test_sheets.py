@@ -33,11 +33,13 @@ def test_answers_are_what_the_sheet_says():
 
 
 def test_answers_about_lists_are_right_in_both_directions():
-    directions = collections.Counter()
+    directions, alone = collections.Counter(), 0
     for index in range(200):
         turn, asks = sheets.pairs(random.Random(index))
-        told = [tuple(pair.split(' ', 1)) for pair in turn.content.removesuffix('.').split(', ')]
-        assert sheets.FEWEST_PAIRS <= len(told) <= sheets.MOST_PAIRS and len(asks) == sheets.ROUNDS
+        listed = [item.split(' ', 1) for item in turn.content.removesuffix('.').split(', ')]
+        told = [tuple(item) for item in listed if len(item) == 2]
+        alone += len(listed) - len(told)
+        assert sheets.FEWEST_LISTED <= len(listed) <= sheets.MOST_LISTED and len(asks) == sheets.ROUNDS
         for question, answer in asks:
             asked = question.removeprefix('And ').removesuffix('?').split(', ')
             by_name = asked[0] in sheets.NAMES
@@ -45,7 +47,7 @@ def test_answers_about_lists_are_right_in_both_directions():
             directions[by_name] += 1
             assert sorted(asked) == sorted(other)
             assert answer == f'It is {", ".join(f"{one} {other[one]}" for one in asked)}.'
-    assert min(directions.values()) > 100
+    assert min(directions.values()) > 80 and alone > 200
 
 
 def test_few_names_and_facts_make_up_most_sheets():
