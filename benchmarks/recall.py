@@ -46,8 +46,9 @@ def measure(share: float, depth: int, steps: int) -> list[float]:
 
     from bsft_jax.config import MeshSection, OptimizerSection
     from bsft_jax.models import decoder
-    from bsft_jax.models.architecture import Architecture
+    from bsft_jax.models.architecture import Architecture, LayerKind
     from bsft_jax.models.network import Network
+    from bsft_jax.models.rope import Rope
     from bsft_jax.parallel import mesh as mesh_lib
     from bsft_jax.training import optimizer as optimizer_lib
     from bsft_jax.training import state as state_lib
@@ -57,7 +58,7 @@ def measure(share: float, depth: int, steps: int) -> list[float]:
     network = Network(
         Architecture(
             family='qwen2', vocab_size=128, width=128, layers=depth, heads=4, kv_heads=2, head_width=32,
-            ffn_width=384, max_positions=64, rope_theta=10000.0, norm_eps=1e-6, tied=True, qkv_bias=True,
+            ffn_width=384, max_positions=64, kinds=(LayerKind(Rope(10000.0)),), norm_eps=1e-6, tied=True, qkv_bias=True,
             init_std=0.08,
         )
     )  # fmt: skip

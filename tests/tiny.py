@@ -4,35 +4,66 @@ import copy
 
 import numpy as np
 
+LLAMA3_ROPE = {
+    'rope_type': 'llama3', 'rope_theta': 10000.0, 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
+    'original_max_position_embeddings': 64,
+}  # fmt: skip
+GEMMA3_ROPE = {
+    'sliding_attention': {'rope_type': 'default', 'rope_theta': 100.0},
+    'full_attention': {'rope_type': 'linear', 'rope_theta': 10000.0, 'factor': 8.0},
+}
 SHAPES = {
     'llama': dict(family='llama', num_key_value_heads=4, tie_word_embeddings=False),
     'llama grouped tied': dict(family='llama', num_key_value_heads=2, tie_word_embeddings=True),
     'llama bias': dict(family='llama', num_key_value_heads=1, attention_bias=True, mlp_bias=True),
+    'llama 3 rope': dict(family='llama', num_key_value_heads=2, rope_parameters=LLAMA3_ROPE, rope_theta=None),
+    'llama wide heads': dict(family='llama', num_key_value_heads=2, head_dim=12),
+    'mistral window': dict(family='mistral', num_key_value_heads=2, sliding_window=40, head_dim=16),
+    'mistral full bf16': dict(family='mistral', num_key_value_heads=4, sliding_window=None, dtype='bfloat16'),
     'qwen2 tied': dict(family='qwen2', num_key_value_heads=2, tie_word_embeddings=True),
     'qwen2 untied sharded bf16': dict(
         family='qwen2', num_key_value_heads=1, tie_word_embeddings=False, dtype='bfloat16', shards='20KB'
     ),
-}
+    'qwen2 upper layers window': dict(
+        family='qwen2', num_key_value_heads=2, num_hidden_layers=3, use_sliding_window=True, sliding_window=24,
+        max_window_layers=1,
+    ),
+    'qwen3 untied': dict(family='qwen3', num_key_value_heads=2, head_dim=16, tie_word_embeddings=False),
+    'qwen3 tied sharded': dict(
+        family='qwen3', num_key_value_heads=4, head_dim=8, tie_word_embeddings=True, shards='20KB'
+    ),
+    'gemma2 remainder': dict(
+        family='gemma2', num_key_value_heads=2, num_hidden_layers=3, head_dim=12, sliding_window=33,
+        query_pre_attn_scalar=24, attn_logit_softcapping=5.0, final_logit_softcapping=3.0,
+    ),
+    'gemma2 bf16': dict(
+        family='gemma2', num_key_value_heads=4, num_hidden_layers=2, head_dim=8, sliding_window=50,
+        dtype='bfloat16',
+    ),
+    'gemma3 periods': dict(
+        family='gemma3_text', num_key_value_heads=1, num_hidden_layers=12, head_dim=8, sliding_window=20,
+        rope_parameters=GEMMA3_ROPE, rope_theta=None,
+    ),
+    'gemma3 remainder': dict(
+        family='gemma3_text', num_key_value_heads=2, num_hidden_layers=8, head_dim=8, sliding_window=20,
+        rope_parameters=GEMMA3_ROPE, rope_theta=None, query_pre_attn_scalar=16,
+    ),
+}  # fmt: skip
 
 
 def save_torch(directory, family='qwen2', dtype='float32', shards='5GB', seed=0, vocab_size=96, **changes):
     """Writes a random torch model and returns it in float32, with the weights as they were stored."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config_class, model_class = {
-        'llama': (LlamaConfig, LlamaForCausalLM),
-        'qwen2': (Qwen2Config, Qwen2ForCausalLM),
-    }[family]
-    config = config_class(
-        **dict(
-            vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=512, rope_theta=10000.0, initializer_range=0.3,
-        )
-        | changes
+    sizes = dict(
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=512, rope_theta=10000.0, initializer_range=0.3, pad_token_id=None,
     )  # fmt: skip
+    sizes = {key: value for key, value in (sizes | changes).items() if key != 'rope_theta' or value}
+    config = AutoConfig.for_model(family, **sizes)
     torch.manual_seed(seed)
-    model = model_class(config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation='eager')
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if 'norm' in name or 'bias' in name:
@@ -59,8 +90,7 @@ def random_model(directory, tied=True, vocab_size=320, spare=True):
 
     from bsft_jax.behaviorbench import sources
     from bsft_jax.data import tokenizer_training
-    from bsft_jax.hub import tables
-    from bsft_jax.models import architecture
+    from bsft_jax.hub import configs, tables
     from bsft_jax.models.network import Network
     from bsft_jax.trees import flatten
 
@@ -75,13 +105,13 @@ def random_model(directory, tied=True, vocab_size=320, spare=True):
     if not spare:
         config['vocab_size'] = len(tokenizer)
     (directory / 'config.json').write_text(json.dumps(config))
-    arch = architecture.from_hf_config(config)
+    arch = configs.architecture_of(config)
     params = flatten(Network(arch).init(jax.random.key(0)))
     rng = np.random.default_rng(0)
     tensors = {}
     for path, entry in tables.entries(arch, params).items():
         value = np.asarray(params[path]) + 0.15 * rng.normal(size=params[path].shape).astype(np.float32)
-        for i, name in enumerate(tables.tensor_names(entry, arch)):
+        for i, name in enumerate(entry.tensors):
             tensor = value[i] if entry.stacked else value
             tensors[name] = np.ascontiguousarray(tensor.T if entry.transpose else tensor)
     save_file(tensors, directory / 'model.safetensors', metadata={'format': 'pt'})

@@ -37,7 +37,7 @@ def _tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
     ids = model.behaviors.ids
     for path, entry in tables.entries(arch, flat).items():
         value = np.asarray(flat[path])
-        for i, name in enumerate(tables.tensor_names(entry, arch)):
+        for i, name in enumerate(entry.tensors):
             tensor = value[i] if entry.stacked else value
             tensor = tensor.T if entry.transpose else tensor
             if ids and path in ('embed/table', 'head/kernel'):

@@ -22,7 +22,7 @@ def _check(files: TensorFiles, arch, table: dict[str, tables.Entry], shapes: dic
     expected = {}
     for path, entry in table.items():
         shape = shapes[path][1:] if entry.stacked else shapes[path]
-        for name in tables.tensor_names(entry, arch):
+        for name in entry.tensors:
             expected[name] = shape[::-1] if entry.transpose else shape
     where = str(files.directory)
     present = {name for name in files.names if not name.endswith(IGNORED)}
@@ -48,7 +48,7 @@ def load_params(directory: pathlib.Path, network: Network, mesh: Mesh) -> Params
     _check(files, arch, table, {path: leaf.shape for path, leaf in abstract.items()})
 
     def read(entry: tables.Entry, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
-        names = tables.tensor_names(entry, arch)
+        names = entry.tensors
         inner = index[1:] if entry.stacked else index
         inner = inner[::-1] if entry.transpose else inner
         layers = names[index[0]] if entry.stacked else names

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from bsft_jax.behaviors import Behavior, BehaviorSet, extend_tokenizer
 from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.errors import UserError
-from bsft_jax.hub import files, loading
-from bsft_jax.models import architecture, behavior_rows, head
+from bsft_jax.hub import configs, files, loading
+from bsft_jax.models import behavior_rows, head
 from bsft_jax.models.attention import Layout
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import mesh as mesh_lib
@@ -70,7 +70,7 @@ def open_base(
     """
     directory = files.resolve_directory(base)
     hf_config = files.read_config(directory)
-    arch = architecture.from_hf_config(hf_config, str(directory / 'config.json'))
+    arch = configs.architecture_of(hf_config, str(directory / 'config.json'))
     tokenizer = load_tokenizer(directory, chat_template)
     if len(tokenizer) > arch.vocab_size:
         raise UserError(

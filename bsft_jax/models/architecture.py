@@ -1,21 +1,40 @@
-"""Architecture: the sizes and switches that make the one decoder a Llama or a Qwen2."""
+"""Architecture: the sizes and switches that make the one decoder a Llama, a Qwen or a Gemma."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-from bsft_jax.errors import UserError
+from bsft_jax.models.rope import Rope
 
-FAMILIES = {'llama': 'LlamaForCausalLM', 'qwen2': 'Qwen2ForCausalLM'}
+
+@dataclasses.dataclass(frozen=True)
+class LayerKind:
+    """What differs between the layers of a model.
+
+    Attributes:
+      rope: the rotary embedding of its queries and keys.
+      window: tokens that a query sees, itself included; 0 for all.
+    """
+
+    rope: Rope
+    window: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """Sizes of a decoder, read from a Hugging Face `config.json`.
+    """Sizes and switches of a decoder; `hub.configs` reads them from a Hugging Face `config.json`.
 
-    `vocab_size` counts the rows of the embedding table, which may be more than the tokenizer has ids.
-    `init_std` is the standard deviation of random weights; the default is `transformers`'s.
+    Attributes:
+      vocab_size: rows of the embedding table, which may be more than the tokenizer has ids.
+      kinds: of the layers, a period that repeats up the stack.
+      query_scale: of the attention scores.
+      activation: of the gate, `silu` or `gelu_tanh`.
+      qk_norm: queries and keys are normalised per head.
+      post_norms: what a layer adds to the residual stream is normalised too.
+      norm_offset: added to the scale of every norm (Gemma stores the difference from one).
+      embedding_scale: factor of the embeddings.
+      attention_cap, logit_cap: soft caps c · tanh(x / c) of scores and logits; 0 for none.
+      init_std: standard deviation of random weights; the default is `transformers`'s.
     """
 
     family: str
@@ -27,13 +46,35 @@ class Architecture:
     head_width: int
     ffn_width: int
     max_positions: int
-    rope_theta: float
+    kinds: tuple[LayerKind, ...]
     norm_eps: float
     tied: bool
     qkv_bias: bool
     output_bias: bool = False
     mlp_bias: bool = False
+    query_scale: float = 0.0
+    activation: str = 'silu'
+    qk_norm: bool = False
+    post_norms: bool = False
+    norm_offset: float = 0.0
+    embedding_scale: float = 1.0
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
     init_std: float = 0.02
+
+    @property
+    def period(self) -> int:
+        """Layers after which the kinds repeat."""
+        return len(self.kinds)
+
+    @property
+    def stacked(self) -> int:
+        """Layers in whole periods, which are stacked and scanned; the others stand behind them."""
+        return self.layers - self.layers % self.period
+
+    @property
+    def score_scale(self) -> float:
+        return self.query_scale or self.head_width**-0.5
 
     @property
     def parameters(self) -> int:
@@ -41,52 +82,6 @@ class Architecture:
         d, q, kv = self.width, self.heads * self.head_width, self.kv_heads * self.head_width
         attention = d * q + 2 * d * kv + q * d + self.qkv_bias * (q + 2 * kv) + self.output_bias * d
         mlp = 3 * d * self.ffn_width + self.mlp_bias * (2 * self.ffn_width + d)
+        norms = (4 if self.post_norms else 2) * d + 2 * self.head_width * self.qk_norm
         tables = self.vocab_size * d * (1 if self.tied else 2)
-        return tables + self.layers * (attention + mlp + 2 * d) + d
-
-
-def from_hf_config(config: dict[str, Any], where: str = 'config.json') -> Architecture:
-    """Reads a Hugging Face `config.json`; raises UserError for what the decoder cannot do exactly."""
-    family = config.get('model_type')
-    if family not in FAMILIES:
-        raise UserError(
-            f'unknown architecture {family!r}', where=where, fix=f'supported: {", ".join(FAMILIES)}'
-        )
-
-    def need(key: str):
-        if config.get(key) is None:
-            raise UserError(f'{key!r} is missing', where=where)
-        return config[key]
-
-    def refuse(condition: bool, what: str) -> None:
-        if condition:
-            raise UserError(f'{what} is not supported', where=where)
-
-    rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
-    refuse(rope.get('rope_type', rope.get('type', 'default')) != 'default', f'rope scaling {rope}')
-    refuse(config.get('hidden_act', 'silu') != 'silu', f'hidden_act {config.get("hidden_act")!r}')
-    layer_types = config.get('layer_types') or ['full_attention']
-    refuse(
-        bool(config.get('use_sliding_window')) and set(layer_types) != {'full_attention'},
-        'sliding-window attention',
-    )
-    heads = need('num_attention_heads')
-    bias = bool(config.get('attention_bias', False))
-    return Architecture(
-        family=family,
-        vocab_size=need('vocab_size'),
-        width=need('hidden_size'),
-        layers=need('num_hidden_layers'),
-        heads=heads,
-        kv_heads=config.get('num_key_value_heads') or heads,
-        head_width=config.get('head_dim') or need('hidden_size') // heads,
-        ffn_width=need('intermediate_size'),
-        max_positions=need('max_position_embeddings'),
-        rope_theta=float(rope.get('rope_theta') or config.get('rope_theta') or 10000.0),
-        norm_eps=float(config.get('rms_norm_eps', 1e-6)),
-        tied=bool(config.get('tie_word_embeddings', False)),
-        qkv_bias=family == 'qwen2' or bias,
-        output_bias=family == 'llama' and bias,
-        mlp_bias=family == 'llama' and bool(config.get('mlp_bias', False)),
-        init_std=float(config.get('initializer_range', 0.02)),
-    )
+        return tables + self.layers * (attention + mlp + norms) + d

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -35,16 +37,23 @@ class Layout:
 
 @flax.struct.dataclass
 class AttentionMask:
-    """Who sees whom: the same document, not later, and only the query's own branch and option."""
+    """Who sees whom: the same document, not later, and only the query's own branch and option.
+
+    With a `window` a query sees that many tokens of its document, itself included; 0 is no limit.
+    """
 
     query: Layout
     key: Layout
+    window: int = flax.struct.field(pytree_node=False, default=0)
 
     def dense(self) -> jax.Array:
         """The mask as bool_BTS, True where query t may see key s."""
         q, k = self.query, self.key
         visible_BTS = q.segment_ids_BT[:, :, None] == k.segment_ids_BT[:, None, :]
-        visible_BTS &= k.positions_BT[:, None, :] <= q.positions_BT[:, :, None]
+        behind_BTS = q.positions_BT[:, :, None] - k.positions_BT[:, None, :]
+        visible_BTS &= behind_BTS >= 0
+        if self.window:
+            visible_BTS &= behind_BTS < self.window
         for q_path_BT, k_path_BS in ((q.branch_BT, k.branch_BT), (q.leaf_BT, k.leaf_BT)):
             if k_path_BS is not None:
                 k_path_B1S = k_path_BS[:, None, :]
@@ -66,15 +75,39 @@ class KVView:
     layout: Layout
 
 
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """How scores are made of products: `scale` first, then the soft cap c · tanh(x / c), if any."""
+
+    scale: float
+    cap: float = 0.0
+
+    def __call__(self, products: jax.Array) -> jax.Array:
+        return soft_cap(products * self.scale, self.cap)
+
+
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+    """c · tanh(x / c), as Gemma 2 bounds scores and logits (arXiv 2408.00118); `cap` 0 leaves `x` alone."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
 def attend(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array, *, ordered: bool
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask_BTS: jax.Array,
+    scores: Scores,
+    *,
+    ordered: bool,
+    window: int = 0,
 ) -> jax.Array:
     """Grouped-query attention by dense products, softmax in float32: the reference back end.
 
     Queries go in blocks. With `ordered`, when no query sees a key behind its own place in the row (T = S),
-    a block takes only the keys up to its end, so that half of the products of a long row is not computed.
+    a block takes only the keys from the `window` of its first query up to its end, so that half of the
+    products of a long row, or more, is not computed.
 
-    Returns out_BTNH in the dtype of `q_BTNH`. Scores are scaled by H**-0.5.
+    Returns out_BTNH in the dtype of `q_BTNH`.
     """
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
@@ -84,42 +117,29 @@ def attend(
     blocks = []
     for start in range(0, T, block):
         stop = min(start + block, T)
-        seen = stop if ordered else S
+        first = max(0, start - window + 1) if ordered and window else 0
+        seen = slice(first, stop if ordered else S)
         blocks.append(
             _attend_block(
                 q_BKGTH[:, :, :, start:stop],
-                k_BKSH[:, :, :seen],
-                v_BKSH[:, :, :seen],
-                mask_BTS[:, start:stop, :seen],
+                k_BKSH[:, :, seen],
+                v_BKSH[:, :, seen],
+                mask_BTS[:, start:stop, seen],
+                scores,
             )
         )
     out_BKGTH = jnp.concatenate(blocks, axis=3)
     return jnp.transpose(out_BKGTH, (0, 3, 1, 2, 4)).reshape(B, T, N, H)
 
 
-def _attend_block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS):
+def _attend_block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, scores):
     """The queries of a group stand in one product: [B, K, G·T, H] by [B, K, S, H]."""
     B, K, G, T, H = q_BKGTH.shape
     rows_BKRH = q_BKGTH.reshape(B, K, G * T, H)
-    scores_BKRS = jnp.einsum('BKRH,BKSH->BKRS', rows_BKRH, k_BKSH, preferred_element_type=jnp.float32)
-    scores_BKGTS = scores_BKRS.reshape(B, K, G, T, -1) * H**-0.5
+    products_BKRS = jnp.einsum('BKRH,BKSH->BKRS', rows_BKRH, k_BKSH, preferred_element_type=jnp.float32)
+    scores_BKGTS = scores(products_BKRS.reshape(B, K, G, T, -1))
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, -1e30)
     probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BKSH.dtype)
-    return jnp.einsum('BKRS,BKSH->BKRH', probs_BKGTS.reshape(scores_BKRS.shape), v_BKSH).reshape(
+    return jnp.einsum('BKRS,BKSH->BKRH', probs_BKGTS.reshape(products_BKRS.shape), v_BKSH).reshape(
         q_BKGTH.shape
     )
-
-
-def rope_angles(positions_BT: jax.Array, head_width: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines [B, T, 1, H/2] in float32 (Su et al., arXiv 2104.09864)."""
-    frequencies = theta ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x_BTNH: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotary embedding in the half-split layout of Hugging Face checkpoints."""
-    cos, sin = angles
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x_BTNH.dtype)

@@ -4,87 +4,140 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bsft_jax.models import attention as attention_lib
-from bsft_jax.models import behavior_rows
-from bsft_jax.models.architecture import Architecture
+from bsft_jax.models import behavior_rows, rope
+from bsft_jax.models.architecture import Architecture, LayerKind
 from bsft_jax.models.attention import AttentionMask, KVView, Layout
 from bsft_jax.models.linear import Linear
+from bsft_jax.models.lora import LoraSpec
 from bsft_jax.parallel.sharding import constrain
 
 BATCH = ('data', 'fsdp')
+ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True)}
 RESIDUAL_INIT = 0.01  # of `init_std`, for what is added to the residual stream: tokens keep their identity
+LINEAR_MAPS = 7  # of a layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How the linear maps of a decoder are held beside their base kernels.
+
+    `quantized` holds frozen kernels as int8; `lora` says which maps have an adapter.
+    """
+
+    quantized: bool = False
+    lora: LoraSpec | None = None
 
 
 class RMSNorm(nnx.Module):
-    """x · scale / sqrt(mean(x²) + eps), normalised in float32 (Zhang and Sennrich, arXiv 1910.07467)."""
+    """x · (offset + scale) / sqrt(mean(x²) + eps), in float32 (Zhang and Sennrich, arXiv 1910.07467)."""
 
-    def __init__(self, width: int, eps: float):
-        self.scale = nnx.Param(jnp.ones(width))
-        self.eps = eps
+    def __init__(self, width: int, arch: Architecture):
+        self.scale = nnx.Param(jnp.full(width, 1.0 - arch.norm_offset))
+        self.eps, self.offset = arch.norm_eps, arch.norm_offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (self.scale[...] * wide).astype(x.dtype)
+        return ((self.scale[...].astype(jnp.float32) + self.offset) * wide).astype(x.dtype)
+
+
+def _maker(part: str, arch: Architecture, form: Form, dtype, rngs: nnx.Rngs) -> Callable[..., Linear]:
+    """Makes the linear maps of one part of a layer, by name and sizes."""
+
+    def make(name: str, inputs: int, outputs: int, bias: bool, std: float = arch.init_std) -> Linear:
+        adapter = form.lora if form.lora and form.lora.covers(f'{part}/{name}') else None
+        return Linear(
+            inputs, outputs, bias=bias, std=std, dtype=dtype, rngs=rngs, quantized=form.quantized, adapter=adapter
+        )  # fmt: skip
+
+    return make
 
 
 class Attention(nnx.Module):
-    def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
+    def __init__(self, arch: Architecture, form: Form, dtype, rngs: nnx.Rngs):
         self.head_width = arch.head_width
+        self.scores = attention_lib.Scores(arch.score_scale, arch.attention_cap)
         q_width, kv_width = arch.heads * arch.head_width, arch.kv_heads * arch.head_width
-        make = functools.partial(Linear, std=arch.init_std, dtype=dtype, rngs=rngs)
-        self.q = make(arch.width, q_width, bias=arch.qkv_bias)
-        self.k = make(arch.width, kv_width, bias=arch.qkv_bias)
-        self.v = make(arch.width, kv_width, bias=arch.qkv_bias)
-        self.o = make(q_width, arch.width, bias=arch.output_bias, std=RESIDUAL_INIT * arch.init_std)
+        make = _maker('attention', arch, form, dtype, rngs)
+        self.q = make('q', arch.width, q_width, arch.qkv_bias)
+        self.k = make('k', arch.width, kv_width, arch.qkv_bias)
+        self.v = make('v', arch.width, kv_width, arch.qkv_bias)
+        self.o = make('o', q_width, arch.width, arch.output_bias, RESIDUAL_INIT * arch.init_std)
+        self.q_norm = RMSNorm(arch.head_width, arch) if arch.qk_norm else None
+        self.k_norm = RMSNorm(arch.head_width, arch) if arch.qk_norm else None
 
-    def __call__(self, x_BTD, angles, mask_BTS, view_kv):
+    def __call__(self, x_BTD, place: Place, view_kv, keys):
         B, T, _ = x_BTD.shape
 
-        def heads(x):
-            return constrain(x.reshape(B, T, -1, self.head_width), BATCH, None, 'tensor', None)
+        def heads(x, norm=None):
+            x = constrain(x.reshape(B, T, -1, self.head_width), BATCH, None, 'tensor', None)
+            return x if norm is None else norm(x)
 
-        q_BTNH = attention_lib.rotate(heads(self.q(x_BTD)), angles)
-        k_BTKH = attention_lib.rotate(heads(self.k(x_BTD)), angles)
-        v_BTKH = heads(self.v(x_BTD))
-        keys, values = k_BTKH, v_BTKH
+        q_BTNH = rope.rotate(heads(self.q(x_BTD, keys[0]), self.q_norm), place.angles)
+        k_BTKH = rope.rotate(heads(self.k(x_BTD, keys[1]), self.k_norm), place.angles)
+        v_BTKH = heads(self.v(x_BTD, keys[2]))
+        k_BSKH, v_BSKH = k_BTKH, v_BTKH
         if view_kv is not None:
-            keys = jnp.concatenate([view_kv[0], keys], axis=1)
-            values = jnp.concatenate([view_kv[1], values], axis=1)
-        out_BTNH = attention_lib.attend(q_BTNH, keys, values, mask_BTS, ordered=view_kv is None)
-        return self.o(out_BTNH.reshape(B, T, -1)), (k_BTKH, v_BTKH)
+            k_BSKH = jnp.concatenate([view_kv[0], k_BSKH], axis=1)
+            v_BSKH = jnp.concatenate([view_kv[1], v_BSKH], axis=1)
+        out_BTNH = attention_lib.attend(
+            q_BTNH, k_BSKH, v_BSKH, place.mask_BTS, self.scores, ordered=view_kv is None, window=place.window
+        )
+        return self.o(out_BTNH.reshape(B, T, -1), keys[3]), (k_BTKH, v_BTKH)
 
 
 class Mlp(nnx.Module):
-    """The gated feed-forward block (SwiGLU; Shazeer, arXiv 2002.05202)."""
+    """The gated feed-forward block (SwiGLU, GeGLU; Shazeer, arXiv 2002.05202)."""
 
-    def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
-        make = functools.partial(Linear, bias=arch.mlp_bias, std=arch.init_std, dtype=dtype, rngs=rngs)
-        self.gate = make(arch.width, arch.ffn_width)
-        self.up = make(arch.width, arch.ffn_width)
-        self.down = make(arch.ffn_width, arch.width, std=RESIDUAL_INIT * arch.init_std)
+    def __init__(self, arch: Architecture, form: Form, dtype, rngs: nnx.Rngs):
+        make = _maker('mlp', arch, form, dtype, rngs)
+        self.gate = make('gate', arch.width, arch.ffn_width, arch.mlp_bias)
+        self.up = make('up', arch.width, arch.ffn_width, arch.mlp_bias)
+        self.down = make('down', arch.ffn_width, arch.width, arch.mlp_bias, RESIDUAL_INIT * arch.init_std)
+        self.activation = arch.activation
 
-    def __call__(self, x_BTD):
-        gated_BTF = jax.nn.silu(self.gate(x_BTD)) * self.up(x_BTD)
-        return self.down(constrain(gated_BTF, BATCH, None, 'tensor'))
+    def __call__(self, x_BTD, keys):
+        gate_BTF = ACTIVATIONS[self.activation](self.gate(x_BTD, keys[0]))
+        gated_BTF = gate_BTF * self.up(x_BTD, keys[1])
+        return self.down(constrain(gated_BTF, BATCH, None, 'tensor'), keys[2])
+
+
+@dataclasses.dataclass
+class Place:
+    """What attention needs to know of a layer's kind, computed once per call: angles, mask and window."""
+
+    angles: tuple[jax.Array, jax.Array]
+    mask_BTS: jax.Array
+    window: int
 
 
 class Layer(nnx.Module):
-    def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(arch.width, arch.norm_eps)
-        self.attention = Attention(arch, dtype, rngs)
-        self.mlp_norm = RMSNorm(arch.width, arch.norm_eps)
-        self.mlp = Mlp(arch, dtype, rngs)
+    def __init__(self, arch: Architecture, form: Form, dtype, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(arch.width, arch)
+        self.attention = Attention(arch, form, dtype, rngs)
+        self.attention_post_norm = RMSNorm(arch.width, arch) if arch.post_norms else None
+        self.mlp_norm = RMSNorm(arch.width, arch)
+        self.mlp = Mlp(arch, form, dtype, rngs)
+        self.mlp_post_norm = RMSNorm(arch.width, arch) if arch.post_norms else None
 
-    def __call__(self, x_BTD, angles, mask_BTS, view_kv):
-        mixed_BTD, kv = self.attention(self.attention_norm(x_BTD), angles, mask_BTS, view_kv)
-        x_BTD = constrain(x_BTD + mixed_BTD, BATCH, None, None)
-        return constrain(x_BTD + self.mlp(self.mlp_norm(x_BTD)), BATCH, None, None), kv
+    def __call__(self, x_BTD, place: Place, view_kv=None, key=None):
+        keys = [None] * LINEAR_MAPS if key is None else jax.random.split(key, LINEAR_MAPS)
+
+        def add(x_BTD, more_BTD, post_norm):
+            return constrain(
+                x_BTD + (more_BTD if post_norm is None else post_norm(more_BTD)), BATCH, None, None
+            )
+
+        mixed_BTD, kv = self.attention(self.attention_norm(x_BTD), place, view_kv, keys[:4])
+        x_BTD = add(x_BTD, mixed_BTD, self.attention_post_norm)
+        return add(x_BTD, self.mlp(self.mlp_norm(x_BTD), keys[4:]), self.mlp_post_norm), kv
 
 
 class Embedding(nnx.Module):
@@ -108,24 +161,35 @@ class Rows(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Tokens in, final hidden states out; `models.head` turns hidden states into probabilities."""
+    """Tokens in, final hidden states out; `models.head` turns hidden states into probabilities.
 
-    def __init__(self, arch: Architecture, behavior_ids: tuple[int, ...], dtype, rngs: nnx.Rngs):
+    Layers in whole periods are stacked and scanned, a period at a time; those behind them (`rest`) are
+    stacked as well and unrolled.
+    """
+
+    def __init__(self, arch: Architecture, form: Form, behavior_ids: tuple[int, ...], dtype, rngs: nnx.Rngs):
         self.arch, self.behavior_ids, self.dtype = arch, behavior_ids, dtype
         self.embed = Embedding(arch, rngs)
 
-        @nnx.split_rngs(splits=arch.layers)
-        @nnx.vmap(in_axes=0, out_axes=0)
-        def stack(layer_rngs: nnx.Rngs) -> Layer:
-            return Layer(arch, dtype, layer_rngs)
+        def stack(layers: int) -> Layer | None:
+            @nnx.split_rngs(splits=layers)
+            @nnx.vmap(in_axes=0, out_axes=0)
+            def make(layer_rngs: nnx.Rngs) -> Layer:
+                return Layer(arch, form, dtype, layer_rngs)
 
-        self.layers = stack(rngs)
-        self.norm = RMSNorm(arch.width, arch.norm_eps)
+            return make(rngs) if layers else None
+
+        self.layers, self.rest = stack(arch.stacked), stack(arch.layers - arch.stacked)
+        self.norm = RMSNorm(arch.width, arch)
         self.head = None if arch.tied else Head(arch, rngs)
         self.behavior = Rows(len(behavior_ids), arch.width, arch.tied) if behavior_ids else None
 
     def __call__(
-        self, tokens_BT: jax.Array, layout: Layout, view: KVView | None = None
+        self,
+        tokens_BT: jax.Array,
+        layout: Layout,
+        view: KVView | None = None,
+        dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, KVView]:
         """Runs the decoder.
 
@@ -133,23 +197,69 @@ class Decoder(nnx.Module):
           tokens_BT: token ids.
           layout: where those tokens stand.
           view: keys and values of earlier tokens that these may attend to as well.
+          dropout_key: in training, for the adapters' dropout.
 
         Returns:
           hidden_BTD behind the final norm, and the keys and values of these tokens.
         """
         hidden_BTD = behavior_rows.embed(self, tokens_BT).astype(self.dtype)
+        hidden_BTD *= jnp.asarray(self.arch.embedding_scale, self.dtype)
         hidden_BTD = constrain(hidden_BTD, BATCH, None, None)
-        angles = attention_lib.rope_angles(layout.positions_BT, self.arch.head_width, self.arch.rope_theta)
         keys = layout if view is None else _concatenate(view.layout, layout)
-        mask_BTS = AttentionMask(layout, keys).dense()
-        view_kv = None if view is None else (view.k_LBSKH, view.v_LBSKH)
+        places = _places(self.arch.kinds, self.arch.head_width, layout, keys)
+        beside = {}  # what stands beside the parameters of each layer
+        if view is not None:
+            beside['view_kv'] = view.k_LBSKH, view.v_LBSKH
+        if dropout_key is not None:
+            beside['key'] = jax.random.split(dropout_key, self.arch.layers)
+        hidden_BTD, kv = self._run(hidden_BTD, places, beside)
+        return self.norm(hidden_BTD), KVView(*kv, layout)
 
-        @nnx.scan(in_axes=(0, nnx.Carry, None, None, None if view is None else 0), out_axes=(nnx.Carry, 0))
-        def run(layer, hidden_BTD, angles, mask_BTS, view_kv):
-            return layer(hidden_BTD, angles, mask_BTS, view_kv)
+    def _run(self, hidden_BTD, places: list[Place], beside: dict):
+        """All layers; returns hidden states and (k_LBTKH, v_LBTKH)."""
+        period, stacked = self.arch.period, self.arch.stacked
 
-        hidden_BTD, (k_LBTKH, v_LBTKH) = run(self.layers, hidden_BTD, angles, mask_BTS, view_kv)
-        return self.norm(hidden_BTD), KVView(k_LBTKH, v_LBTKH, layout)
+        def some(graph, hidden_BTD, state, beside, layers: int):
+            """Consecutive layers from the first of a period, their parameters stacked."""
+            kvs = []
+            for place, one, extra in zip(
+                places, _unstack(state, layers), _unstack(beside, layers), strict=False
+            ):
+                hidden_BTD, kv = nnx.merge(graph, one)(hidden_BTD, place, **extra)
+                kvs.append(kv)
+            return hidden_BTD, jax.tree.map(lambda *x: jnp.stack(x), *kvs)
+
+        graph, state = nnx.split(self.layers)
+        by_period = jax.tree.map(
+            lambda x: x.reshape(-1, period, *x.shape[1:]),
+            (state, jax.tree.map(lambda x: x[:stacked], beside)),
+        )
+        hidden_BTD, kv = jax.lax.scan(
+            lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period), hidden_BTD, by_period
+        )
+        kv = jax.tree.map(lambda x: x.reshape(stacked, *x.shape[2:]), kv)
+        if self.rest is None:
+            return hidden_BTD, kv
+        graph, state = nnx.split(self.rest)
+        beside = jax.tree.map(lambda x: x[stacked:], beside)
+        hidden_BTD, more = some(graph, hidden_BTD, state, beside, self.arch.layers - stacked)
+        return hidden_BTD, jax.tree.map(lambda *x: jnp.concatenate(x), kv, more)
+
+
+def _places(kinds: tuple[LayerKind, ...], head_width: int, query: Layout, key: Layout) -> list[Place]:
+    """A place per kind; equal ropes and windows are computed once."""
+    angles = {k.rope: rope.angles(query.positions_BT, head_width, k.rope) for k in kinds}
+    masks = {k.window: AttentionMask(query, key, k.window).dense() for k in kinds}
+    return [Place(angles[k.rope], masks[k.window], k.window) for k in kinds]
+
+
+def _unstack(tree, layers: int) -> list:
+    """What was stacked over layers, layer by layer; its gradient is one concatenation."""
+    if not jax.tree.leaves(tree):
+        return [tree] * layers
+    leaves, structure = jax.tree.flatten(tree)
+    split = [jax.lax.split(x, (1,) * layers) for x in leaves]
+    return [jax.tree.unflatten(structure, [x[i][0] for x in split]) for i in range(layers)]
 
 
 def _concatenate(first: Layout, second: Layout) -> Layout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bsft_jax.models.attention import soft_cap
 from bsft_jax.parallel.sharding import constrain
 
 TILE_ELEMENTS = 2**25  # most logits of a row that exist at a time
@@ -16,7 +17,9 @@ def _products(model, hidden_BTD: jax.Array) -> tuple[jax.Array, jax.Array | None
     hidden_BTD = hidden_BTD.astype(model.dtype)
 
     def product(spec: str, weights: jax.Array) -> jax.Array:
-        return jnp.einsum(spec, hidden_BTD, weights.astype(model.dtype), preferred_element_type=jnp.float32)
+        weights = weights.astype(model.dtype)
+        logits = jnp.einsum(spec, hidden_BTD, weights, preferred_element_type=jnp.float32)
+        return soft_cap(logits, model.arch.logit_cap)
 
     if model.head is None:
         base_BTV = product('BTD,VD->BTV', constrain(model.embed.table[...], 'tensor', None))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bsft_jax.models.lora import Lora, LoraSpec
+
 
 @jax.custom_vjp
 def product(x_BTI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
@@ -40,13 +42,50 @@ product.defvjp(_forward, _backward)
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias` in `dtype`; the kernel [I, O] is drawn from a normal distribution of `std`."""
+    """`x @ kernel + bias` in `dtype`; the kernel [I, O] is drawn from a normal distribution of `std`.
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool, std: float, dtype, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, outputs)))
+    A `quantized` kernel is int8 with a `kernel_scale` per output, and `adapter` adds a LoRA product.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool,
+        std: float,
+        dtype,
+        rngs: nnx.Rngs,
+        quantized: bool = False,
+        adapter: LoraSpec | None = None,
+    ):
+        kernel_IO = std * jax.random.normal(rngs.params(), (inputs, outputs))
+        self.kernel, self.kernel_scale = nnx.Param(kernel_IO), None
+        if quantized:
+            kernel_IO, scale_O = quantize(kernel_IO)
+            self.kernel, self.kernel_scale = nnx.Param(kernel_IO), nnx.Param(scale_O)
         self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.lora = Lora(inputs, outputs, adapter, dtype, rngs) if adapter else None
         self.dtype = dtype
 
-    def __call__(self, x_BTI: jax.Array) -> jax.Array:
-        y_BTO = product(x_BTI.astype(self.dtype), self.kernel[...].astype(self.dtype))
-        return y_BTO if self.bias is None else y_BTO + self.bias[...].astype(self.dtype)
+    def __call__(self, x_BTI: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The map's result [B, T, O]; `key` is for the adapter's dropout."""
+        x_BTI = x_BTI.astype(self.dtype)
+        y_BTO = product(x_BTI, self.kernel[...].astype(self.dtype))
+        if self.kernel_scale is not None:
+            y_BTO *= self.kernel_scale[...].astype(self.dtype)
+        if self.bias is not None:
+            y_BTO += self.bias[...].astype(self.dtype)
+        return y_BTO if self.lora is None else y_BTO + self.lora(x_BTI, key)
+
+
+def quantize(kernel_IO: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A kernel as int8 and one float32 scale per output: |error| ≤ scale / 2; also stacked in front."""
+    kernel_IO = kernel_IO.astype(jnp.float32)
+    scale_O = jnp.maximum(jnp.max(jnp.abs(kernel_IO), axis=-2), 1e-30) / 127.0
+    return jnp.round(kernel_IO / scale_O[..., None, :]).astype(jnp.int8), scale_O
+
+
+def dequantize(kernel_IO: jax.Array, scale_O: jax.Array) -> jax.Array:
+    """The float32 kernel that a quantized one stands for."""
+    return kernel_IO.astype(jnp.float32) * scale_O[..., None, :]

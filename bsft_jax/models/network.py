@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import jax
@@ -14,9 +15,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bsft_jax.models.architecture import Architecture
-from bsft_jax.models.decoder import Decoder
+from bsft_jax.models.decoder import Decoder, Form
+from bsft_jax.models.lora import LoraSpec
+from bsft_jax.trees import path_of
 
 Params = dict[str, Any]
+_FLOAT32 = r'(^behavior|/lora)/|/kernel_scale$'  # what trains, and the scales of int8 kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,27 +30,44 @@ class Network:
     Attributes:
       arch: its sizes.
       behavior_ids: vocabulary ids of the behavior rows; empty without behavior tokens.
-      dtype: dtype of activations; parameters and logits are float32.
+      dtype: dtype of activations; logits are float32.
+      base_dtype: how the checkpoint's parameters are held: `float32`, or frozen ones in `bfloat16`, or
+        with the kernels of linear maps in `int8` beside them. What trains is float32.
+      lora: which linear maps have an adapter.
     """
 
     arch: Architecture
     behavior_ids: tuple[int, ...] = ()
     dtype: str = 'float32'
+    base_dtype: str = 'float32'
+    lora: LoraSpec | None = None
 
     def _make(self, key: jax.Array) -> Decoder:
-        return Decoder(self.arch, self.behavior_ids, jnp.dtype(self.dtype), nnx.Rngs(params=key))
+        form = Form(self.base_dtype == 'int8', self.lora)
+        return Decoder(self.arch, form, self.behavior_ids, jnp.dtype(self.dtype), nnx.Rngs(params=key))
 
     @functools.cached_property
     def _graph(self) -> tuple[Any, Any]:
         return nnx.split(nnx.eval_shape(lambda: self._make(jax.random.key(0))))
 
+    def _held(self, path: str, dtype) -> Any:
+        """The dtype that a parameter is held in, from the one it is made in."""
+        frozen = self.base_dtype != 'float32' and dtype == jnp.float32 and not re.search(_FLOAT32, path)
+        return jnp.dtype('bfloat16') if frozen else dtype
+
     def init(self, key: jax.Array) -> Params:
         """Random parameters: normal with standard deviation `arch.init_std`, norms one, behavior rows zero."""
-        return nnx.to_pure_dict(nnx.state(self._make(key), nnx.Param))
+        params = nnx.to_pure_dict(nnx.state(self._make(key), nnx.Param))
+        return jax.tree_util.tree_map_with_path(
+            lambda p, x: x.astype(self._held(path_of(p), x.dtype)), params
+        )
 
     def abstract(self) -> Params:
         """Shapes and dtypes of the parameters."""
-        return nnx.to_pure_dict(self._graph[1])
+        return jax.tree_util.tree_map_with_path(
+            lambda p, x: jax.ShapeDtypeStruct(x.shape, self._held(path_of(p), x.dtype)),
+            nnx.to_pure_dict(self._graph[1]),
+        )
 
     def bind(self, params: Params) -> Decoder:
         """The decoder with these parameters."""

@@ -12,14 +12,21 @@ from jax.sharding import PartitionSpec as P
 from bsft_jax.errors import UserError
 from bsft_jax.trees import path_of
 
+_OUT = r'(layers|rest)/(attention/[qkv]|mlp/(gate|up))'  # `tensor` splits what they give out
+_IN = r'(layers|rest)/(attention/o|mlp/down)'  # `tensor` splits what they take in
 # The first rule whose regex is found in the path decides. Stacked layers have L in front.
 RULES: tuple[tuple[str, P], ...] = (
     (r'embed/table$', P('tensor', 'fsdp')),
     (r'head/kernel$', P('fsdp', 'tensor')),
     (r'behavior/(input|output)$', P(None, 'fsdp')),
-    (r'layers/(attention/[qkv]|mlp/(gate|up))/kernel$', P(None, 'fsdp', 'tensor')),
-    (r'layers/(attention/o|mlp/down)/kernel$', P(None, 'tensor', 'fsdp')),
-    (r'layers/(attention/[qkv]|mlp/(gate|up))/bias$', P(None, 'tensor')),
+    (rf'{_OUT}/kernel$', P(None, 'fsdp', 'tensor')),
+    (rf'{_IN}/kernel$', P(None, 'tensor', 'fsdp')),
+    (rf'{_OUT}/(bias|kernel_scale)$', P(None, 'tensor')),
+    (rf'{_IN}/kernel_scale$', P(None, 'fsdp')),
+    (rf'{_OUT}/lora/a$', P(None, 'fsdp')),
+    (rf'{_OUT}/lora/b$', P(None, None, 'tensor')),
+    (rf'{_IN}/lora/a$', P(None, 'tensor')),
+    (rf'{_IN}/lora/b$', P(None, None, 'fsdp')),
     (r'.*', P()),
 )
 BATCH_SPEC = P(('data', 'fsdp'))

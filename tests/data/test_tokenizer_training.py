@@ -13,7 +13,7 @@ from bsft_jax.data.rendering import Renderer
 from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.data.tokenizer_training import train_tokenizer, write_blank_model
 from bsft_jax.errors import UserError
-from bsft_jax.models.architecture import from_hf_config
+from bsft_jax.hub.configs import architecture_of
 
 HARD = (
     'K⁺ 5.9 mmol/L, 38,5 °C — “ok”\n\n\tназад 中文 🫀\x00\x7f',
@@ -73,10 +73,12 @@ def test_the_chat_template(trained):
 
 def test_the_blank_model(blank, trained):
     config = json.loads((blank / 'config.json').read_text())
-    arch = from_hf_config(config)
+    arch = architecture_of(config)
     assert (arch.width, arch.layers, arch.heads, arch.kv_heads, arch.ffn_width) == (128, 4, 4, 2, 384)
     assert arch.tied and arch.qkv_bias and arch.max_positions == 2048
-    assert config['rope_theta'] == config['rope_parameters']['rope_theta'] == arch.rope_theta == 10000.0
+    assert (
+        config['rope_theta'] == config['rope_parameters']['rope_theta'] == arch.kinds[0].rope.theta == 10000.0
+    )
     assert arch.vocab_size == 384
     tokenizer = load_tokenizer(blank)
     assert tokenizer.eos_token == '<|im_end|>' and tokenizer.eos_token_id == config['eos_token_id']

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from bsft_jax.models import architecture, head
+from bsft_jax.models.architecture import LayerKind
 from bsft_jax.models.attention import Layout
 from bsft_jax.models.network import Network
+from bsft_jax.models.rope import Rope
 from tests.tiny import assert_close
 
 
@@ -68,7 +70,7 @@ def test_a_fresh_block_leaves_the_tokens_what_they_are():
 def _tiny_arch(**changes):
     sizes = dict(
         family='qwen2', vocab_size=96, width=32, layers=2, heads=4, kv_heads=2, head_width=8, ffn_width=48,
-        max_positions=64, rope_theta=10000.0, norm_eps=1e-6, tied=True, qkv_bias=True,
+        max_positions=64, kinds=(LayerKind(Rope(10000.0)),), norm_eps=1e-6, tied=True, qkv_bias=True,
     )  # fmt: skip
     return architecture.Architecture(**sizes | changes)
 

@@ -12,8 +12,9 @@ from bsft_jax.data.batch import Batch
 from bsft_jax.data.examples import Example, ExampleStore
 from bsft_jax.data.loader import StepSource
 from bsft_jax.data.packing import PackPlan
-from bsft_jax.models.architecture import Architecture
+from bsft_jax.models.architecture import Architecture, LayerKind
 from bsft_jax.models.network import Network
+from bsft_jax.models.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
 from bsft_jax.training import loop, optimizer, state, step
@@ -27,7 +28,7 @@ LENGTH = 48
 def network(family: str) -> Network:
     arch = Architecture(
         family=family, vocab_size=96, width=32, layers=2, heads=4, kv_heads=2, head_width=8, ffn_width=64,
-        max_positions=64, rope_theta=10000.0, norm_eps=1e-6, **FAMILIES[family],
+        max_positions=64, kinds=(LayerKind(Rope(10000.0)),), norm_eps=1e-6, **FAMILIES[family],
     )  # fmt: skip
     return Network(arch, (94, 95))
 
