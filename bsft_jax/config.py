@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 from bsft_jax import behaviors as behaviors_lib
@@ -25,8 +26,14 @@ ARMS = {  # arm → form of the heads of its answers
 }
 MODES = {
     'full': ('.*',),
+    'lora': ('.*/lora/[ab]', 'behavior/.*'),
     'behavior_rows': ('behavior/.*',),
 }
+
+LINEAR_MAPS = (  # of a layer
+    *(f'attention/{name}' for name in 'qkvo'),
+    *(f'mlp/{name}' for name in ('gate', 'up', 'down')),
+)
 
 
 def free(default: Any) -> Any:
@@ -40,12 +47,14 @@ class ModelSection:
 
     `base` is a Hugging Face directory or the name of a bundled asset; `weights='random'` takes
     only its architecture and tokenizer and draws the weights from the seed (pretraining).
-    `dtype` is the dtype of activations; parameters are float32.
+    `dtype` is the dtype of activations. `base_dtype` is how frozen parameters are held: `float32`,
+    `bfloat16`, or with the kernels of linear maps in `int8` beside them; what trains is float32.
     """
 
     base: str = free('tiny-clinical')
     weights: str = 'checkpoint'
     dtype: str = 'float32'
+    base_dtype: str = 'float32'
 
 
 @dataclasses.dataclass
@@ -99,6 +108,21 @@ class TrainSection:
 
 
 @dataclasses.dataclass
+class LoraSection:
+    """Adapters of `train.mode=lora`; the fields are those of `models.lora.LoraSpec`.
+
+    Rank and alpha are those of the first experiments of Hu et al. (arXiv 2106.09685) times two, on every
+    linear map as Dettmers et al. (arXiv 2305.14314) found necessary.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    rank_stabilized: bool = False
+    dropout: float = 0.0
+    targets: str = '.*'
+
+
+@dataclasses.dataclass
 class MeshSection:
     """Sizes of the mesh axes; one of them may be -1 and takes what is left."""
 
@@ -134,6 +158,7 @@ class RunConfig:
     data: DataSection = dataclasses.field(default_factory=DataSection)
     optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
     train: TrainSection = dataclasses.field(default_factory=TrainSection)
+    lora: LoraSection = dataclasses.field(default_factory=LoraSection)
     mesh: MeshSection = dataclasses.field(default_factory=MeshSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
     evaluation: EvaluationSection = dataclasses.field(default_factory=EvaluationSection)
@@ -168,6 +193,7 @@ class RunConfig:
         choice('train.mode', self.train.mode, MODES)
         choice('model.weights', self.model.weights, ('checkpoint', 'random'))
         choice('model.dtype', self.model.dtype, ('float32', 'bfloat16'))
+        choice('model.base_dtype', self.model.base_dtype, ('float32', 'bfloat16', 'int8'))
         choice('data.answer_format', self.data.answer_format, ('letter', 'text'))
         choice('data.loss_on', self.data.loss_on, ('answer', 'turns'))
         behaviors_lib.validate_behaviors(self.behaviors)
@@ -185,6 +211,8 @@ class RunConfig:
             ('optimizer.schedule_steps', o.schedule_steps, 1),
             ('optimizer.weight_decay', o.weight_decay, 0.0),
             ('train.accumulation', t.accumulation, 1),
+            ('lora.rank', self.lora.rank, 1),
+            ('lora.dropout', self.lora.dropout, 0.0),
             ('train.steps', t.steps, 0),
             ('checkpoint.interval', self.checkpoint.interval, 1),
             ('checkpoint.keep', self.checkpoint.keep, 1),
@@ -197,6 +225,7 @@ class RunConfig:
             raise UserError(f'{d.label_noise} is above 1', where='--config.data.label_noise')
         if not o.clip_norm > 0:
             raise UserError(f'{o.clip_norm} is not above 0', where='--config.optimizer.clip_norm')
+        self._validate_frozen()
         if self.steps > o.schedule_steps:
             raise UserError(
                 f'{t.steps} steps are more than the schedule has ({o.schedule_steps})',
@@ -226,6 +255,29 @@ class RunConfig:
                 where='--config.mesh',
             )
         return self
+
+    def _validate_frozen(self) -> None:
+        """Checks what belongs to a frozen base: its dtype and the adapters."""
+        if self.train.mode == 'full' and self.model.base_dtype != 'float32':
+            raise UserError(
+                f'{self.model.base_dtype} is for frozen parameters, and every parameter trains',
+                where='--config.model.base_dtype',
+                fix='use --config.train.mode=lora or behavior_rows, or --config.model.dtype=bfloat16',
+            )
+        if self.model.weights == 'random' and self.model.base_dtype == 'int8':
+            raise UserError('int8 needs weights of a checkpoint', where='--config.model.base_dtype')
+        if not self.lora.dropout < 1:
+            raise UserError(f'{self.lora.dropout} is not below 1', where='--config.lora.dropout')
+        try:
+            targets = re.compile(self.lora.targets)
+        except re.error as error:
+            raise UserError(f'not a regular expression ({error})', where='--config.lora.targets') from error
+        if not any(targets.fullmatch(path) for path in LINEAR_MAPS):
+            raise UserError(
+                f'{self.lora.targets!r} matches no linear map',
+                where='--config.lora.targets',
+                fix=f'there are {", ".join(LINEAR_MAPS)}',
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionary of plain JSON values."""

@@ -7,16 +7,21 @@ from absl import flags
 from bsft_jax import cli
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-_OUTPUT = flags.DEFINE_string('output', None, 'New folder for the Hugging Face checkpoint.', required=True)
+_OUTPUT = flags.DEFINE_string('output', None, 'New folder for the checkpoint or adapter.', required=True)
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint of the run; default the newest.')
-flags.DEFINE_enum('format', 'merged', ['merged'], 'merged: behavior rows inside the table.')
+_FORMAT = flags.DEFINE_enum(
+    'format',
+    'merged',
+    ['merged', 'peft'],
+    'merged: a checkpoint with rows and adapters inside its tensors; peft: rows and adapters alone.',
+)
 
 
 def main(argv) -> None:
     del argv
     from bsft_jax import runs
 
-    print(runs.export(workdir=_WORKDIR.value, output=_OUTPUT.value, step=_STEP.value))
+    print(runs.export(workdir=_WORKDIR.value, output=_OUTPUT.value, step=_STEP.value, form=_FORMAT.value))
 
 
 if __name__ == '__main__':

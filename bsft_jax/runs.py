@@ -282,11 +282,11 @@ def evaluate(
     return metrics
 
 
-def export(*, workdir: str, output: str, step: int | None = None) -> pathlib.Path:
-    """Writes a run's model as a plain Hugging Face checkpoint and returns its directory."""
+def export(*, workdir: str, output: str, step: int | None = None, form: str = 'merged') -> pathlib.Path:
+    """Writes a run's model as a plain Hugging Face checkpoint, or as a `peft` adapter; returns the folder."""
     loaded = open_model(workdir=workdir, step=step)
     stop_id = scoring.renderer_of(loaded).stop_id
-    return export_lib.write(loaded, output, stop_id=stop_id)
+    return export_lib.write(loaded, output, stop_id=stop_id, form=form)
 
 
 def generate(

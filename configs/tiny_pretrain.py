@@ -2,11 +2,11 @@
 
     python -m bsft_jax.data.tokenizer_training --source=synthetic_text:6000 --source=synthetic:300 \
         --source=synthetic_lists:2000 --vocab_size=1500 --output=runs/tiny/blank
-    python -m bsft_jax.train --config=configs/tiny_pretrain.py:first --workdir=runs/tiny/first
-    python -m bsft_jax.export --workdir=runs/tiny/first --output=runs/tiny/halfway
-    python -m bsft_jax.train --config=configs/tiny_pretrain.py:second --workdir=runs/tiny/second
-    python -m bsft_jax.export --workdir=runs/tiny/second --output=runs/tiny/tiny-clinical
-    python -m benchmarks.gates --model=runs/tiny/tiny-clinical
+    for stage in lists sheets scenes; do
+        python -m bsft_jax.train --config=configs/tiny_pretrain.py:$stage --workdir=runs/tiny/$stage
+        python -m bsft_jax.export --workdir=runs/tiny/$stage --output=runs/tiny/after-$stage
+    done
+    python -m benchmarks.gates --model=runs/tiny/after-scenes
 
 The conversations ask in free form and come from a seed domain of their own: no options, no request
 of the tasks, no behavior token, no test case (`bsft_jax/behaviorbench/text.py`).
@@ -20,21 +20,23 @@ from bsft_jax.config import (
     RunConfig,
 )
 
-STAGES = {
-    'first': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_lists:40000', 1000, 1.0),
-    'second': (ModelSection(base='runs/tiny/halfway'), 'synthetic_text:200000', 7500, 0.1),
+STAGES = {  # base, source, steps, learning rate at the end over its peak
+    'lists': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_lists:40000', 1000, 1.0),
+    'sheets': (ModelSection(base='runs/tiny/after-lists'), 'synthetic_sheets:40000', 1700, 1.0),
+    'scenes': (ModelSection(base='runs/tiny/after-sheets'), 'synthetic_text:160000', 6000, 0.1),
 }
 
 
-def get_config(arg: str = 'first') -> RunConfig:
+def get_config(arg: str = 'lists') -> RunConfig:
     model, source, steps, final_ratio = STAGES[arg]
+    length = 144 if arg == 'scenes' else 128
     return RunConfig(
         arm='general_sft',
         model=model,
         data=DataSection(
             source=source,
-            sequence_length=128,
-            rows_per_step=20,
+            sequence_length=length,
+            rows_per_step=2592 // length,
             answer_format='text',
             loss_on='turns',
             drop_long=0.1,

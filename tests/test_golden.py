@@ -20,8 +20,7 @@ CONFIGS = {
     'quickstart-shuffled_token': ('quickstart.py', 'shuffled_token'),
     'medec-behavior_sft': ('medec.py', 'behavior_sft'),
     'stories260k-behavior_sft': ('stories260k.py', 'behavior_sft'),
-    'tiny_pretrain-first': ('tiny_pretrain.py', 'first'),
-    'tiny_pretrain-second': ('tiny_pretrain.py', 'second'),
+    **{f'tiny_pretrain-{stage}': ('tiny_pretrain.py', stage) for stage in ('lists', 'sheets', 'scenes')},
 }
 
 

@@ -30,7 +30,9 @@ FEWEST_LISTED, MOST_LISTED = 4, 6  # names of a list
 ROUNDS = 2  # questions about a list
 NAME_FIRST = 0.3  # share of them that give the names; from a name to its word is learned sooner
 FEWEST_NAMES, FEWEST_FACTS = 6, 8
-WITH_PATIENT = 0.5  # share of sheets that say who the patient is
+PASSING = ('called', 'waits outside', 'asked again', 'has left', 'came too')
+WITH_PATIENT = 0.6  # share of sheets that say who the patient is
+PATIENT_ALONE = 0.5  # share of those that name no relative
 QUESTIONS = 4
 
 Ask = tuple[str, str]
@@ -41,20 +43,23 @@ def _first(items: Sequence[str], fewest: int, share: float) -> Sequence[str]:
     return items[: round(fewest + share * (len(items) - fewest))]
 
 
-def _asks(pairs: list[Ask], relation: str, rng: random.Random) -> list[Ask]:
-    """Questions about people and their facts; the first two are patient and relative if there is a relation."""
+def _asks(held: list[Ask], people: Sequence[str], roles: Sequence[str], rng: random.Random) -> list[Ask]:
+    """Questions about people and their facts; `roles` are those of the first who hold one."""
     asks = []
-    for name, fact in pairs:
+    for name, fact in held:
         asks += [(f'Who {fact}?', f'{name} {fact}.'), (f'What do we know of {name}?', f'{name} {fact}.')]
-        asked = rng.choice([name, rng.choice([other for other, _ in pairs if other != name])])
-        asks.append((f'Is it {asked} who {fact}?', f'{"Yes" if asked == name else "No"}, {name} {fact}.'))
-    if relation:
-        for role, (name, fact) in zip(('patient', relation), pairs, strict=False):
-            asks += [
-                (f'Who is the {role}?', f'{name}.'),
-                (f'What do we know of the {role}?', f'{name} {fact}.'),
-                (f'Is it the patient who {fact}?', f'{"Yes" if role == "patient" else "No"}, {name} {fact}.'),
-            ]
+        asked = rng.choice([name, rng.choice([other for other in people if other != name])])
+        yes = asked == name
+        asks += [
+            (f'Is it {asked} who {fact}?', f'{"Yes" if yes else "No"}, {name} {fact}.'),
+            (f'Who {fact}, is it {asked}?', f'{name} {fact}, so {"yes" if yes else "no"}.'),
+        ]
+    for role, (name, fact) in zip(roles, held, strict=False):
+        asks += [
+            (f'Who is the {role}?', f'{name}.'),
+            (f'What do we know of the {role}?', f'{name} {fact}.'),
+            (f'Is it the patient who {fact}?', f'{"Yes" if role == "patient" else "No"}, {name} {fact}.'),
+        ]
     return asks
 
 
@@ -83,17 +88,25 @@ def pairs(rng: random.Random) -> tuple[Message, list[Ask]]:
 
 
 def sheet(rng: random.Random) -> tuple[Message, list[Ask]]:
-    """The turn that tells the facts, without a question, and `QUESTIONS` questions with their answers."""
-    share, count = rng.random() ** 2, rng.choice((2, 3, 3, 4))
-    names = rng.sample(_first(NAMES, FEWEST_NAMES, share), count)
-    facts = rng.sample(_first(FACTS, FEWEST_FACTS, share), count)
-    held = list(zip(names, facts, strict=True))
-    told = rng.sample([f'{name} {fact}.' for name, fact in held], count)
-    relation = ''
+    """The turn that tells the facts, without a question, and questions with their answers.
+
+    Some people have no fact that is asked for, as in a list.
+    """
+    share, count, others = rng.random() ** 2, rng.choice((1, 2, 2, 3)), rng.choice((1, 2, 3))
+    names = rng.sample(_first(NAMES, FEWEST_NAMES, share), count + others)
+    held = list(zip(names, rng.sample(_first(FACTS, FEWEST_FACTS, share), count), strict=False))
+    told = [f'{name} {fact}.' for name, fact in held]
+    told += [f'{name} {rng.choice(PASSING)}.' for name in names[count:]]
+    rng.shuffle(told)
+    roles: tuple[str, ...] = ()
     if rng.random() < WITH_PATIENT:
         relation = rng.choice([relation for group in cases.RELATIONS.values() for relation in group])
-        people = rng.choice(PEOPLE.seen)
+        people, roles = rng.choice(PEOPLE.seen), ('patient', relation)
+        if rng.random() < PATIENT_ALONE:
+            people, roles = '{patient} is the patient.', ('patient',)
         told.insert(0, people.format(patient=names[0], relative=names[1], relation=relation))
-    asks = _asks(held, relation, rng)
+        if len(roles) == 1:
+            rng.shuffle(told)
+    asks = _asks(held, names, roles, rng)
     speaker = rng.choice(cases.DOCTORS + cases.NURSES)
-    return Message('user', ' '.join(told), speaker), rng.sample(asks, QUESTIONS)
+    return Message('user', ' '.join(told), speaker), rng.sample(asks, min(QUESTIONS, len(asks)))

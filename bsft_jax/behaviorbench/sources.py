@@ -1,5 +1,5 @@
 """Data sources by name: `synthetic:CASES[:SEED]`, `jsonl:PATH`, and for pretraining
-`synthetic_text:CASES[:SEED]` and `synthetic_lists:CASES[:SEED]`."""
+`synthetic_lists`, `synthetic_sheets` and `synthetic_text` with the same numbers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from bsft_jax.behaviorbench.cases import simulate
 from bsft_jax.behaviorbench.records import SPLITS, Record, read_jsonl
 from bsft_jax.errors import UserError
 
-PRETRAINING = {'synthetic_lists': text.list_records, 'synthetic_text': text.conversation_records}
-_FORMS = (
-    'synthetic:CASES[:SEED], synthetic_text:CASES[:SEED], synthetic_lists:CASES[:SEED], '
-    'jsonl:FILE_OR_PREPARED_DIR'
+PRETRAINING = {
+    'synthetic_lists': text.list_records,
+    'synthetic_sheets': text.sheet_records,
+    'synthetic_text': text.conversation_records,
+}
+_FORMS = ', '.join(
+    [*(f'{scheme}:CASES[:SEED]' for scheme in ('synthetic', *PRETRAINING)), 'jsonl:FILE_OR_PREPARED_DIR']
 )
 
 

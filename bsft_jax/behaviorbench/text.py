@@ -21,7 +21,8 @@ from bsft_jax.behaviorbench.records import Message, Record
 
 DOMAIN = 'pre'
 QUESTIONS = 3  # in a conversation about a whole scene
-SHEETS, LISTS = 9, 3  # conversations about sheets and lists, beside 29 about scenes
+SHEETS, LISTS = 9, 2  # conversations about sheets and lists, beside 29 about scenes
+LIST_EVERY = 5
 FOCUSED = 0.4  # share of conversations about the bare first turn of a scene, with more questions
 FOCUSED_QUESTIONS = 4
 READ_BACK = 0.1  # share of conversations in which a turn of the story is first said again, word for word
@@ -127,6 +128,16 @@ def list_records(count: int, seed: int) -> list[Record]:
     """Conversations about lists alone, with which pretraining begins; deterministic."""
     names = [f'list-{seed}-{index:07d}' for index in range(count)]
     return [_record(name, _about_pairs(sheets.pairs, name), 'synthetic_lists') for name in names]
+
+
+def sheet_records(count: int, seed: int) -> list[Record]:
+    """Conversations about sheets and, one in `LIST_EVERY`, about lists: what follows; deterministic."""
+    names = [f'sheet-{seed}-{index:07d}' for index in range(count)]
+    makes = [sheets.pairs if index % LIST_EVERY == 0 else sheets.sheet for index in range(count)]
+    return [
+        _record(name, _about_pairs(make, name), 'synthetic_sheets')
+        for name, make in zip(names, makes, strict=True)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A model as a plain Hugging Face directory, written beside its place, verified, then moved there."""
+"""A model as a plain Hugging Face directory or a PEFT adapter, written beside its place, verified, then moved."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from bsft_jax.errors import UserError
-from bsft_jax.hub import tables
+from bsft_jax.hub import peft, tables
 from bsft_jax.hub.files import INDEX, SINGLE, TensorFiles
 from bsft_jax.hub.model import Model
+from bsft_jax.models import linear, lora
+from bsft_jax.models.lora import LoraSpec
 from bsft_jax.trees import flatten
 
 SHARD_BYTES = 5 * 2**30
@@ -32,11 +35,14 @@ def _with_rows(table: np.ndarray, rows: np.ndarray, ids: tuple[int, ...]) -> np.
 
 
 def _tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of the checkpoint by its Hugging Face name, float32, in torch's layout."""
+    """Every tensor of the checkpoint by its Hugging Face name, float32, in torch's layout.
+
+    Adapters are added to their kernels.
+    """
     flat, arch = flatten(model.params), model.network.arch
     ids = model.behaviors.ids
     for path, entry in tables.entries(arch, flat).items():
-        value = np.asarray(flat[path])
+        value = np.asarray(_plain(flat, path, model.network.lora), np.float32)
         for i, name in enumerate(entry.tensors):
             tensor = value[i] if entry.stacked else value
             tensor = tensor.T if entry.transpose else tensor
@@ -44,6 +50,16 @@ def _tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
                 rows = flat['behavior/input' if path == 'embed/table' else 'behavior/output']
                 tensor = _with_rows(tensor, np.asarray(rows), ids)
             yield name, np.ascontiguousarray(tensor)
+
+
+def _plain(flat: dict[str, jax.Array], path: str, spec: LoraSpec | None) -> jax.Array:
+    """A parameter as a checkpoint holds it: not quantized, with its adapter."""
+    value, module = flat[path], path.removesuffix('/kernel')
+    if f'{path}_scale' in flat:
+        value = linear.dequantize(value, flat[f'{path}_scale'])
+    if f'{module}/lora/a' in flat:
+        value = lora.merged(value, flat[f'{module}/lora/a'], flat[f'{module}/lora/b'], spec)
+    return value
 
 
 def _shards(model: Model, dtype: np.dtype) -> Iterator[dict[str, np.ndarray]]:
@@ -103,47 +119,64 @@ def _config(model: Model, dtype: str) -> dict:
     return config
 
 
-def _verify(model: Model, directory: pathlib.Path, dtype: np.dtype) -> None:
-    from bsft_jax.data.tokenizer import load_tokenizer
-
+def _verify_weights(model: Model, directory: pathlib.Path, dtype: np.dtype) -> None:
     files = TensorFiles(directory)
     for name, tensor in _tensors(model):
         if not np.array_equal(files.read(name), tensor.astype(dtype)):
             raise OSError(f'{name} was not written as it is: disk full or damaged? ({directory})')
+
+
+def _verify_tokenizer(model: Model, directory: pathlib.Path) -> None:
+    from bsft_jax.data.tokenizer import load_tokenizer
+
     tokenizer = load_tokenizer(directory)
     for text, head in zip(model.behaviors.head_texts, model.behaviors.heads, strict=True):
         if tokenizer.encode(text, add_special_tokens=False) != list(head):
             raise OSError(f'the exported tokenizer does not write {text!r} as {list(head)}')
 
 
-def write(model: Model, output: str | pathlib.Path, *, stop_id: int) -> pathlib.Path:
-    """Writes the model as a Hugging Face checkpoint and returns its directory.
-
-    Weights keep the dtype of the base checkpoint's files (float32 for a model from random
-    weights). The directory appears only when it is whole and has been read back.
-
-    Raises UserError when `output` exists and is not empty.
-    """
-    output = pathlib.Path(output)
-    if output.exists() and any(output.iterdir()):
-        raise UserError('exists and is not empty', where=f'--output={output}', fix='name a new directory')
+def _stored_dtype(model: Model) -> str:
+    """The dtype of the base checkpoint's files; float32 for a model from random weights."""
     try:
         files = TensorFiles(model.base.directory)
-        stored = _DTYPES.get(files.dtype('model.embed_tokens.weight'), 'float32')
+        return _DTYPES.get(files.dtype('model.embed_tokens.weight'), 'float32')
     except UserError:
-        stored = 'float32'
-    dtype = jnp.dtype(stored)
-    partial = output.with_name(f'{output.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_weights(model, partial, dtype)
-    (partial / 'config.json').write_text(json.dumps(_config(model, stored), indent=2) + '\n')
+        return 'float32'
+
+
+def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:
+    stored = _stored_dtype(model)
+    _write_weights(model, folder, jnp.dtype(stored))
+    (folder / 'config.json').write_text(json.dumps(_config(model, stored), indent=2) + '\n')
     hf = model.base.hf_config
     generation = {key: hf[key] for key in ('bos_token_id', 'pad_token_id') if hf.get(key) is not None}
     generation['eos_token_id'] = stop_id
-    (partial / 'generation_config.json').write_text(json.dumps(generation, indent=2) + '\n')
+    (folder / 'generation_config.json').write_text(json.dumps(generation, indent=2) + '\n')
+    _verify_weights(model, folder, jnp.dtype(stored))
+
+
+def write(model: Model, output: str | pathlib.Path, *, stop_id: int, form: str = 'merged') -> pathlib.Path:
+    """Writes the model as a Hugging Face checkpoint, or its adapter for `peft`, and returns the folder.
+
+    Merged weights keep the dtype of the base checkpoint's files; an adapter is float32. The folder
+    appears only when it is whole and has been read back.
+
+    Raises UserError when `output` exists and is not empty, or no adapter stands for the model.
+    """
+    output = pathlib.Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError('exists and is not empty', where=f'--output={output}', fix='name a new directory')
+    if form == 'peft':
+        peft.check(model)
+    partial = output.with_name(f'{output.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if form == 'peft':
+        peft.write(model, partial)
+    else:
+        _write_merged(model, partial, stop_id)
     model.tokenizer.save_pretrained(str(partial))
-    _verify(model, partial, dtype)
+    _verify_tokenizer(model, partial)
     if output.exists():
         output.rmdir()
     os.replace(partial, output)

@@ -44,27 +44,27 @@ def read_config(directory: pathlib.Path) -> dict:
 
 
 class TensorFiles:
-    """The tensors of a checkpoint, single-file or indexed, read by slices.
+    """The tensors of a checkpoint, single-file (`single`) or indexed, read by slices.
 
     Raises UserError for a checkpoint without safetensors, an index that names a missing file,
     and a truncated or damaged file.
     """
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path, single: str = SINGLE):
         self.directory = directory
         self._open: dict[str, safe_open] = {}
         self._file_of: dict[str, str] = {}
         index = directory / INDEX
         if index.is_file():
             files = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-        elif (directory / SINGLE).is_file():
-            files = [SINGLE]
+        elif (directory / single).is_file():
+            files = [single]
         else:
             pickled = sorted(p.name for p in directory.glob('*.bin')) + sorted(
                 p.name for p in directory.glob('*.pt*')
             )
             fix = f'convert {pickled[0]} to safetensors; pickles are not opened' if pickled else ''
-            raise UserError(f'no {SINGLE} or {INDEX}', where=str(directory), fix=fix)
+            raise UserError(f'no {single} or {INDEX}', where=str(directory), fix=fix)
         for file in files:
             path = directory / file
             if not path.is_file():

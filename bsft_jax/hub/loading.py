@@ -5,12 +5,14 @@ from __future__ import annotations
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from bsft_jax.errors import UserError
 from bsft_jax.hub import tables
 from bsft_jax.hub.files import TensorFiles
+from bsft_jax.models import linear
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import sharding
 from bsft_jax.trees import flatten, unflatten
@@ -38,28 +40,38 @@ def _check(files: TensorFiles, arch, table: dict[str, tables.Entry], shapes: dic
 
 
 def load_params(directory: pathlib.Path, network: Network, mesh: Mesh) -> Params:
-    """Reads the base parameters (all but the behavior rows) as float32, sharded over `mesh`.
+    """Reads the base parameters (all but behavior rows and adapters) in their dtype, sharded over `mesh`.
+
+    Kernels that the network holds in int8 are read in bfloat16 and quantized on the devices.
 
     Raises UserError for missing, unknown or wrongly shaped tensors, before reading any.
     """
     files, arch = TensorFiles(directory), network.arch
-    abstract = {p: leaf for p, leaf in flatten(network.abstract()).items() if not p.startswith('behavior/')}
+    abstract = flatten(network.abstract())
     table = tables.entries(arch, abstract)
-    _check(files, arch, table, {path: leaf.shape for path, leaf in abstract.items()})
+    _check(files, arch, table, {path: abstract[path].shape for path in table})
 
-    def read(entry: tables.Entry, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
+    def read(entry: tables.Entry, dtype, index: tuple[slice, ...]) -> np.ndarray:
         names = entry.tensors
         inner = index[1:] if entry.stacked else index
         inner = inner[::-1] if entry.transpose else inner
         layers = names[index[0]] if entry.stacked else names
-        parts = [files.read(name, inner).astype(np.float32) for name in layers]
+        parts = [files.read(name, inner).astype(dtype) for name in layers]
         parts = [part.T if entry.transpose else part for part in parts]
         return np.stack(parts) if entry.stacked else np.ascontiguousarray(parts[0])
 
     flat = {}
-    for path, leaf in abstract.items():
+    for path, entry in table.items():
+        leaf = abstract[path]
         place = jax.sharding.NamedSharding(mesh, sharding.spec_for(path, leaf.shape, mesh))
-        flat[path] = jax.make_array_from_callback(
-            leaf.shape, place, lambda index, e=table[path], s=leaf.shape: read(e, s, index)
+        dtype = jnp.bfloat16 if leaf.dtype == jnp.int8 else leaf.dtype
+        array = jax.make_array_from_callback(
+            leaf.shape, place, lambda index, e=entry, d=dtype: read(e, d, index)
         )
+        if leaf.dtype == jnp.int8:
+            scale_path = f'{path}_scale'
+            scale_place = sharding.spec_for(scale_path, abstract[scale_path].shape, mesh)
+            places = place, jax.sharding.NamedSharding(mesh, scale_place)
+            array, flat[scale_path] = jax.jit(linear.quantize, out_shardings=places)(array)
+        flat[path] = array
     return unflatten(flat)

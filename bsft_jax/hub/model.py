@@ -17,9 +17,11 @@ from bsft_jax.errors import UserError
 from bsft_jax.hub import configs, files, loading
 from bsft_jax.models import behavior_rows, head
 from bsft_jax.models.attention import Layout
+from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
+from bsft_jax.trees import flatten, unflatten
 
 
 @dataclasses.dataclass
@@ -58,6 +60,8 @@ def open_base(
     form: str = 'tokens',
     dtype: str = 'float32',
     chat_template: str = '',
+    base_dtype: str = 'float32',
+    lora: LoraSpec | None = None,
 ) -> BaseModel:
     """Reads configuration and tokenizer of a model directory and plans its behavior rows.
 
@@ -67,6 +71,7 @@ def open_base(
       form: of the heads of `behaviors`, one of `behaviors.FORMS`.
       dtype: of activations.
       chat_template: a file, for a tokenizer that has no template.
+      base_dtype, lora: of the network.
     """
     directory = files.resolve_directory(base)
     hf_config = files.read_config(directory)
@@ -82,20 +87,22 @@ def open_base(
     if not behaviors:
         behaviors, form = exported.behaviors, exported.form
     added = extend_tokenizer(tokenizer, behaviors, form)
-    return BaseModel(directory, hf_config, tokenizer, added, known, Network(arch, added.ids, dtype))
+    network = Network(arch, added.ids, dtype, base_dtype, lora)
+    return BaseModel(directory, hf_config, tokenizer, added, known, network)
 
 
-def load_base_params(base: BaseModel, mesh: Mesh) -> Params:
-    """Parameters of a model directory on the mesh, with initial behavior rows."""
-    return with_rows(base, loading.load_params(base.directory, base.network, mesh), mesh)
+def load_base_params(base: BaseModel, mesh: Mesh, seed: int = 0) -> Params:
+    """Parameters of a model directory on the mesh, with initial behavior rows and adapters from the seed."""
+    params = loading.load_params(base.directory, base.network, mesh)
+    return with_adapters(base, with_rows(base, params, mesh), mesh, seed)
 
 
 def random_base_params(base: BaseModel, mesh: Mesh, seed: int) -> Params:
     """Parameters drawn from the seed, on the mesh, with initial behavior rows."""
-    plain = Network(base.network.arch, (), base.network.dtype)
+    plain = dataclasses.replace(base.network, behavior_ids=(), lora=None)
     places = sharding.shardings(plain.abstract(), mesh)
     params = jax.jit(plain.init, out_shardings=places)(jax.random.key(seed))
-    return with_rows(base, params, mesh)
+    return with_adapters(base, with_rows(base, params, mesh), mesh, seed)
 
 
 def with_rows(base: BaseModel, params: Params, mesh: Mesh) -> Params:
@@ -116,6 +123,21 @@ def with_rows(base: BaseModel, params: Params, mesh: Mesh) -> Params:
 
     places = sharding.shardings({'behavior': jax.eval_shape(make, params)}, mesh)['behavior']
     return {**params, 'behavior': jax.jit(make, out_shardings=places)(params)}
+
+
+def with_adapters(base: BaseModel, params: Params, mesh: Mesh, seed: int) -> Params:
+    """Adds `…/lora/a` and `…/lora/b` where the network has adapters."""
+    if base.network.lora is None:
+        return params
+
+    def make(key: jax.Array) -> Params:
+        flat = flatten(base.network.init(key))
+        return unflatten({path: leaf for path, leaf in flat.items() if '/lora/' in path})
+
+    key = jax.random.key(seed)
+    places = sharding.shardings(jax.eval_shape(make, key), mesh)
+    adapters = jax.jit(make, out_shardings=places)(key)
+    return unflatten(flatten(params) | flatten(adapters))
 
 
 def row_norm_ratio(params: Params) -> float:

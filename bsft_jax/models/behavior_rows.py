@@ -27,4 +27,6 @@ def embed(model, tokens_BT: jax.Array) -> jax.Array:
 
 def initial_rows(table_VD: jax.Array, description_ids: list[list[int]]) -> jax.Array:
     """First value of the rows [n, D]: the mean of the table's rows of each description's tokens."""
-    return jnp.stack([jnp.mean(table_VD[jnp.asarray(ids)], axis=0) for ids in description_ids])
+    return jnp.stack(
+        [jnp.mean(table_VD[jnp.asarray(ids)].astype(jnp.float32), axis=0) for ids in description_ids]
+    )

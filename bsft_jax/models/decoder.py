@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bsft_jax.config import LINEAR_MAPS
 from bsft_jax.models import attention as attention_lib
 from bsft_jax.models import behavior_rows, rope
 from bsft_jax.models.architecture import Architecture, LayerKind
@@ -21,7 +22,6 @@ from bsft_jax.parallel.sharding import constrain
 BATCH = ('data', 'fsdp')
 ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True)}
 RESIDUAL_INIT = 0.01  # of `init_std`, for what is added to the residual stream: tokens keep their identity
-LINEAR_MAPS = 7  # of a layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Layer(nnx.Module):
         self.mlp_post_norm = RMSNorm(arch.width, arch) if arch.post_norms else None
 
     def __call__(self, x_BTD, place: Place, view_kv=None, key=None):
-        keys = [None] * LINEAR_MAPS if key is None else jax.random.split(key, LINEAR_MAPS)
+        keys = [None] * len(LINEAR_MAPS) if key is None else jax.random.split(key, len(LINEAR_MAPS))
 
         def add(x_BTD, more_BTD, post_norm):
             return constrain(

@@ -60,10 +60,9 @@ class Linear(nnx.Module):
         adapter: LoraSpec | None = None,
     ):
         kernel_IO = std * jax.random.normal(rngs.params(), (inputs, outputs))
-        self.kernel, self.kernel_scale = nnx.Param(kernel_IO), None
-        if quantized:
-            kernel_IO, scale_O = quantize(kernel_IO)
-            self.kernel, self.kernel_scale = nnx.Param(kernel_IO), nnx.Param(scale_O)
+        kernel_IO, scale_O = quantize(kernel_IO) if quantized else (kernel_IO, None)
+        self.kernel = nnx.Param(kernel_IO)
+        self.kernel_scale = nnx.Param(scale_O) if quantized else None
         self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
         self.lora = Lora(inputs, outputs, adapter, dtype, rngs) if adapter else None
         self.dtype = dtype

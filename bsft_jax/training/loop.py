@@ -119,7 +119,7 @@ def train(
     if start >= config.steps:
         return state
     optimizer = optimizer_lib.make_optimizer(config.optimizer)
-    train_step = step_lib.make_train_step(run.network, optimizer, config.train.accumulation)
+    train_step = step_lib.make_train_step(run.network, optimizer, config.train.accumulation, config.seed)
     batches = loader.iterate(run.source, start, config.steps)
     bar = progress(f'{config.arm} steps', config.steps, start)
     metrics_file = MetricsFile(run.workdir / 'metrics.jsonl', start)

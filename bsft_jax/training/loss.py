@@ -13,15 +13,17 @@ from bsft_jax.models.network import Network, Params
 Sums = dict[str, jax.Array]
 
 
-def weighted_sums(network: Network, params: Params, batch: Batch) -> Sums:
+def weighted_sums(
+    network: Network, params: Params, batch: Batch, dropout_key: jax.Array | None = None
+) -> Sums:
     """Sums over a batch, all float32 scalars.
 
     `loss` is Σ weight · cross-entropy; `behavior_…` speak of behavior tokens and `response_…`
     of every other target; `…_count` counts targets with weight, `…_correct` those predicted;
     `tokens` counts all tokens but padding.
     """
-    decoder = network.bind(params)
-    hidden_BTD, _ = decoder(batch.tokens_BT, Layout(batch.segment_ids_BT, batch.positions_BT))
+    decoder, layout = network.bind(params), Layout(batch.segment_ids_BT, batch.positions_BT)
+    hidden_BTD, _ = decoder(batch.tokens_BT, layout, dropout_key=dropout_key)
     logprob_BT, correct_BT = head.target_logprobs(decoder, hidden_BTD, batch.targets_BT)
     has_weight_BT = batch.weights_BT > 0
     is_behavior_BT = jnp.isin(batch.targets_BT, jnp.asarray(network.behavior_ids, jnp.int32))

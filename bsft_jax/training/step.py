@@ -17,43 +17,56 @@ Metrics = dict[str, jax.Array]
 
 
 def batch_gradients(
-    network: Network, trainable: Params, frozen: Params, batch: Batch, accumulation: int
+    network: Network,
+    trainable: Params,
+    frozen: Params,
+    batch: Batch,
+    accumulation: int,
+    dropout_key: jax.Array | None = None,
 ) -> tuple[Params, Metrics]:
     """Gradients of Σ weight · cross-entropy / Σ weight over the global batch.
 
     Rows are dealt to `accumulation` micro-batches in turn, so that each device keeps its own rows;
-    the division by the weight of the whole batch makes the result independent of the split.
+    the division by the weight of the whole batch makes the result independent of the split, but for
+    dropout, which `dropout_key` starts.
     """
     total_weight = jnp.maximum(jnp.sum(batch.weights_BT), 1e-9)
 
-    def sums_of(trainable: Params, micro: Batch):
-        sums = loss_lib.weighted_sums(network, merge(trainable, frozen), micro)
+    def sums_of(trainable: Params, micro: Batch, key):
+        sums = loss_lib.weighted_sums(network, merge(trainable, frozen), micro, key)
         return sums['loss'] / total_weight, sums
 
     gradient_of = jax.grad(sums_of, has_aux=True)
     if accumulation == 1:
-        gradients, sums = gradient_of(trainable, batch)
+        gradients, sums = gradient_of(trainable, batch, dropout_key)
     else:
         micros = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulation, *x.shape[1:]), 1, 0), batch)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(gradient_of, trainable, jax.tree.map(lambda x: x[0], micros)),
+            jax.eval_shape(gradient_of, trainable, jax.tree.map(lambda x: x[0], micros), dropout_key),
         )
 
-        def add(total, micro):
-            return jax.tree.map(jnp.add, total, gradient_of(trainable, micro)), None
+        keys = None if dropout_key is None else jax.random.split(dropout_key, accumulation)
 
-        (gradients, sums), _ = jax.lax.scan(add, zeros, micros)
+        def add(total, micro):
+            return jax.tree.map(jnp.add, total, gradient_of(trainable, *micro)), None
+
+        (gradients, sums), _ = jax.lax.scan(add, zeros, (micros, keys))
     return gradients, loss_lib.means(sums, total_weight)
 
 
 def make_train_step(
-    network: Network, optimizer: optax.GradientTransformation, accumulation: int
+    network: Network, optimizer: optax.GradientTransformation, accumulation: int, seed: int = 0
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step; the state it is given is donated. Metrics are float32 scalars of this step."""
+    """The jitted step; the state it is given is donated. Metrics are float32 scalars of this step.
+
+    Dropout, where adapters have it, is a function of `seed` and the step.
+    """
+    drops = network.lora is not None and network.lora.dropout > 0
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        gradients, metrics = batch_gradients(network, state.trainable, state.frozen, batch, accumulation)
+        key = jax.random.fold_in(jax.random.key(seed), state.step) if drops else None
+        gradients, metrics = batch_gradients(network, state.trainable, state.frozen, batch, accumulation, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
         metrics['gradient_norm'] = optax.tree.norm(gradients)
         trainable = optax.apply_updates(state.trainable, updates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.hub import model as model_lib
 from bsft_jax.hub.model import BaseModel, Model
+from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.training import optimizer as optimizer_lib
@@ -95,6 +97,8 @@ def open_base(config: RunConfig) -> BaseModel:
         form=config.form,
         dtype=config.model.dtype,
         chat_template=config.data.chat_template,
+        base_dtype=config.model.base_dtype,
+        lora=LoraSpec(**dataclasses.asdict(config.lora)) if config.train.mode == 'lora' else None,
     )
 
 
@@ -102,7 +106,7 @@ def base_params(config: RunConfig, base: BaseModel, mesh: Mesh) -> Params:
     """The parameters a run starts from."""
     if config.model.weights == 'random':
         return model_lib.random_base_params(base, mesh, config.seed)
-    return model_lib.load_base_params(base, mesh)
+    return model_lib.load_base_params(base, mesh, config.seed)
 
 
 def initial_state(config: RunConfig, base: BaseModel, mesh: Mesh) -> TrainState:

@@ -292,7 +292,9 @@ def test_pretraining_text_has_no_task_in_it(scheme):
         said = '\n'.join(message.content for message in record.messages)
         assert not any(request in said for request in requests)
         assert not re.search(r'Answer:|<\||(?m:^|[ \n])[A-D]\. ', said), said
-        assert record.case_id.startswith(('pre-', 'list-')) and record.messages[-1].role == 'assistant'
+        assert (
+            record.case_id.startswith(('pre-', 'list-', 'sheet-')) and record.messages[-1].role == 'assistant'
+        )
         assert not (record.options or record.behavior or record.category or record.pair_id)
         assert not any(message.behavior for message in record.messages)
 

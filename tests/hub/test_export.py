@@ -105,7 +105,7 @@ def test_export_refuses_a_folder_in_use_and_leaves_no_half(directory, tmp_path, 
     def fail(*_):
         raise OSError('disk full')
 
-    monkeypatch.setattr(export, '_verify', fail)
+    monkeypatch.setattr(export, '_verify_weights', fail)
     with pytest.raises(OSError, match='disk full'):
         bsft_jax.save_model(model, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()

@@ -1,0 +1,113 @@
+"""Twenty AdamW steps of ours and of torch: the same loss curve, every parameter and adapters alone."""
+
+import re
+
+import numpy as np
+import pytest
+
+from bsft_jax.config import MODES, OptimizerSection
+from bsft_jax.data.batch import Batch
+from bsft_jax.hub import configs, files, loading
+from bsft_jax.hub import model as model_lib
+from bsft_jax.models.lora import LoraSpec
+from bsft_jax.models.network import Network
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.training import optimizer as optimizer_lib
+from bsft_jax.training import state as state_lib
+from bsft_jax.training import step as step_lib
+from bsft_jax.trees import flatten
+from tests.tiny import SHAPES, save_torch
+
+torch = pytest.importorskip('torch')
+STEPS = 20
+SECTION = OptimizerSection(learning_rate=1e-4, warmup_steps=4, schedule_steps=STEPS, weight_decay=0.1)
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    tokens_BT = rng.integers(0, 96, (4, 33)).astype(np.int32)
+    weights_BT = (rng.random((4, 32)) < 0.5).astype(np.float32)
+    return [(tokens_BT, weights_BT)] * STEPS
+
+
+def ours(network, params, mode):
+    mesh = mesh_lib.single_device_mesh()
+    optimizer = optimizer_lib.make_optimizer(SECTION)
+    state = state_lib.create(params, MODES[mode], optimizer, mesh)
+    run = step_lib.make_train_step(network, optimizer, accumulation=1)
+    losses = []
+    for tokens_BT, weights_BT in batches():
+        positions_BT = np.broadcast_to(np.arange(32, dtype=np.int32), (4, 32))
+        batch = Batch(
+            tokens_BT=tokens_BT[:, :-1],
+            targets_BT=tokens_BT[:, 1:],
+            weights_BT=weights_BT,
+            segment_ids_BT=np.ones((4, 32), np.int32),
+            positions_BT=positions_BT,
+        )
+        state, metrics = run(state, batch)
+        losses.append(float(metrics['loss']))
+    return losses
+
+
+def theirs(model):
+    decayed = [
+        p for n, p in model.named_parameters() if p.requires_grad and not re.search(r'norm|bias|lora', n)
+    ]
+    other = [p for n, p in model.named_parameters() if p.requires_grad and re.search(r'norm|bias|lora', n)]
+    groups = [
+        {'params': decayed, 'weight_decay': SECTION.weight_decay},
+        {'params': other, 'weight_decay': 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(SECTION.b1, SECTION.b2), eps=SECTION.eps)
+    schedule, losses = optimizer_lib.schedule(SECTION), []
+    for number, (tokens_BT, weights_BT) in enumerate(batches()):
+        tokens, weights = torch.tensor(tokens_BT).long(), torch.tensor(weights_BT)
+        logits = model(tokens[:, :-1]).logits
+        every = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction='none')
+        loss = (every * weights).sum() / weights.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*decayed, *other], SECTION.clip_norm)
+        for group in optimizer.param_groups:
+            group['lr'] = float(schedule(number))
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize('shape', ['qwen2 tied', 'llama', 'gemma2 remainder'])
+def test_full_training_follows_torch(shape, tmp_path):
+    model = save_torch(tmp_path, **SHAPES[shape]).train()
+    network = Network(configs.architecture_of(files.read_config(tmp_path)))
+    params = loading.load_params(tmp_path, network, mesh_lib.single_device_mesh())
+    curve = ours(network, params, 'full')
+    np.testing.assert_allclose(curve, theirs(model), atol=1e-4)
+    assert curve[-1] < curve[0]
+
+
+@pytest.mark.parametrize('shape', ['qwen2 tied', 'qwen3 untied'])
+def test_adapters_follow_peft(shape, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    spec = LoraSpec(4, 8.0)
+    model = save_torch(tmp_path, **SHAPES[shape])
+    every = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=every)).train()
+    network = Network(configs.architecture_of(files.read_config(tmp_path)), lora=spec)
+    mesh = mesh_lib.single_device_mesh()
+    base = model_lib.BaseModel(tmp_path, {}, None, model_lib.BehaviorSet(), frozenset(), network)
+    params = model_lib.with_adapters(base, loading.load_params(tmp_path, network, mesh), mesh, seed=0)
+    names = dict(model.named_parameters())
+    modules = {'attention': 'self_attn', 'mlp': 'mlp'}
+    for path, stack in flatten(params).items():
+        if '/lora/' not in path:
+            continue
+        _, part, name, _, letter = path.split('/')
+        for layer in range(network.arch.layers):
+            place = f'base_model.model.model.layers.{layer}.{modules[part]}.{name}_proj.lora_{letter.upper()}'
+            with torch.no_grad():
+                names[f'{place}.default.weight'].copy_(torch.tensor(np.array(stack[layer].T)))
+    curve = ours(network, params, 'lora')
+    np.testing.assert_allclose(curve, theirs(model), atol=1e-4)
+    assert np.mean(curve[-5:]) < np.mean(curve[:5])
