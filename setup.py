@@ -21,6 +21,7 @@ setuptools.setup(
         'absl-py>=2.5.1,<3',
         'flax>=0.12.8,<0.13',
         'grain>=0.2.18,<0.3',
+        'huggingface_hub>=1.33,<3',
         'jax>=0.10.2,<0.12',
         'jinja2>=3.1.6,<4',
         'ml_collections>=1.1.0,<2',
@@ -39,6 +40,7 @@ setuptools.setup(
         'cuda13': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
         'test': [
+            'peft>=0.21.2,<0.22; python_version < "3.12"',
             'pytest>=9.2.0,<10',
             'pytest-xdist>=3.8.0,<4',
             'torch==2.13.0; python_version < "3.12"',

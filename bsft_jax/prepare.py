@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,17 @@ _SOURCE = flags.DEFINE_multi_string(
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder of the data set.', required=True)
 _FORMAT = flags.DEFINE_enum('format', 'jsonl', ['jsonl'], 'How the data set is stored.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the splits and of what adapters choose.')
-_INSPECT = flags.DEFINE_integer('inspect', 0, 'Print this many training records.', lower_bound=0)
+_INSPECT = flags.DEFINE_integer(
+    'inspect', 0, 'Print this many training records, and how --base renders them.', lower_bound=0
+)
+_BASE = flags.DEFINE_string('base', 'tiny-clinical', 'Model whose tokenizer and template --inspect shows.')
+_ANSWER_FORMAT = flags.DEFINE_enum(
+    'answer_format',
+    'letter',
+    ['letter', 'text'],
+    'How --inspect names an option, as in --config.data.answer_format.',
+)
+_TEMPLATE = flags.DEFINE_string('chat_template', '', 'Template for a --base that has none.')
 
 CARD = 'card.json'
 FILES = (*(f'{split}.jsonl' for split in SPLITS), CARD)
@@ -93,6 +104,22 @@ def describe(record: Record) -> str:
     return '\n'.join(lines)
 
 
+def render(records: Sequence[Record], colour: bool) -> list[str]:
+    """What training on each record sees, with the behavior tokens of arm `behavior_sft`."""
+    from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
+    from bsft_jax.data import inspection, rendering
+    from bsft_jax.data.tokenizer import load_tokenizer
+    from bsft_jax.hub import files
+
+    tokenizer = load_tokenizer(files.resolve_directory(_BASE.value), _TEMPLATE.value)
+    behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS)
+    renderer = rendering.Renderer(tokenizer, behaviors, answer_format=_ANSWER_FORMAT.value)
+    rendering.check_records(records, renderer, DEFAULT_BEHAVIORS)
+    print(inspection.legend(colour))
+    ids = frozenset(behaviors.ids)
+    return [inspection.describe(e, tokenizer, ids, colour) for e in renderer.examples(records)]
+
+
 def _check_replaceable(folder: pathlib.Path, must_hold: Sequence[str]) -> None:
     """Raises UserError unless the folder is absent, empty, or holds only what `prepare` writes."""
     if not folder.exists():
@@ -151,8 +178,9 @@ def main(argv: Sequence[str]) -> None:
         print(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records')
     print(shortcuts.table(card['shortcuts']))
     if _INSPECT.value and card['files']['train.jsonl']['records']:
-        for record in sources_lib.load_records(f'jsonl:{_OUTPUT.value}', 'train')[: _INSPECT.value]:
-            print(describe(record))
+        records = sources_lib.load_records(f'jsonl:{_OUTPUT.value}', 'train')[: _INSPECT.value]
+        for record, rendered in zip(records, render(records, sys.stdout.isatty()), strict=True):
+            print(f'{describe(record)}\n\n{rendered}\n')
 
 
 if __name__ == '__main__':

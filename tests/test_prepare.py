@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -159,7 +160,8 @@ def run(*arguments):
 def test_command(tmp_path):
     done = run('--source=synthetic:20', f'--output={tmp_path / "set"}', '--inspect=2')
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('\n--- ') == 2
+    assert done.stdout.count('\n--- ') == done.stdout.count('\nid:weight: ') == 2
+    assert re.search(r'⟦<\|(reactive|proactive)\|>⟧⟦Answer: [A-D]\. ', done.stdout)
     assert 'train.jsonl: ' in done.stdout
     failed = run('--source=medec:/nowhere', f'--output={tmp_path / "other"}')
     assert failed.returncode == 2

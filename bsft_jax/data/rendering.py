@@ -138,6 +138,12 @@ class Renderer:
             messages.pop()
         if not messages:
             raise UserError(f'{_label(record)} has nothing to answer')
+        if any(message.role == 'system' for message in messages) and not self.writes_system_turns:
+            raise UserError(
+                f'{_label(record)} has a system turn, which the chat template drops or refuses',
+                where='chat template',
+                fix='move it into the first user turn, or give another template',
+            )
         contents = [self._content(message) for message in messages]
         if record.options:
             last = max((i for i, m in enumerate(messages) if m.role == 'user'), default=None)

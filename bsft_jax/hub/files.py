@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -12,11 +13,18 @@ from bsft_jax.errors import UserError
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
+HUB_FILES = ['*.json', '*.safetensors', '*.jinja', 'tokenizer.model']
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / 'assets'
 
 
 def resolve_directory(base: str) -> pathlib.Path:
-    """A Hugging Face directory, by path or by the name of a bundled asset; raises UserError."""
+    """A Hugging Face directory, by path, by the name of a bundled asset, or by a hub id.
+
+    A hub id is `ORGANISATION/NAME`, with `@REVISION` for another one than `main`; its files come from the
+    cache, or from the network where there is one.
+
+    Raises UserError for what is none of these.
+    """
     path = pathlib.Path(base).expanduser()
     bundled = ASSETS / base
     for candidate in (path, bundled):
@@ -26,12 +34,32 @@ def resolve_directory(base: str) -> pathlib.Path:
         raise UserError(
             'no config.json in this folder', where=base, fix='name a Hugging Face model directory'
         )
+    if re.fullmatch(r'[\w.-]+/[\w.-]+(@[\w./-]+)?', base) and not path.parent.is_dir():
+        return _download(*base.partition('@')[::2])
     names = sorted(p.parent.name for p in ASSETS.glob('*/config.json'))
     raise UserError(
         f'no model at {base!r}',
         where='--config.model.base / --model',
-        fix=f'name a Hugging Face model directory or a bundled model ({", ".join(names)})',
+        fix=f'name a Hugging Face model directory, a hub id or a bundled model ({", ".join(names)})',
     )
+
+
+def _download(repository: str, revision: str) -> pathlib.Path:
+    """The folder of a hub repository in the cache, completed from the network; raises UserError."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(repository, revision=revision or None, allow_patterns=HUB_FILES)
+    except Exception as error:  # the hub's errors share no class
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f'cannot be had from the hub or its cache ({type(error).__name__}: {reason})',
+            where=repository,
+            fix='name a directory, or fetch it first on a machine with a network',
+        ) from error
+    if not (pathlib.Path(folder) / 'config.json').is_file():
+        raise UserError('no config.json in this repository', where=repository)
+    return pathlib.Path(folder)
 
 
 def read_config(directory: pathlib.Path) -> dict:

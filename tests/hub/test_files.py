@@ -1,0 +1,44 @@
+"""Models by hub id: from the cache or the network, or one line; never from a name that is a path."""
+
+import pathlib
+
+import huggingface_hub
+import pytest
+
+from bsft_jax.errors import UserError
+from bsft_jax.hub import files
+
+
+def test_a_hub_id_is_fetched_with_its_revision(tmp_path, monkeypatch):
+    asked = []
+    (tmp_path / 'config.json').write_text('{}')
+
+    def fetch(repository, *, revision, allow_patterns):
+        asked.append((repository, revision))
+        assert not any(pathlib.PurePath('pytorch_model.bin').match(pattern) for pattern in allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', fetch)
+    assert files.resolve_directory('some-lab/Model-7B') == tmp_path
+    assert files.resolve_directory('some-lab/Model-7B@refs/pr/1') == tmp_path
+    assert asked == [('some-lab/Model-7B', None), ('some-lab/Model-7B', 'refs/pr/1')]
+    (tmp_path / 'config.json').unlink()
+    with pytest.raises(UserError, match=r'some-lab/Model-7B: no config\.json in this repository'):
+        files.resolve_directory('some-lab/Model-7B')
+
+
+def test_without_network_and_cache_it_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path))
+    with pytest.raises(UserError, match='cannot be had from the hub or its cache') as raised:
+        files.resolve_directory('no-such-lab/no-such-model')
+    assert '\n' not in str(raised.value)
+
+
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda *_, **__: pytest.fail('asked the hub'))
+    (tmp_path / 'runs').mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ('runs/mistyped', str(tmp_path / 'absent'), 'mistyped', 'a/b/c'):
+        with pytest.raises(UserError, match='no model at'):
+            files.resolve_directory(name)
