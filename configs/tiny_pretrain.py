@@ -29,7 +29,7 @@ STAGES = {  # base, source, steps, learning rate at the end over its peak
 
 def get_config(arg: str = 'lists') -> RunConfig:
     model, source, steps, final_ratio = STAGES[arg]
-    length = 144 if arg == 'scenes' else 128
+    length = 128 if arg == 'lists' else 144
     return RunConfig(
         arm='general_sft',
         model=model,

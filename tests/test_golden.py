@@ -20,6 +20,11 @@ CONFIGS = {
     'quickstart-shuffled_token': ('quickstart.py', 'shuffled_token'),
     'medec-behavior_sft': ('medec.py', 'behavior_sft'),
     'stories260k-behavior_sft': ('stories260k.py', 'behavior_sft'),
+    **{
+        f'{size}-{mode}': (f'{size}.py', mode)
+        for size in ('qwen2_5_0_5b', 'qwen2_5_7b', 'llama3_1_8b', 'qwen2_5_72b')
+        for mode in ('lora', 'full', 'behavior_rows')
+    },
     **{f'tiny_pretrain-{stage}': ('tiny_pretrain.py', stage) for stage in ('lists', 'sheets', 'scenes')},
 }
 
@@ -76,6 +81,7 @@ def test_every_config_trains_a_step(name, tmp_path):
     config.data.source, config.data.chat_template = f'{scheme}:30', ''
     config.data.rows_per_step = 8
     config.data.drop_long = 0.0 if scheme == 'synthetic' else 0.2
+    config.mesh.fsdp = 1 if name.startswith('tiny_pretrain') else config.mesh.fsdp
     config.train.steps, config.log_interval, config.evaluation.interval = 1, 1, 0
     runs.train(config, tmp_path / 'run')
     (line,) = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()

@@ -1,0 +1,43 @@
+"""Qwen2.5-0.5B-Instruct: adapters and rows (`:lora`), every parameter (`:full`), rows alone (`:behavior_rows`).
+
+    python -m bsft_jax.train --config=configs/qwen2_5_0_5b.py:lora --workdir=runs/qwen2_5_0_5b/lora
+    python -m bsft_jax.evaluate --workdir=runs/qwen2_5_0_5b/lora
+    python -m bsft_jax.export --workdir=runs/qwen2_5_0_5b/lora --output=runs/qwen2_5_0_5b/adapter --format=peft
+
+The base comes from the hub or its cache; name a folder with --config.model.base to use a copy.
+Memory of the state over all devices, by arithmetic: full 7 GiB (float32 parameters, gradients and two
+moments); lora 1 GiB for the base in bfloat16 and 0.1 GiB for 9 million adapter parameters;
+behavior_rows 1 GiB. Activations come on top.
+
+Meant for one accelerator with 16 GiB.
+"""
+
+from bsft_jax.config import (
+    CheckpointSection,
+    DataSection,
+    MeshSection,
+    ModelSection,
+    OptimizerSection,
+    RunConfig,
+    TrainSection,
+)
+
+VARIANTS = {
+    'lora': ('lora', 'bfloat16', 2e-4),
+    'full': ('full', 'float32', 1e-5),
+    'behavior_rows': ('behavior_rows', 'bfloat16', 1e-3),
+}
+
+
+def get_config(arg: str = 'lora') -> RunConfig:
+    train, model, learning_rate = VARIANTS[arg]
+    return RunConfig(
+        train=TrainSection(mode=train),
+        model=ModelSection(base='Qwen/Qwen2.5-0.5B-Instruct', dtype='bfloat16', base_dtype=model),
+        data=DataSection(source='synthetic:20000', sequence_length=1024, rows_per_step=32),
+        optimizer=OptimizerSection(
+            learning_rate=learning_rate, warmup_steps=50, schedule_steps=1000, weight_decay=0.01
+        ),
+        mesh=MeshSection(data=-1, fsdp=1, tensor=1),
+        checkpoint=CheckpointSection(interval=200),
+    )
