@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Callable
 
-from bsft_jax.behaviorbench import sheets
+from bsft_jax.behaviorbench import lists, sheets
 from bsft_jax.behaviorbench.builders import BUILDERS
 from bsft_jax.behaviorbench.builders.scene import Scene, Words, dress
 from bsft_jax.behaviorbench.cases import Case, simulate
@@ -21,8 +21,8 @@ from bsft_jax.behaviorbench.records import Message, Record
 
 DOMAIN = 'pre'
 QUESTIONS = 3  # in a conversation about a whole scene
-SHEETS, LISTS = 9, 2  # conversations about sheets and lists, beside 29 about scenes
-LIST_EVERY = 5
+SHEETS, LISTS = 7, 12  # conversations about sheets and lists, beside 29 about scenes
+DRILLS = 0.6  # share of lists among conversations about sheets and lists alone
 FOCUSED = 0.4  # share of conversations about the bare first turn of a scene, with more questions
 FOCUSED_QUESTIONS = 4
 READ_BACK = 0.1  # share of conversations in which a turn of the story is first said again, word for word
@@ -114,7 +114,7 @@ def conversation_records(cases: int, seed: int) -> list[Record]:
         if kind in BUILDERS:
             messages = _conversation(case, kind)
         else:
-            messages = _about_pairs(sheets.sheet if kind == 'sheet' else sheets.pairs, case.case_id)
+            messages = _about_pairs(sheets.sheet if kind == 'sheet' else lists.drill, case.case_id)
         records.append(_record(case.case_id, messages, 'synthetic_text'))
     return records
 
@@ -127,16 +127,16 @@ def _about_pairs(make: Callable, name: str) -> tuple[Message, ...]:
 def list_records(count: int, seed: int) -> list[Record]:
     """Conversations about lists alone, with which pretraining begins; deterministic."""
     names = [f'list-{seed}-{index:07d}' for index in range(count)]
-    return [_record(name, _about_pairs(sheets.pairs, name), 'synthetic_lists') for name in names]
+    return [_record(name, _about_pairs(lists.pairs, name), 'synthetic_lists') for name in names]
 
 
 def sheet_records(count: int, seed: int) -> list[Record]:
-    """Conversations about sheets and, one in `LIST_EVERY`, about lists: what follows; deterministic."""
+    """Conversations about lists of every kind and about sheets: what follows; deterministic."""
     names = [f'sheet-{seed}-{index:07d}' for index in range(count)]
-    makes = [sheets.pairs if index % LIST_EVERY == 0 else sheets.sheet for index in range(count)]
+    drilled = [random.Random(f'kind/{name}').random() < DRILLS for name in names]
     return [
-        _record(name, _about_pairs(make, name), 'synthetic_sheets')
-        for name, make in zip(names, makes, strict=True)
+        _record(name, _about_pairs(lists.drill if drill else sheets.sheet, name), 'synthetic_sheets')
+        for name, drill in zip(names, drilled, strict=True)
     ]
 
 
