@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 
 from bsft_jax.errors import UserError
 
@@ -34,6 +36,7 @@ REACTIVE = Behavior('reactive', 0.0, 'answer only what was asked')
 PROACTIVE = Behavior('proactive', 1.0, 'raise what was overlooked, unprompted')
 DEFAULT_BEHAVIORS = (REACTIVE, PROACTIVE)
 NEUTRAL = Behavior('neutral', 0.0, 'the answer to this')
+_RESERVED = re.compile(r'<\|reserved_special_token_\d+\|>|<unused\d+>')
 FORMS = ('none', 'tokens', 'words', 'neutral')
 
 
@@ -141,25 +144,53 @@ def validate_behaviors(behaviors: tuple[Behavior, ...]) -> None:
             )
 
 
-def extend_tokenizer(tokenizer, behaviors: tuple[Behavior, ...], form: str = 'tokens') -> BehaviorSet:
+def extend_tokenizer(
+    tokenizer, behaviors: tuple[Behavior, ...], form: str = 'tokens', rows: int | None = None
+) -> BehaviorSet:
     """Adds the tokens that `form` needs to a Hugging Face tokenizer, in place, and returns the set.
 
-    The tokens are added as non-special, so that servers print them. A token that the vocabulary
-    already has keeps its id (a checkpoint that was exported by this package). New tokens take
-    the first ids behind the tokenizer's last: spare rows of the table where it has them. Words are
-    encoded apart from what stands around them.
-    """
-    from transformers import AddedToken
+    The tokens are non-special, so that servers print them. A token that the vocabulary already has keeps
+    its id (a checkpoint that was exported by this package). The others take spare rows of the table, which
+    are the ids behind the tokenizer's last (Qwen); where there are too few, the ids that the vocabulary
+    reserves (`<|reserved_special_token_0|>` of Llama 3, `<unused0>` of Gemma), whose names they replace; and
+    where there are none either, ids behind the end of the table. Words are encoded apart from what stands
+    around them.
 
+    Args:
+      rows: of the embedding table; None for a table that has rows for any id.
+    """
     made = BehaviorSet(tuple(behaviors), form=form)
-    new = [
-        AddedToken(b.token, special=False, normalized=False, lstrip=False, rstrip=False)
-        for b in made.rows
-        if b.token not in tokenizer.get_vocab()
-    ]
-    if new:
-        tokenizer.add_tokens(new)
+    vocabulary = tokenizer.get_vocab()
+    new = [b.token for b in made.rows if b.token not in vocabulary]
+    reserved = sorted((i, token) for token, i in vocabulary.items() if _RESERVED.fullmatch(token))
+    if new and rows is not None and len(tokenizer) + len(new) > rows and len(reserved) >= len(new):
+        _rename(tokenizer, dict(zip((token for _, token in reserved), new, strict=False)))
+    elif new:
+        tokenizer.add_tokens([_added(token) for token in new])
     words = tuple(tuple(tokenizer.encode(b.words, add_special_tokens=False)) for b in behaviors)
     tokens = tuple((tokenizer.convert_tokens_to_ids(b.token),) for b in made.rows)
     heads = words if form == 'words' else tokens
     return dataclasses.replace(made, heads=heads, longest=max(map(len, words), default=0))
+
+
+def _added(token: str):
+    from transformers import AddedToken
+
+    return AddedToken(token, special=False, normalized=False, lstrip=False, rstrip=False)
+
+
+def _rename(tokenizer, names: dict[str, str]) -> None:
+    """Gives reserved tokens new names, in place; their ids stay."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = state['model']['vocab']
+    for old, new in names.items():
+        if old in vocabulary:
+            vocabulary[new] = vocabulary.pop(old)
+    added = [entry for entry in state['added_tokens'] if entry['content'] not in names]
+    ids = {old: tokenizer.convert_tokens_to_ids(old) for old in names}
+    flags = {'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False, 'special': False}
+    added += [{'id': ids[old], 'content': new, **flags} for old, new in names.items()]
+    state['added_tokens'] = sorted(added, key=lambda entry: entry['id'])
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))  # has no public setter

@@ -49,12 +49,15 @@ class ModelSection:
     only its architecture and tokenizer and draws the weights from the seed (pretraining).
     `dtype` is the dtype of activations. `base_dtype` is how frozen parameters are held: `float32`,
     `bfloat16`, or with the kernels of linear maps in `int8` beside them; what trains is float32.
+    `new_rows` is the first value of new behavior rows: the mean over the tokens of the behavior's
+    `description`, the `mean` of the table, or `normal` with the table's mean and deviation.
     """
 
     base: str = free('tiny-clinical')
     weights: str = 'checkpoint'
     dtype: str = 'float32'
     base_dtype: str = 'float32'
+    new_rows: str = 'description'
 
 
 @dataclasses.dataclass
@@ -194,6 +197,7 @@ class RunConfig:
         choice('model.weights', self.model.weights, ('checkpoint', 'random'))
         choice('model.dtype', self.model.dtype, ('float32', 'bfloat16'))
         choice('model.base_dtype', self.model.base_dtype, ('float32', 'bfloat16', 'int8'))
+        choice('model.new_rows', self.model.new_rows, ('description', 'mean', 'normal'))
         choice('data.answer_format', self.data.answer_format, ('letter', 'text'))
         choice('data.loss_on', self.data.loss_on, ('answer', 'turns'))
         behaviors_lib.validate_behaviors(self.behaviors)

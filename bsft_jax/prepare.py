@@ -111,8 +111,10 @@ def render(records: Sequence[Record], colour: bool) -> list[str]:
     from bsft_jax.data.tokenizer import load_tokenizer
     from bsft_jax.hub import files
 
-    tokenizer = load_tokenizer(files.resolve_directory(_BASE.value), _TEMPLATE.value)
-    behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS)
+    directory = files.resolve_directory(_BASE.value)
+    tokenizer = load_tokenizer(directory, _TEMPLATE.value)
+    rows = files.read_config(directory).get('vocab_size')
+    behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS, rows=rows)
     renderer = rendering.Renderer(tokenizer, behaviors, answer_format=_ANSWER_FORMAT.value)
     rendering.check_records(records, renderer, DEFAULT_BEHAVIORS)
     print(inspection.legend(colour))

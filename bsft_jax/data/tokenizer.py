@@ -18,7 +18,6 @@ def load_tokenizer(directory: str | os.PathLike, chat_template: str = ''):
     Raises:
       UserError: no tokenizer there, or no such template file.
     """
-    os.environ.setdefault('HF_HUB_OFFLINE', '1')
     from transformers import PreTrainedTokenizerFast
 
     directory = pathlib.Path(directory)

@@ -35,6 +35,7 @@ class BaseModel:
       behaviors: the behaviors with the heads of the model's answers.
       known: names of the rows that the checkpoint already holds (an export of this package).
       network: the decoder's graph.
+      new_rows: first value of rows that the checkpoint does not hold: `description`, `mean` or `normal`.
     """
 
     directory: pathlib.Path
@@ -43,6 +44,7 @@ class BaseModel:
     behaviors: BehaviorSet
     known: frozenset[str]
     network: Network
+    new_rows: str = 'description'
 
 
 def exported_behaviors(hf_config: dict[str, Any]) -> BehaviorSet:
@@ -62,6 +64,7 @@ def open_base(
     chat_template: str = '',
     base_dtype: str = 'float32',
     lora: LoraSpec | None = None,
+    new_rows: str = 'description',
 ) -> BaseModel:
     """Reads configuration and tokenizer of a model directory and plans its behavior rows.
 
@@ -72,29 +75,40 @@ def open_base(
       dtype: of activations.
       chat_template: a file, for a tokenizer that has no template.
       base_dtype, lora: of the network.
+      new_rows: first value of new behavior rows.
     """
     directory = files.resolve_directory(base)
     hf_config = files.read_config(directory)
     arch = configs.architecture_of(hf_config, str(directory / 'config.json'))
     tokenizer = load_tokenizer(directory, chat_template)
-    if len(tokenizer) > arch.vocab_size:
-        raise UserError(
-            f'the tokenizer has {len(tokenizer)} ids, the embedding table {arch.vocab_size} rows',
-            where=str(directory),
-        )
+    _check_rows(tokenizer, arch.vocab_size, str(directory))
     exported = exported_behaviors(hf_config)
     known = frozenset(b.name for b in exported.rows)
     if not behaviors:
         behaviors, form = exported.behaviors, exported.form
-    added = extend_tokenizer(tokenizer, behaviors, form)
+    added = extend_tokenizer(tokenizer, behaviors, form, arch.vocab_size)
     network = Network(arch, added.ids, dtype, base_dtype, lora)
-    return BaseModel(directory, hf_config, tokenizer, added, known, network)
+    return BaseModel(directory, hf_config, tokenizer, added, known, network, new_rows)
+
+
+def _check_rows(tokenizer, rows: int, where: str) -> None:
+    """Raises UserError for a tokenizer that writes ids which the table has no rows for.
+
+    Special tokens behind the end that the template does not write are let be: Gemma 3 1B has one for images.
+    """
+    template = tokenizer.chat_template or ''
+    behind = {i: token for i, token in tokenizer.added_tokens_decoder.items() if i >= rows}
+    harmless = all(token.special and token.content not in template for token in behind.values())
+    if len(tokenizer) - len(behind) > rows or not harmless:
+        raise UserError(
+            f'the tokenizer has {len(tokenizer)} ids, the embedding table {rows} rows', where=where
+        )
 
 
 def load_base_params(base: BaseModel, mesh: Mesh, seed: int = 0) -> Params:
     """Parameters of a model directory on the mesh, with initial behavior rows and adapters from the seed."""
     params = loading.load_params(base.directory, base.network, mesh)
-    return with_adapters(base, with_rows(base, params, mesh), mesh, seed)
+    return with_adapters(base, with_rows(base, params, mesh, seed), mesh, seed)
 
 
 def random_base_params(base: BaseModel, mesh: Mesh, seed: int) -> Params:
@@ -102,23 +116,36 @@ def random_base_params(base: BaseModel, mesh: Mesh, seed: int) -> Params:
     plain = dataclasses.replace(base.network, behavior_ids=(), lora=None)
     places = sharding.shardings(plain.abstract(), mesh)
     params = jax.jit(plain.init, out_shardings=places)(jax.random.key(seed))
-    return with_adapters(base, with_rows(base, params, mesh), mesh, seed)
+    return with_adapters(base, with_rows(base, params, mesh, seed), mesh, seed)
 
 
-def with_rows(base: BaseModel, params: Params, mesh: Mesh) -> Params:
-    """Adds `behavior/…`: the checkpoint's own rows, or the mean of the rows of each description."""
+def with_rows(base: BaseModel, params: Params, mesh: Mesh, seed: int) -> Params:
+    """Adds `behavior/…`: rows that the checkpoint holds already as they are, others as `base.new_rows` says."""
     ids = base.behaviors.ids
     if not ids:
         return params
+    known = jnp.asarray([b.name in base.known for b in base.behaviors.rows])[:, None]
+    described = base.new_rows == 'description'
     sources = [
-        [i] if b.name in base.known else base.tokenizer.encode(b.description, add_special_tokens=False)
+        [i]
+        if b.name in base.known or not described
+        else base.tokenizer.encode(b.description, add_special_tokens=False)
         for b, i in zip(base.behaviors.rows, ids, strict=True)
     ]
+    key = jax.random.key(seed) if base.new_rows == 'normal' else None
+
+    def rows_of(table_VD: jax.Array) -> jax.Array:
+        rows_nD = behavior_rows.mean_rows(table_VD, sources)
+        return (
+            rows_nD
+            if described
+            else jnp.where(known, rows_nD, behavior_rows.common_rows(table_VD, len(ids), key))
+        )
 
     def make(params: Params) -> Params:
-        rows = {'input': behavior_rows.initial_rows(params['embed']['table'], sources)}
+        rows = {'input': rows_of(params['embed']['table'])}
         if 'head' in params:
-            rows['output'] = behavior_rows.initial_rows(params['head']['kernel'].T, sources)
+            rows['output'] = rows_of(params['head']['kernel'].T)
         return rows
 
     places = sharding.shardings({'behavior': jax.eval_shape(make, params)}, mesh)['behavior']

@@ -25,8 +25,17 @@ def embed(model, tokens_BT: jax.Array) -> jax.Array:
     return jnp.where(is_row_BTn.any(axis=-1)[..., None], rows_BTD, base_BTD)
 
 
-def initial_rows(table_VD: jax.Array, description_ids: list[list[int]]) -> jax.Array:
-    """First value of the rows [n, D]: the mean of the table's rows of each description's tokens."""
+def mean_rows(table_VD: jax.Array, description_ids: list[list[int]]) -> jax.Array:
+    """Rows [n, D], each the mean of the table's rows of a description's tokens; float32."""
     return jnp.stack(
         [jnp.mean(table_VD[jnp.asarray(ids)].astype(jnp.float32), axis=0) for ids in description_ids]
     )
+
+
+def common_rows(table_VD: jax.Array, rows: int, key: jax.Array | None) -> jax.Array:
+    """Rows [n, D] that are the mean of the whole table; with a key, drawn with its mean and deviation."""
+    table_VD = table_VD.astype(jnp.float32)
+    mean_D = jnp.mean(table_VD, axis=0)
+    if key is None:
+        return jnp.broadcast_to(mean_D, (rows, mean_D.size))
+    return mean_D + jnp.std(table_VD, axis=0) * jax.random.normal(key, (rows, mean_D.size))

@@ -98,6 +98,7 @@ def open_base(config: RunConfig) -> BaseModel:
         dtype=config.model.dtype,
         chat_template=config.data.chat_template,
         base_dtype=config.model.base_dtype,
+        new_rows=config.model.new_rows,
         lora=LoraSpec(**dataclasses.asdict(config.lora)) if config.train.mode == 'lora' else None,
     )
 

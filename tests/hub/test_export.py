@@ -14,6 +14,7 @@ from bsft_jax.errors import UserError
 from bsft_jax.hub import export, files
 from bsft_jax.hub import model as model_lib
 from bsft_jax.hub.files import TensorFiles
+from bsft_jax.parallel import mesh as mesh_lib
 from tests.tiny import assert_close, random_model
 
 TOKENS = [[1, 5, 9, 300, 2]]
@@ -93,6 +94,28 @@ def test_first_row_is_the_mean_of_its_description(directory):
         assert_close(model.params['behavior']['input'][i], table[ids].mean(0), 1e-6)
         assert_close(model.params['behavior']['output'][i], head.T[ids].mean(0), 1e-6)
     assert 0.1 < model_lib.row_norm_ratio(model.params) < 1.5
+
+
+@pytest.mark.parametrize('new_rows', ['mean', 'normal'])
+def test_other_first_rows_have_the_mean_or_the_spread_of_the_table(directory, new_rows):
+    def load(seed):
+        base = model_lib.open_base(str(directory), behaviors=DEFAULT_BEHAVIORS, new_rows=new_rows)
+        return model_lib.load_base_params(base, mesh_lib.single_device_mesh(), seed)
+
+    params = load(0)
+    for rows, table in (
+        (params['behavior']['input'], params['embed']['table']),
+        (params['behavior']['output'], params['head']['kernel'].T),
+    ):
+        mean, std = np.mean(table, 0), np.std(table, 0)
+        if new_rows == 'mean':
+            assert_close(rows, np.stack([mean, mean]), 1e-6)
+        else:
+            scaled = (np.asarray(rows) - mean) / std
+            assert 0.7 < scaled.std() < 1.3 and np.abs(rows[0] - rows[1]).max() > 0.01
+            assert not np.array_equal(rows, load(1)['behavior']['input'])
+    exported = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
+    assert exported.base.new_rows == 'description'
 
 
 def test_export_refuses_a_folder_in_use_and_leaves_no_half(directory, tmp_path, monkeypatch):
