@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def path_of(key_path) -> str:
@@ -16,6 +17,15 @@ def path_of(key_path) -> str:
 def flatten(tree: Any) -> dict[str, Any]:
     """Nested parameters → `{path: leaf}`, sorted by path."""
     return {path_of(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The whole array on every process; all of them must call it where it is spread over several."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:

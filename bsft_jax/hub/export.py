@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
 from bsft_jax.errors import UserError
@@ -20,7 +22,7 @@ from bsft_jax.hub.files import INDEX, SINGLE, TensorFiles
 from bsft_jax.hub.model import Model
 from bsft_jax.models import linear, lora
 from bsft_jax.models.lora import LoraSpec
-from bsft_jax.trees import flatten
+from bsft_jax.trees import fetch, flatten
 
 SHARD_BYTES = 5 * 2**30
 _DTYPES = {'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
@@ -42,13 +44,13 @@ def _tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
     flat, arch = flatten(model.params), model.network.arch
     ids = model.behaviors.ids
     for path, entry in tables.entries(arch, flat).items():
-        value = np.asarray(_plain(flat, path, model.network.lora), np.float32)
+        value = fetch(_plain(flat, path, model.network.lora)).astype(np.float32)
         for i, name in enumerate(entry.tensors):
             tensor = value[i] if entry.stacked else value
             tensor = tensor.T if entry.transpose else tensor
             if ids and path in ('embed/table', 'head/kernel'):
                 rows = flat['behavior/input' if path == 'embed/table' else 'behavior/output']
-                tensor = _with_rows(tensor, np.asarray(rows), ids)
+                tensor = _with_rows(tensor, fetch(rows), ids)
             yield name, np.ascontiguousarray(tensor)
 
 
@@ -159,7 +161,8 @@ def write(model: Model, output: str | pathlib.Path, *, stop_id: int, form: str =
     """Writes the model as a Hugging Face checkpoint, or its adapter for `peft`, and returns the folder.
 
     Merged weights keep the dtype of the base checkpoint's files; an adapter is float32. The folder
-    appears only when it is whole and has been read back.
+    appears only when it is whole and has been read back. With several processes all must call this; the
+    first alone writes.
 
     Raises UserError when `output` exists and is not empty, or no adapter stands for the model.
     """
@@ -168,6 +171,19 @@ def write(model: Model, output: str | pathlib.Path, *, stop_id: int, form: str =
         raise UserError('exists and is not empty', where=f'--output={output}', fix='name a new directory')
     if form == 'peft':
         peft.check(model)
+    if jax.process_index() == 0:
+        _write_whole(model, output, stop_id, form)
+    elif form == 'peft':
+        peft.tensors(model)
+    else:
+        for _ in range(2):  # gathered for writing, and again for verifying
+            collections.deque(_tensors(model), maxlen=0)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('export')
+    return output
+
+
+def _write_whole(model: Model, output: pathlib.Path, stop_id: int, form: str) -> None:
     partial = output.with_name(f'{output.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -180,4 +196,3 @@ def write(model: Model, output: str | pathlib.Path, *, stop_id: int, form: str =
     if output.exists():
         output.rmdir()
     os.replace(partial, output)
-    return output

@@ -15,7 +15,7 @@ from bsft_jax.errors import UserError
 from bsft_jax.hub import tables
 from bsft_jax.hub.files import TensorFiles
 from bsft_jax.hub.model import Model
-from bsft_jax.trees import flatten
+from bsft_jax.trees import fetch, flatten
 
 WEIGHTS, CONFIG = 'adapter_model.safetensors', 'adapter_config.json'
 _PREFIX = 'base_model.model.'
@@ -47,12 +47,12 @@ def tensors(model: Model) -> dict[str, np.ndarray]:
         for part, letter in (('a', 'A'), ('b', 'B')):
             if (stack := flat.get(f'{module}/lora/{part}')) is None:
                 continue
-            for name, matrix in zip(entry.tensors, np.asarray(stack), strict=True):
+            for name, matrix in zip(entry.tensors, fetch(stack), strict=True):
                 key = f'{_PREFIX}{name.removesuffix(".weight")}.lora_{letter}.weight'
                 found[key] = np.ascontiguousarray(matrix.T)
     for side, module in (('input', 'model.embed_tokens'), ('output', 'lm_head')):
         if (rows := flat.get(f'behavior/{side}')) is not None:
-            found[f'{_PREFIX}{module}.{_ROWS}'] = np.asarray(rows)
+            found[f'{_PREFIX}{module}.{_ROWS}'] = fetch(rows)
     return found
 
 
