@@ -24,7 +24,14 @@ def changed(path, value):
     ('path', 'value'),
     [
         ('arm', 'text'),
-        ('train.mode', 'lora'),
+        ('train.mode', 'adapters'),
+        ('model.base_dtype', 'bfloat16'),  # of parameters that train
+        ('model.base_dtype', 'int4'),
+        ('model.new_rows', 'zero'),
+        ('lora.rank', 0),
+        ('lora.dropout', 1.0),
+        ('lora.targets', 'attention/x'),
+        ('lora.targets', '('),
         ('model.dtype', 'float16'),
         ('model.weights', 'pickle'),
         ('data.answer_format', 'number'),

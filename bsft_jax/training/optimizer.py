@@ -10,7 +10,7 @@ import optax
 from bsft_jax.config import OptimizerSection
 from bsft_jax.trees import path_of
 
-# Norm scales, biases and behavior rows are not pulled toward zero.
+# Norm scales, biases, behavior rows and adapters are not pulled toward zero.
 DECAYED = r'(kernel|embed/table)$'
 
 

@@ -13,6 +13,7 @@ from bsft_jax.data.examples import Example, ExampleStore
 from bsft_jax.data.loader import StepSource
 from bsft_jax.data.packing import PackPlan
 from bsft_jax.models.architecture import Architecture, LayerKind
+from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Network
 from bsft_jax.models.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
@@ -22,15 +23,17 @@ from bsft_jax.trees import flatten
 
 MESHES = {'1 device': (1, 1, 1), '8 data': (8, 1, 1), '8 fsdp': (1, 8, 1), '2x2x2': (2, 2, 2)}
 FAMILIES = {'qwen2': dict(qkv_bias=True, tied=True), 'llama': dict(qkv_bias=False, tied=False)}
+ADAPTED = 'llama adapted'
 LENGTH = 48
 
 
 def network(family: str) -> Network:
+    adapted, family = family == ADAPTED, family.split()[0]
     arch = Architecture(
         family=family, vocab_size=96, width=32, layers=2, heads=4, kv_heads=2, head_width=8, ffn_width=64,
         max_positions=64, kinds=(LayerKind(Rope(10000.0)),), norm_eps=1e-6, **FAMILIES[family],
     )  # fmt: skip
-    return Network(arch, (94, 95))
+    return Network(arch, (94, 95), lora=LoraSpec(4) if adapted else None)
 
 
 @functools.cache
@@ -89,8 +92,9 @@ def assert_same_gradients(result, family: str):
 
 
 @pytest.mark.parametrize('sizes', list(MESHES.values())[1:], ids=list(MESHES)[1:])
-def test_meshes_agree_for_an_untied_llama(sizes):
-    assert_same_gradients(gradients('llama', sizes, 1, source(packed=True)[0]), 'llama')
+@pytest.mark.parametrize('family', ['llama', ADAPTED])
+def test_meshes_agree_for_an_untied_llama(family, sizes):
+    assert_same_gradients(gradients(family, sizes, 1, source(packed=True)[0]), family)
 
 
 @pytest.mark.parametrize('packed', [True, False], ids=['packed', 'unpacked'])

@@ -136,6 +136,26 @@ def test_rows_resume_from_their_base(base, tmp_path):
     assert curve(tmp_path / 'parts') == curve(tmp_path / 'whole')
 
 
+@pytest.mark.parametrize('base_dtype', ['float32', 'int8'])
+def test_adapters_with_dropout_resume_bit_equal(base, base_dtype, tmp_path):
+    def made(steps=0):
+        run = config(base, 'lora')
+        run.lora.rank, run.lora.dropout, run.model.base_dtype, run.train.steps = 4, 0.2, base_dtype, steps
+        return run
+
+    runs.train(made(), tmp_path / 'whole')
+    runs.train(made(steps=5), tmp_path / 'parts')
+    runs.train(made(), tmp_path / 'parts')
+    assert curve(tmp_path / 'parts') == curve(tmp_path / 'whole')
+    trained = (tmp_path / 'whole' / 'parameters.txt').read_text().splitlines()
+    kept = {line.split()[0] for line in trained if line.endswith('trained')}
+    assert kept == {line.split()[0] for line in trained if '/lora/' in line or line.startswith('behavior/')}
+    metrics = runs.evaluate(workdir=str(tmp_path / 'whole'), limit=20)
+    assert 0 <= metrics['overall']['macro_f1'] <= 1
+    folder = runs.export(workdir=str(tmp_path / 'whole'), output=str(tmp_path / 'adapter'), form='peft')
+    assert (folder / 'adapter_model.safetensors').stat().st_size > 1000
+
+
 def test_other_records_are_refused(base, tmp_path):
     data = tmp_path / 'data.jsonl'
     from bsft_jax.behaviorbench import sources
