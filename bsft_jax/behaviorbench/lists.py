@@ -2,7 +2,8 @@
 
 They teach a small model what the scenes take for granted, which it learns from the number of choices that
 it has to make, not from the number of tokens: who has what (`pairs`), whether that is what was said
-(`verdicts`), which side of a printed limit a number is on (`values`), which day came first (`orders`).
+(`verdicts`; of the patient or the relative, `roles`), which side of a printed limit a number is on (`values`),
+which day came first (`orders`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 from collections.abc import Sequence
 
 from bsft_jax.behaviorbench import cases, medicine
+from bsft_jax.behaviorbench.builders.scene import PEOPLE
 from bsft_jax.behaviorbench.records import Message
 
 NAMES = [name for pair in zip(cases.WOMEN, cases.MEN, strict=True) for name in pair]
@@ -142,7 +144,25 @@ def orders(rng: random.Random) -> tuple[Message, list[Ask]]:
     return Message('user', told, _speaker(rng)), rng.sample(asks, len(asks))
 
 
-KINDS = (pairs, verdicts, values, orders)
+def roles(rng: random.Random) -> tuple[Message, list[Ask]]:
+    """A list of names with a word each, who two of them are, and claims about those two by their role."""
+    share, count = rng.random() ** 2, rng.randint(FEWEST_LISTED - 2, MOST_LISTED - 2)
+    names = rng.sample(first(NAMES, FEWEST_NAMES, share), count)
+    words = rng.sample(first(WORDS, FEWEST_WORDS, share), count)
+    relation = rng.choice([relation for group in cases.RELATIONS.values() for relation in group])
+    told = [f'{name} {word}' for name, word in zip(names, words, strict=True)]
+    told = ', '.join(rng.sample(told, count)) + '.'
+    who = rng.choice(PEOPLE.seen).format(patient=names[0], relative=names[1], relation=relation)
+    asks = []
+    for role, own in rng.sample([('patient', words[0]), (relation, words[1])], 2):
+        claims = [own if rng.random() < 0.5 else rng.choice([w for w in words if w != own])]
+        claims += rng.sample([w for w in words if w != claims[0]], 1)
+        said = ', '.join(f'{claim} {"yes" if claim == own else "no"}' for claim in claims)
+        asks.append((f'For the {role}, {" or ".join(claims)}?', f'It is {said}.'))
+    return Message('user', f'{who} {told}', _speaker(rng)), asks
+
+
+KINDS = (pairs, verdicts, values, orders, roles, roles)
 
 
 def drill(rng: random.Random) -> tuple[Message, list[Ask]]:

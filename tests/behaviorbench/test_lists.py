@@ -79,3 +79,25 @@ def test_orders_go_by_day_in_both_directions():
         for question, answer in asks:
             said = [item.split(' on day ')[0] for item in answer.removeprefix('It is ')[:-1].split(', ')]
             assert said == sorted(day_of, key=day_of.get, reverse=question == 'And from the last?')
+
+
+def test_roles_are_answered_for_the_one_who_has_them():
+    verdicts = collections.Counter()
+    for turn, asks in made(lists.roles):
+        told = dict(re.findall(r'(?:^|[.,] )(\w+) ([a-z][\w ]*?)(?=[,.])', turn.content.rpartition('. ')[2]))
+        assert len(told) >= 2
+        for question, answer in asks:
+            role, claims = re.fullmatch(r'For the (\w+), (.+)\?', question).groups()
+            who = turn.content.rpartition('. ')[0] + '.'
+            patterns = (
+                (r'(\w+)(?: is the patient|, our patient| today, with)', r'came with (\w+), our patient')
+                if role == 'patient'
+                else (rf'(\w+)(?: is the {role}|, the {role})',)
+            )
+            name = next(found[1] for pattern in reversed(patterns) if (found := re.search(pattern, who)))
+            said = [
+                item.rsplit(' ', 1) for item in answer.removeprefix('It is ').removesuffix('.').split(', ')
+            ]
+            assert said == [[claim, 'yes' if told[name] == claim else 'no'] for claim in claims.split(' or ')]
+            verdicts.update(word for _, word in said)
+    assert 0.3 < verdicts['yes'] / verdicts.total() < 0.6
