@@ -103,10 +103,15 @@ class OptimizerSection:
 
 @dataclasses.dataclass
 class TrainSection:
-    """`steps=0` runs to the end of the schedule; a smaller number stops early and can be resumed."""
+    """`steps=0` runs to the end of the schedule; a smaller number stops early and can be resumed.
+
+    `remat='full'` computes every layer again in the backward pass: a third more products, and of a layer
+    only its input is kept.
+    """
 
     mode: str = 'full'
     accumulation: int = 1
+    remat: str = free('none')
     steps: int = free(0)
 
 
@@ -196,6 +201,7 @@ class RunConfig:
         choice('train.mode', self.train.mode, MODES)
         choice('model.weights', self.model.weights, ('checkpoint', 'random'))
         choice('model.dtype', self.model.dtype, ('float32', 'bfloat16'))
+        choice('train.remat', self.train.remat, ('none', 'full'))
         choice('model.base_dtype', self.model.base_dtype, ('float32', 'bfloat16', 'int8'))
         choice('model.new_rows', self.model.new_rows, ('description', 'mean', 'normal'))
         choice('data.answer_format', self.data.answer_format, ('letter', 'text'))

@@ -7,9 +7,8 @@
 The base comes from the hub or its cache; name a folder with --config.model.base to use a copy.
 Memory of the state over all devices, by arithmetic: full 120 GiB (float32 parameters, gradients and two
 moments); lora 15 GiB for the base in bfloat16 and 0.6 GiB for 42 million adapter parameters;
-behavior_rows 15 GiB. Activations come on top.
-
-Meant for one accelerator with 80 GiB for `lora` and `behavior_rows`, eight for `full`.
+behavior_rows 15 GiB. Activations come on top; of a layer only its input is kept (`train.remat`). What fits
+where has not been measured yet.
 """
 
 from bsft_jax.config import (
@@ -32,7 +31,7 @@ VARIANTS = {
 def get_config(arg: str = 'lora') -> RunConfig:
     train, model, learning_rate = VARIANTS[arg]
     return RunConfig(
-        train=TrainSection(mode=train),
+        train=TrainSection(mode=train, remat='full'),
         model=ModelSection(base='meta-llama/Llama-3.1-8B-Instruct', dtype='bfloat16', base_dtype=model),
         data=DataSection(source='synthetic:20000', sequence_length=2048, rows_per_step=16),
         optimizer=OptimizerSection(

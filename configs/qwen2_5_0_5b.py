@@ -7,9 +7,8 @@
 The base comes from the hub or its cache; name a folder with --config.model.base to use a copy.
 Memory of the state over all devices, by arithmetic: full 7 GiB (float32 parameters, gradients and two
 moments); lora 1 GiB for the base in bfloat16 and 0.1 GiB for 9 million adapter parameters;
-behavior_rows 1 GiB. Activations come on top.
-
-Meant for one accelerator with 16 GiB.
+behavior_rows 1 GiB. Activations come on top; of a layer only its input is kept (`train.remat`). What fits
+where has not been measured yet.
 """
 
 from bsft_jax.config import (
@@ -32,7 +31,7 @@ VARIANTS = {
 def get_config(arg: str = 'lora') -> RunConfig:
     train, model, learning_rate = VARIANTS[arg]
     return RunConfig(
-        train=TrainSection(mode=train),
+        train=TrainSection(mode=train, remat='full'),
         model=ModelSection(base='Qwen/Qwen2.5-0.5B-Instruct', dtype='bfloat16', base_dtype=model),
         data=DataSection(source='synthetic:20000', sequence_length=1024, rows_per_step=32),
         optimizer=OptimizerSection(

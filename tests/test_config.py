@@ -27,6 +27,7 @@ def changed(path, value):
         ('train.mode', 'adapters'),
         ('model.base_dtype', 'bfloat16'),  # of parameters that train
         ('model.base_dtype', 'int4'),
+        ('train.remat', 'some'),
         ('model.new_rows', 'zero'),
         ('lora.rank', 0),
         ('lora.dropout', 1.0),

@@ -12,6 +12,18 @@ FAMILIES = ('llama', 'mistral', 'qwen2', 'qwen3', 'gemma2', 'gemma3_text')
 FULL, SLIDING = 'full_attention', 'sliding_attention'
 _ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
 _GEMMA3_LOCAL_THETA, _GEMMA3_PERIOD = 10000.0, 6
+_ABSENT = {  # what transformers takes for a field that the file lacks; null stays null
+    'mistral': {'sliding_window': 4096},
+    'qwen2': {'sliding_window': 4096, 'max_window_layers': 28},
+    'qwen3': {'sliding_window': 4096, 'max_window_layers': 28, 'head_dim': 128},
+    'gemma2': {
+        'sliding_window': 4096,
+        'head_dim': 256,
+        'attn_logit_softcapping': 50.0,
+        'final_logit_softcapping': 30.0,
+    },
+    'gemma3_text': {'sliding_window': 4096, 'head_dim': 256},
+}
 
 
 def architecture_of(config: dict[str, Any], where: str = 'config.json') -> Architecture:
@@ -21,6 +33,10 @@ def architecture_of(config: dict[str, Any], where: str = 'config.json') -> Archi
         fix = f'supported: {", ".join(FAMILIES)}'
         raise UserError(f'unknown architecture {family!r}', where=where, fix=fix)
 
+    config = _ABSENT.get(family, {}) | config
+    if family == 'gemma3_text' and config.get('attn_logit_softcapping'):
+        raise UserError('soft caps of attention in Gemma 3 are not supported', where=where)
+
     def need(key: str):
         if config.get(key) is None:
             raise UserError(f'{key!r} is missing', where=where)
@@ -28,7 +44,8 @@ def architecture_of(config: dict[str, Any], where: str = 'config.json') -> Archi
 
     heads, layers = need('num_attention_heads'), need('num_hidden_layers')
     head_width = config.get('head_dim') or need('hidden_size') // heads
-    bias, gemma = bool(config.get('attention_bias', False)), family.startswith('gemma')
+    bias = bool(config.get('attention_bias', False)) and family != 'mistral'
+    gemma = family.startswith('gemma')
     activation = config.get('hidden_activation' if gemma else 'hidden_act') or (
         'gelu_pytorch_tanh' if gemma else 'silu'
     )
@@ -77,7 +94,7 @@ def _layer_types(config: dict[str, Any], family: str, layers: int, where: str) -
             raise UserError(f'layer_types {types} is not supported', where=where)
         return types
     if family.startswith('qwen'):
-        first = config.get('max_window_layers', layers)
+        first = config['max_window_layers']
         return [SLIDING if i >= first else FULL for i in range(layers)]
     period = 2 if family == 'gemma2' else config.get('sliding_window_pattern') or _GEMMA3_PERIOD
     return [FULL if (i + 1) % period == 0 else SLIDING for i in range(layers)]
@@ -92,6 +109,8 @@ def _kind(config: dict[str, Any], layer_type: str, where: str) -> LayerKind:
 
 def _rope(config: dict[str, Any], layer_type: str, where: str) -> Rope:
     """transformers 5 has `rope_parameters`, for Gemma 3 one per layer type; older files three fields."""
+    if config.get('rope_scaling') and config.get('rope_parameters'):
+        raise UserError('rope_scaling and rope_parameters are both there', where=where, fix='keep one')
     fields = config.get('rope_parameters') or {}
     fields = fields.get(layer_type, fields) or {}
     theta = fields.get('rope_theta') or config.get('rope_theta')

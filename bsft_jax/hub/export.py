@@ -128,6 +128,19 @@ def _verify_weights(model: Model, directory: pathlib.Path, dtype: np.dtype) -> N
             raise OSError(f'{name} was not written as it is: disk full or damaged? ({directory})')
 
 
+def _write_tokenizer(model: Model, folder: pathlib.Path) -> None:
+    """The tokenizer as transformers 4 reads it too, which servers still use: other names for two fields."""
+    model.tokenizer.save_pretrained(str(folder))
+    path = folder / 'tokenizer_config.json'
+    config = json.loads(path.read_text(encoding='utf-8'))
+    for key in ('backend', 'is_local', 'local_files_only'):
+        config.pop(key, None)
+    if special := config.pop('extra_special_tokens', None):
+        config['additional_special_tokens'] = special
+    config['tokenizer_class'] = 'PreTrainedTokenizerFast'
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
 def _verify_tokenizer(model: Model, directory: pathlib.Path) -> None:
     from bsft_jax.data.tokenizer import load_tokenizer
 
@@ -191,7 +204,7 @@ def _write_whole(model: Model, output: pathlib.Path, stop_id: int, form: str) ->
         peft.write(model, partial)
     else:
         _write_merged(model, partial, stop_id)
-    model.tokenizer.save_pretrained(str(partial))
+    _write_tokenizer(model, partial)
     _verify_tokenizer(model, partial)
     if output.exists():
         output.rmdir()

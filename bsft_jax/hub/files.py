@@ -13,7 +13,8 @@ from bsft_jax.errors import UserError
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
-HUB_FILES = ['*.json', '*.safetensors', '*.jinja', 'tokenizer.model']
+HUB_FILES = ['*.json', '*.safetensors', '*.jinja']
+NOT_READ = ['consolidated*', '*/*']  # the same weights in another form, and folders
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / 'assets'
 
 
@@ -34,7 +35,7 @@ def resolve_directory(base: str) -> pathlib.Path:
         raise UserError(
             'no config.json in this folder', where=base, fix='name a Hugging Face model directory'
         )
-    if re.fullmatch(r'[\w.-]+/[\w.-]+(@[\w./-]+)?', base) and not path.parent.is_dir():
+    if is_hub_id(base):
         return _download(*base.partition('@')[::2])
     names = sorted(p.parent.name for p in ASSETS.glob('*/config.json'))
     raise UserError(
@@ -44,12 +45,20 @@ def resolve_directory(base: str) -> pathlib.Path:
     )
 
 
+def is_hub_id(base: str) -> bool:
+    """Whether a base is spelled as a hub id, and no folder here has the organisation's name."""
+    spelled = re.fullmatch(r'[\w.-]+/[\w.-]+(@[\w./-]+)?', base)
+    return bool(spelled) and not pathlib.Path(base).expanduser().parent.is_dir()
+
+
 def _download(repository: str, revision: str) -> pathlib.Path:
     """The folder of a hub repository in the cache, completed from the network; raises UserError."""
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(repository, revision=revision or None, allow_patterns=HUB_FILES)
+        folder = snapshot_download(
+            repository, revision=revision or None, allow_patterns=HUB_FILES, ignore_patterns=NOT_READ
+        )
     except Exception as error:  # the hub's errors share no class
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -71,6 +80,14 @@ def read_config(directory: pathlib.Path) -> dict:
         raise UserError(f'cannot be read ({error})', where=str(path)) from error
 
 
+def _indexed(index: pathlib.Path) -> list[str]:
+    """Files that an index names; raises UserError for one that cannot be read."""
+    try:
+        return sorted(set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f'cannot be read ({type(error).__name__}: {error})', where=str(index)) from error
+
+
 class TensorFiles:
     """The tensors of a checkpoint, single-file (`single`) or indexed, read by slices.
 
@@ -84,7 +101,7 @@ class TensorFiles:
         self._file_of: dict[str, str] = {}
         index = directory / INDEX
         if index.is_file():
-            files = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+            files = _indexed(index)
         elif (directory / single).is_file():
             files = [single]
         else:

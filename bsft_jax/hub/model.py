@@ -35,6 +35,7 @@ class BaseModel:
       behaviors: the behaviors with the heads of the model's answers.
       known: names of the rows that the checkpoint already holds (an export of this package).
       network: the decoder's graph.
+      name: how it was asked for: a path, a hub id or a bundled model.
       new_rows: first value of rows that the checkpoint does not hold: `description`, `mean` or `normal`.
     """
 
@@ -45,6 +46,7 @@ class BaseModel:
     known: frozenset[str]
     network: Network
     new_rows: str = 'description'
+    name: str = ''
 
 
 def exported_behaviors(hf_config: dict[str, Any]) -> BehaviorSet:
@@ -65,6 +67,7 @@ def open_base(
     base_dtype: str = 'float32',
     lora: LoraSpec | None = None,
     new_rows: str = 'description',
+    remat: bool = False,
 ) -> BaseModel:
     """Reads configuration and tokenizer of a model directory and plans its behavior rows.
 
@@ -74,7 +77,7 @@ def open_base(
       form: of the heads of `behaviors`, one of `behaviors.FORMS`.
       dtype: of activations.
       chat_template: a file, for a tokenizer that has no template.
-      base_dtype, lora: of the network.
+      base_dtype, lora, remat: of the network.
       new_rows: first value of new behavior rows.
     """
     directory = files.resolve_directory(base)
@@ -87,8 +90,8 @@ def open_base(
     if not behaviors:
         behaviors, form = exported.behaviors, exported.form
     added = extend_tokenizer(tokenizer, behaviors, form, arch.vocab_size)
-    network = Network(arch, added.ids, dtype, base_dtype, lora)
-    return BaseModel(directory, hf_config, tokenizer, added, known, network, new_rows)
+    network = Network(arch, added.ids, dtype, base_dtype, lora, remat)
+    return BaseModel(directory, hf_config, tokenizer, added, known, network, new_rows, base)
 
 
 def _check_rows(tokenizer, rows: int, where: str) -> None:

@@ -12,8 +12,7 @@ from safetensors.numpy import save_file
 
 from bsft_jax.config import LINEAR_MAPS
 from bsft_jax.errors import UserError
-from bsft_jax.hub import tables
-from bsft_jax.hub.files import TensorFiles
+from bsft_jax.hub import files, tables
 from bsft_jax.hub.model import Model
 from bsft_jax.trees import fetch, flatten
 
@@ -56,6 +55,14 @@ def tensors(model: Model) -> dict[str, np.ndarray]:
     return found
 
 
+def _base(model: Model) -> dict[str, str | None]:
+    """The base by its hub id and revision, or by the path of its folder."""
+    if not files.is_hub_id(model.base.name):
+        return {'base_model_name_or_path': str(model.base.directory.resolve()), 'revision': None}
+    repository, _, revision = model.base.name.partition('@')
+    return {'base_model_name_or_path': repository, 'revision': revision or None}
+
+
 def config(model: Model) -> dict[str, Any]:
     """The content of `adapter_config.json`."""
     spec, flat, ids = model.network.lora, flatten(model.params), list(model.behaviors.ids)
@@ -66,7 +73,7 @@ def config(model: Model) -> dict[str, Any]:
     return {
         'peft_type': 'LORA',
         'task_type': 'CAUSAL_LM',
-        'base_model_name_or_path': str(model.base.directory),
+        **_base(model),
         'inference_mode': True,
         'bias': 'none',
         'r': spec.rank,
@@ -84,7 +91,7 @@ def write(model: Model, folder: pathlib.Path) -> None:
     save_file(made, folder / WEIGHTS, metadata={'format': 'pt'})
     (folder / WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
     (folder / CONFIG).write_text(json.dumps(config(model), indent=2) + '\n')
-    files = TensorFiles(folder, single=WEIGHTS)
+    written = files.TensorFiles(folder, single=WEIGHTS)
     for name, tensor in made.items():
-        if not np.array_equal(files.read(name), tensor):
+        if not np.array_equal(written.read(name), tensor):
             raise OSError(f'{name} was not written as it is: disk full or damaged? ({folder})')

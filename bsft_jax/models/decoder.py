@@ -28,11 +28,13 @@ RESIDUAL_INIT = 0.01  # of `init_std`, for what is added to the residual stream:
 class Form:
     """How the linear maps of a decoder are held beside their base kernels.
 
-    `quantized` holds frozen kernels as int8; `lora` says which maps have an adapter.
+    `quantized` holds frozen kernels as int8; `lora` says which maps have an adapter. With `remat` the backward
+    pass computes every layer again from what went into it, instead of keeping what it made.
     """
 
     quantized: bool = False
     lora: LoraSpec | None = None
+    remat: bool = False
 
 
 class RMSNorm(nnx.Module):
@@ -168,7 +170,7 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, arch: Architecture, form: Form, behavior_ids: tuple[int, ...], dtype, rngs: nnx.Rngs):
-        self.arch, self.behavior_ids, self.dtype = arch, behavior_ids, dtype
+        self.arch, self.behavior_ids, self.dtype, self.remat = arch, behavior_ids, dtype, form.remat
         self.embed = Embedding(arch, rngs)
 
         def stack(layers: int) -> Layer | None:
@@ -234,15 +236,22 @@ class Decoder(nnx.Module):
             lambda x: x.reshape(-1, period, *x.shape[1:]),
             (state, jax.tree.map(lambda x: x[:stacked], beside)),
         )
+        remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else lambda run: run
         hidden_BTD, kv = jax.lax.scan(
-            lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period), hidden_BTD, by_period
+            remat(lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period)), hidden_BTD, by_period
         )
         kv = jax.tree.map(lambda x: x.reshape(stacked, *x.shape[2:]), kv)
         if self.rest is None:
             return hidden_BTD, kv
         graph, state = nnx.split(self.rest)
         beside = jax.tree.map(lambda x: x[stacked:], beside)
-        hidden_BTD, more = some(graph, hidden_BTD, state, beside, self.arch.layers - stacked)
+        behind = self.arch.layers - stacked
+        run = (
+            jax.checkpoint(lambda *args: some(graph, *args, behind))
+            if self.remat
+            else lambda *args: some(graph, *args, behind)
+        )
+        hidden_BTD, more = run(hidden_BTD, state, beside)
         return hidden_BTD, jax.tree.map(lambda *x: jnp.concatenate(x), kv, more)
 
 

@@ -72,7 +72,7 @@ class Linear(nnx.Module):
         x_BTI = x_BTI.astype(self.dtype)
         y_BTO = product(x_BTI, self.kernel[...].astype(self.dtype))
         if self.kernel_scale is not None:
-            y_BTO *= self.kernel_scale[...].astype(self.dtype)
+            y_BTO = (y_BTO.astype(jnp.float32) * self.kernel_scale[...]).astype(self.dtype)
         if self.bias is not None:
             y_BTO += self.bias[...].astype(self.dtype)
         return y_BTO if self.lora is None else y_BTO + self.lora(x_BTI, key)

@@ -34,6 +34,7 @@ class Network:
       base_dtype: how the checkpoint's parameters are held: `float32`, or frozen ones in `bfloat16`, or
         with the kernels of linear maps in `int8` beside them. What trains is float32.
       lora: which linear maps have an adapter.
+      remat: layers are computed again in the backward pass; memory instead of time.
     """
 
     arch: Architecture
@@ -41,9 +42,10 @@ class Network:
     dtype: str = 'float32'
     base_dtype: str = 'float32'
     lora: LoraSpec | None = None
+    remat: bool = False
 
     def _make(self, key: jax.Array) -> Decoder:
-        form = Form(self.base_dtype == 'int8', self.lora)
+        form = Form(self.base_dtype == 'int8', self.lora, self.remat)
         return Decoder(self.arch, form, self.behavior_ids, jnp.dtype(self.dtype), nnx.Rngs(params=key))
 
     @functools.cached_property

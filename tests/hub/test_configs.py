@@ -89,7 +89,12 @@ def test_gemma_2_alternates_and_llama_3_scales():
     ('message', 'changes'),
     [
         ('layer_types', dict(use_sliding_window=True, layer_types=['chunked_attention'] * 28)),
-        ("'sliding_window' is missing", dict(use_sliding_window=True, max_window_layers=3)),
+        (
+            "'sliding_window' is missing",
+            dict(use_sliding_window=True, max_window_layers=3, sliding_window=None),
+        ),
+        ('both there', dict(rope_scaling={'rope_type': 'default'}, rope_parameters={'rope_type': 'default'})),
+        ('soft caps', dict(model_type='gemma3_text', attn_logit_softcapping=50.0)),
         ("lacks 'factor'", dict(rope_scaling={'rope_type': 'linear'})),
         ('yarn', dict(rope_scaling={'rope_type': 'yarn', 'factor': 4.0})),
         ('bidirectional', dict(use_bidirectional_attention=True)),

@@ -164,6 +164,8 @@ def test_wrong_checkpoints_get_one_line(directory, tmp_path):
     expect('model.norm.weight has shape', save(**{norm: np.zeros(3, np.float32)}))
     expect('damaged or truncated', truncate)
     expect('missing file model-00009', point_nowhere)
+    expect('index.json: cannot be read', lambda b: (b / files.INDEX).write_text('{'))
+    expect('index.json: cannot be read', lambda b: (b / files.INDEX).write_text('{}'))
     expect('pickles are not opened', lambda b: (b / files.SINGLE).rename(b / 'pytorch_model.bin'))
     expect("unknown architecture 'bert'", lambda b: edit_config(b, model_type='bert'))
     expect('rope scaling', lambda b: edit_config(b, rope_parameters={'rope_type': 'yarn', 'rope_theta': 1.0}))

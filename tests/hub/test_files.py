@@ -13,9 +13,11 @@ def test_a_hub_id_is_fetched_with_its_revision(tmp_path, monkeypatch):
     asked = []
     (tmp_path / 'config.json').write_text('{}')
 
-    def fetch(repository, *, revision, allow_patterns):
+    def fetch(repository, *, revision, allow_patterns, ignore_patterns):
         asked.append((repository, revision))
-        assert not any(pathlib.PurePath('pytorch_model.bin').match(pattern) for pattern in allow_patterns)
+        matches = lambda name, patterns: any(pathlib.PurePath(name).match(p) for p in patterns)  # noqa: E731
+        assert not matches('pytorch_model.bin', allow_patterns)
+        assert matches('consolidated.safetensors', ignore_patterns)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', fetch)

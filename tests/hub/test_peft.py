@@ -11,7 +11,7 @@ import pytest
 import bsft_jax
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS
 from bsft_jax.errors import UserError
-from bsft_jax.hub import export, peft
+from bsft_jax.hub import export, files, peft
 from bsft_jax.hub import model as model_lib
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.trees import flatten, unflatten
@@ -87,6 +87,14 @@ def test_what_an_adapter_cannot_hold_is_refused(tmp_path):
     with pytest.raises(UserError, match='no adapters'):
         export.write(plain, tmp_path / 'out', stop_id=2, form='peft')
     assert not (tmp_path / 'out').exists() and not list(pathlib.Path(tmp_path).glob('*.partial'))
+
+
+def test_adapter_config_names_the_base_as_it_was_asked_for(tmp_path, monkeypatch):
+    directory = random_model(tmp_path / 'base')
+    monkeypatch.setattr(files, '_download', lambda *_: directory)
+    made = peft.config(adapted('some-lab/Model@main', LoraSpec(2)))
+    assert (made['base_model_name_or_path'], made['revision']) == ('some-lab/Model', 'main')
+    assert peft.config(adapted(directory, LoraSpec(2)))['base_model_name_or_path'] == str(directory)
 
 
 def test_adapter_config_names_what_was_adapted(tmp_path):

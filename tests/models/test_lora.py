@@ -120,3 +120,25 @@ def test_a_base_in_lower_precision_keeps_what_trains_in_float32():
             }
         )  # fmt: skip
         np.testing.assert_allclose(hidden(network, params), hidden(exact, wide), atol=1e-4)
+
+
+@pytest.mark.parametrize('base_dtype', ['float32', 'int8'])
+def test_computing_layers_again_changes_no_gradient(base_dtype):
+    plain = Network(ARCH, lora=LoraSpec(4, dropout=0.2), base_dtype=base_dtype)
+    params = with_random_b(plain.init(jax.random.key(0)))
+    trained = {path: leaf for path, leaf in flatten(params).items() if '/lora/' in path}
+    found, kept = [], []
+    for remat in (False, True):
+        network = dataclasses.replace(plain, remat=remat)
+
+        def loss(trained, network=network):
+            decoder = network.bind(unflatten(flatten(params) | trained))
+            layout = Layout.single(jnp.asarray(TOKENS))
+            return jnp.sum(decoder(TOKENS, layout, dropout_key=jax.random.key(1))[0] ** 2)
+
+        found.append(jax.jit(jax.grad(loss))(trained))
+        saved = jax.eval_shape(lambda t, loss=loss: jax.vjp(loss, t)[1], trained)
+        kept.append(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved)))
+    for path, gradient in found[0].items():
+        np.testing.assert_allclose(found[1][path], gradient, rtol=1e-4, atol=1e-4)
+    assert kept[1] < 0.7 * kept[0]
