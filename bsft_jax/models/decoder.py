@@ -231,14 +231,19 @@ class Decoder(nnx.Module):
                 kvs.append(kv)
             return hidden_BTD, jax.tree.map(lambda *x: jnp.stack(x), *kvs)
 
+        def again(run, scanned: bool):
+            """`run`, computed again in the backward pass where the config says so."""
+            return jax.checkpoint(run, prevent_cse=not scanned) if self.remat else run
+
         graph, state = nnx.split(self.layers)
         by_period = jax.tree.map(
             lambda x: x.reshape(-1, period, *x.shape[1:]),
             (state, jax.tree.map(lambda x: x[:stacked], beside)),
         )
-        remat = functools.partial(jax.checkpoint, prevent_cse=False) if self.remat else lambda run: run
         hidden_BTD, kv = jax.lax.scan(
-            remat(lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period)), hidden_BTD, by_period
+            again(lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period), scanned=True),
+            hidden_BTD,
+            by_period,
         )
         kv = jax.tree.map(lambda x: x.reshape(stacked, *x.shape[2:]), kv)
         if self.rest is None:
@@ -246,11 +251,7 @@ class Decoder(nnx.Module):
         graph, state = nnx.split(self.rest)
         beside = jax.tree.map(lambda x: x[stacked:], beside)
         behind = self.arch.layers - stacked
-        run = (
-            jax.checkpoint(lambda *args: some(graph, *args, behind))
-            if self.remat
-            else lambda *args: some(graph, *args, behind)
-        )
+        run = again(lambda *layers: some(graph, *layers, behind), scanned=False)
         hidden_BTD, more = run(hidden_BTD, state, beside)
         return hidden_BTD, jax.tree.map(lambda *x: jnp.concatenate(x), kv, more)
 

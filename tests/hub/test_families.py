@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -45,7 +46,7 @@ def test_bfloat16_goes_through_bit_for_bit_and_transformers_reads_it(family, tok
     row_D = hidden_BTD[0, -1] / np.linalg.norm(hidden_BTD[0, -1])
     rows = np.asarray(model.params['behavior'][side]).copy()
     rows[1] = np.asarray(40 * row_D)
-    model.params['behavior'][side] = rows
+    model.params['behavior'][side] = jnp.asarray(rows)
     out = bsft_jax.save_model(model, tmp_path / 'out')
     old, new = TensorFiles(tmp_path / 'base'), TensorFiles(out)
     assert old.names == new.names and ids == (320, 321)
@@ -65,8 +66,6 @@ def test_bfloat16_goes_through_bit_for_bit_and_transformers_reads_it(family, tok
 
 
 def _hidden(model, tokens):
-    import jax.numpy as jnp
-
     from bsft_jax.models.attention import Layout
 
     tokens_BT = jnp.asarray([tokens], jnp.int32)
