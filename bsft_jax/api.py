@@ -34,7 +34,8 @@ def load_model(
 
     Args:
       path: where the model is.
-      dtype: of activations, `float32` or `bfloat16`; parameters are float32.
+      dtype: of activations, `float32` or `bfloat16`. Parameters are float32, or for a workdir as its
+        config holds them.
       mesh: where the parameters go; default the first device.
       behaviors: to be added to a base model; None keeps what the model has.
       chat_template: a Jinja file, for a tokenizer that has no template.

@@ -45,7 +45,7 @@ def free(default: Any) -> Any:
 class ModelSection:
     """The base model.
 
-    `base` is a Hugging Face directory or the name of a bundled asset; `weights='random'` takes
+    `base` is a Hugging Face directory, a hub id or the name of a bundled asset; `weights='random'` takes
     only its architecture and tokenizer and draws the weights from the seed (pretraining).
     `dtype` is the dtype of activations. `base_dtype` is how frozen parameters are held: `float32`,
     `bfloat16`, or with the kernels of linear maps in `int8` beside them; what trains is float32.
