@@ -18,6 +18,7 @@ from bsft_jax import cli
 from bsft_jax.behaviorbench import shortcuts
 from bsft_jax.behaviorbench import sources as sources_lib
 from bsft_jax.behaviorbench.records import SPLITS, Record, write_jsonl
+from bsft_jax.data import inspection
 from bsft_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_multi_string(
@@ -104,20 +105,21 @@ def describe(record: Record) -> str:
     return '\n'.join(lines)
 
 
-def render(records: Sequence[Record], colour: bool) -> list[str]:
-    """What training on each record sees, with the behavior tokens of arm `behavior_sft`."""
+def render(
+    records: Sequence[Record], base: str, answer_format: str, chat_template: str, colour: bool
+) -> list[str]:
+    """What training on each record sees with the tokenizer of `base` and its behavior tokens."""
     from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
-    from bsft_jax.data import inspection, rendering
+    from bsft_jax.data import rendering
     from bsft_jax.data.tokenizer import load_tokenizer
     from bsft_jax.hub import files
 
-    directory = files.resolve_directory(_BASE.value)
-    tokenizer = load_tokenizer(directory, _TEMPLATE.value)
+    directory = files.resolve_directory(base)
+    tokenizer = load_tokenizer(directory, chat_template)
     rows = files.read_config(directory).get('vocab_size')
     behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS, rows=rows)
-    renderer = rendering.Renderer(tokenizer, behaviors, answer_format=_ANSWER_FORMAT.value)
+    renderer = rendering.Renderer(tokenizer, behaviors, answer_format=answer_format)
     rendering.check_records(records, renderer, DEFAULT_BEHAVIORS)
-    print(inspection.legend(colour))
     ids = frozenset(behaviors.ids)
     return [inspection.describe(e, tokenizer, ids, colour) for e in renderer.examples(records)]
 
@@ -181,7 +183,10 @@ def main(argv: Sequence[str]) -> None:
     print(shortcuts.table(card['shortcuts']))
     if _INSPECT.value and card['files']['train.jsonl']['records']:
         records = sources_lib.load_records(f'jsonl:{_OUTPUT.value}', 'train')[: _INSPECT.value]
-        for record, rendered in zip(records, render(records, sys.stdout.isatty()), strict=True):
+        colour = sys.stdout.isatty()
+        shown = render(records, _BASE.value, _ANSWER_FORMAT.value, _TEMPLATE.value, colour)
+        print(f'\n{inspection.legend(colour)}')
+        for record, rendered in zip(records, shown, strict=True):
             print(f'{describe(record)}\n\n{rendered}\n')
 
 

@@ -233,7 +233,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores a model and writes `predictions.jsonl` and `metrics.json` to `workdir/eval/NAME`.
 
-    The model is `model`, or the run in `workdir`, evaluated on all devices. The confusion counts
+    The model is `model`, or the run in `workdir`, its parameters split over all devices. The confusion counts
     kept on the devices must agree with the rows written, or it is an error. Records that do not fit
     the model's positions are left out up to the share `drop_long` (default: the run's, or 0.01).
     `prompt` is the prompt style; the train split of `examples` (default: `data`) has what it shows.
@@ -247,7 +247,7 @@ def evaluate(
     if not source:
         raise UserError('flag --data is missing', fix='name a data source for --model')
     records = _choose(sources.load_records(source, split), subset, limit)
-    mesh = mesh_lib.make_mesh(config_lib.MeshSection())
+    mesh = mesh_lib.whole_mesh()
     loaded = open_model(
         model=model, workdir='' if model else workdir, step=step, chat_template=chat_template, mesh=mesh
     )
@@ -284,7 +284,7 @@ def evaluate(
 
 def export(*, workdir: str, output: str, step: int | None = None, form: str = 'merged') -> pathlib.Path:
     """Writes a run's model as a plain Hugging Face checkpoint, or as a `peft` adapter; returns the folder."""
-    loaded = open_model(workdir=workdir, step=step)
+    loaded = open_model(workdir=workdir, step=step, mesh=mesh_lib.whole_mesh())
     stop_id = scoring.renderer_of(loaded).stop_id
     return export_lib.write(loaded, output, stop_id=stop_id, form=form)
 

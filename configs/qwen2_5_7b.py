@@ -11,32 +11,15 @@ behavior_rows 14 GiB. Activations come on top; of a layer only its input is kept
 where has not been measured yet.
 """
 
-from bsft_jax.config import (
-    CheckpointSection,
-    DataSection,
-    MeshSection,
-    ModelSection,
-    OptimizerSection,
-    RunConfig,
-    TrainSection,
-)
-
-VARIANTS = {
-    'lora': ('lora', 'bfloat16', 2e-4),
-    'full': ('full', 'float32', 1e-5),
-    'behavior_rows': ('behavior_rows', 'bfloat16', 1e-3),
-}
+from bsft_jax import recipes
+from bsft_jax.config import MeshSection, RunConfig
 
 
 def get_config(arg: str = 'lora') -> RunConfig:
-    train, model, learning_rate = VARIANTS[arg]
-    return RunConfig(
-        train=TrainSection(mode=train, remat='full'),
-        model=ModelSection(base='Qwen/Qwen2.5-7B-Instruct', dtype='bfloat16', base_dtype=model),
-        data=DataSection(source='synthetic:20000', sequence_length=2048, rows_per_step=16),
-        optimizer=OptimizerSection(
-            learning_rate=learning_rate, warmup_steps=50, schedule_steps=1000, weight_decay=0.01
-        ),
-        mesh=MeshSection(data=1, fsdp=-1, tensor=1),
-        checkpoint=CheckpointSection(interval=200),
+    return recipes.open_model(
+        'Qwen/Qwen2.5-7B-Instruct',
+        arg,
+        sequence_length=2048,
+        rows_per_step=16,
+        mesh=MeshSection(data=1, fsdp=-1),
     )

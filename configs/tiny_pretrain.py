@@ -19,6 +19,7 @@ from bsft_jax.config import (
     OptimizerSection,
     RunConfig,
 )
+from bsft_jax.errors import UserError
 
 STAGES = {  # base, source, steps, learning rate at the end over its peak
     'lists': (ModelSection(base='runs/tiny/blank', weights='random'), 'synthetic_lists:40000', 1000, 1.0),
@@ -28,6 +29,8 @@ STAGES = {  # base, source, steps, learning rate at the end over its peak
 
 
 def get_config(arg: str = 'lists') -> RunConfig:
+    if arg not in STAGES:
+        raise UserError(f'{arg!r} is not one of {", ".join(STAGES)}', where='--config=FILE:STAGE')
     model, source, steps, final_ratio = STAGES[arg]
     length = 128 if arg == 'lists' else 144
     return RunConfig(

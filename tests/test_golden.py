@@ -80,6 +80,7 @@ def test_every_config_trains_a_step(name, tmp_path):
     scheme = config.data.source.partition(':')[0] if name.startswith('tiny_pretrain') else 'synthetic'
     config.data.source, config.data.chat_template = f'{scheme}:30', ''
     config.data.rows_per_step = 8
+    config.data.sequence_length = min(config.data.sequence_length, 512)
     config.data.drop_long = 0.0 if scheme == 'synthetic' else 0.2
     config.mesh.fsdp = 1 if name.startswith('tiny_pretrain') else config.mesh.fsdp
     config.train.steps, config.log_interval, config.evaluation.interval = 1, 1, 0

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 
+NO_TORCH = "compared with torch, which the test extra has for Python 3.11: pip install -e '.[test]' there"
 LLAMA3_ROPE = {
     'rope_type': 'llama3', 'rope_theta': 10000.0, 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
     'original_max_position_embeddings': 64,

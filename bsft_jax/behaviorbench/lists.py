@@ -162,7 +162,7 @@ def roles(rng: random.Random) -> tuple[Message, list[Ask]]:
     return Message('user', f'{who} {told}', _speaker(rng)), asks
 
 
-KINDS = (pairs, verdicts, values, orders, roles, roles)
+KINDS = (pairs, verdicts, values, orders, roles, roles)  # two steps in a row are learned last
 
 
 def drill(rng: random.Random) -> tuple[Message, list[Ask]]:

@@ -69,7 +69,7 @@ def architecture_of(config: dict[str, Any], where: str = 'config.json') -> Archi
         qkv_bias=family == 'qwen2' or bias,
         output_bias=family != 'qwen2' and bias,
         mlp_bias=family == 'llama' and bool(config.get('mlp_bias', False)),
-        query_scale=float(config.get('query_pre_attn_scalar', 256)) ** -0.5 if gemma else head_width**-0.5,
+        query_scale=float(config.get('query_pre_attn_scalar', 256)) ** -0.5 if gemma else 0.0,
         activation=_ACTIVATIONS[activation],
         qk_norm=family in ('qwen3', 'gemma3_text'),
         post_norms=gemma,

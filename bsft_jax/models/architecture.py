@@ -27,7 +27,7 @@ class Architecture:
     Attributes:
       vocab_size: rows of the embedding table, which may be more than the tokenizer has ids.
       kinds: of the layers, a period that repeats up the stack.
-      query_scale: of the attention scores.
+      query_scale: of the attention scores; 0 for head_width ** -0.5.
       activation: of the gate, `silu` or `gelu_tanh`.
       qk_norm: queries and keys are normalised per head.
       post_norms: what a layer adds to the residual stream is normalised too.

@@ -31,6 +31,11 @@ def make_mesh(section: MeshSection, devices=None) -> Mesh:
     return jax.make_mesh(resolved, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def whole_mesh() -> Mesh:
+    """A mesh of all devices with the parameters split over them: for a model that one device may not hold."""
+    return make_mesh(MeshSection(data=1, fsdp=-1))
+
+
 def single_device_mesh() -> Mesh:
     """A mesh of the first device."""
     return make_mesh(MeshSection(data=1), jax.devices()[:1])

@@ -10,9 +10,9 @@ import bsft_jax
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS
 from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.hub.files import TensorFiles
-from tests.tiny import SHAPES, assert_close, random_model, save_torch
+from tests.tiny import NO_TORCH, SHAPES, assert_close, random_model, save_torch
 
-torch = pytest.importorskip('torch')
+torch = pytest.importorskip('torch', reason=NO_TORCH)
 ROWS = 384
 FAMILIES = {
     'llama': 'llama 3 rope',

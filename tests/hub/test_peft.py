@@ -15,9 +15,9 @@ from bsft_jax.hub import export, files, peft
 from bsft_jax.hub import model as model_lib
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.trees import flatten, unflatten
-from tests.tiny import assert_close, random_model
+from tests.tiny import NO_TORCH, assert_close, random_model
 
-torch = pytest.importorskip('torch')
+torch = pytest.importorskip('torch', reason=NO_TORCH)
 TOKENS = np.array([[1, 5, 9, 300, 2, 77, 31, 8]])
 
 

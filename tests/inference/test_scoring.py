@@ -15,7 +15,7 @@ from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub import model as model_lib
 from bsft_jax.inference import decoding, policies, scoring
 from bsft_jax.parallel import mesh as mesh_lib
-from tests.tiny import assert_close, random_model
+from tests.tiny import NO_TORCH, assert_close, random_model
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +32,7 @@ def model(tmp_path_factory):
 
 @pytest.mark.parametrize('answer_format', ['letter', 'text'])
 def test_log_probabilities_equal_torch_on_the_export(model, records, answer_format, tmp_path):
-    torch = pytest.importorskip('torch')
+    torch = pytest.importorskip('torch', reason=NO_TORCH)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = dataclasses.replace(model, answer_format=answer_format)

@@ -11,9 +11,9 @@ from bsft_jax.models.attention import Layout
 from bsft_jax.models.network import Network
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.trees import flatten
-from tests.tiny import SHAPES, assert_close, save_torch
+from tests.tiny import NO_TORCH, SHAPES, assert_close, save_torch
 
-torch = pytest.importorskip('torch')
+torch = pytest.importorskip('torch', reason=NO_TORCH)
 LENGTHS = 90, 60  # of two documents; every window of SHAPES is shorter than the first
 PADDING = 10
 

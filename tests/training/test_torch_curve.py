@@ -16,9 +16,17 @@ from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import state as state_lib
 from bsft_jax.training import step as step_lib
 from bsft_jax.trees import flatten
-from tests.tiny import SHAPES, save_torch
+from tests.tiny import NO_TORCH, SHAPES, save_torch
 
-torch = pytest.importorskip('torch')
+torch = pytest.importorskip('torch', reason=NO_TORCH)
+FAMILIES = [
+    'llama 3 rope',
+    'mistral window',
+    'qwen2 tied',
+    'qwen3 untied',
+    'gemma2 remainder',
+    'gemma3 remainder',
+]
 STEPS = 20
 SECTION = OptimizerSection(learning_rate=1e-4, warmup_steps=4, schedule_steps=STEPS, weight_decay=0.1)
 
@@ -76,7 +84,7 @@ def theirs(model):
     return losses
 
 
-@pytest.mark.parametrize('shape', ['qwen2 tied', 'llama', 'gemma2 remainder'])
+@pytest.mark.parametrize('shape', FAMILIES)
 def test_full_training_follows_torch(shape, tmp_path):
     model = save_torch(tmp_path, **SHAPES[shape]).train()
     network = Network(configs.architecture_of(files.read_config(tmp_path)))
@@ -86,7 +94,7 @@ def test_full_training_follows_torch(shape, tmp_path):
     assert curve[-1] < curve[0]
 
 
-@pytest.mark.parametrize('shape', ['qwen2 tied', 'qwen3 untied'])
+@pytest.mark.parametrize('shape', FAMILIES)
 def test_adapters_follow_peft(shape, tmp_path):
     from peft import LoraConfig, get_peft_model
 
@@ -103,11 +111,12 @@ def test_adapters_follow_peft(shape, tmp_path):
     for path, stack in flatten(params).items():
         if '/lora/' not in path:
             continue
-        _, part, name, _, letter = path.split('/')
-        for layer in range(network.arch.layers):
+        stacked, part, name, _, letter = path.split('/')
+        first = 0 if stacked == 'layers' else network.arch.stacked
+        for layer, matrix in enumerate(stack, start=first):
             place = f'base_model.model.model.layers.{layer}.{modules[part]}.{name}_proj.lora_{letter.upper()}'
             with torch.no_grad():
-                names[f'{place}.default.weight'].copy_(torch.tensor(np.array(stack[layer].T)))
+                names[f'{place}.default.weight'].copy_(torch.tensor(np.array(matrix.T)))
     curve = ours(network, params, 'lora')
     np.testing.assert_allclose(curve, theirs(model), atol=1e-4)
     assert np.mean(curve[-5:]) < np.mean(curve[:5])
