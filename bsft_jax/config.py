@@ -30,6 +30,8 @@ MODES = {
     'behavior_rows': ('behavior/.*',),
 }
 
+MESH_AXES = ('data', 'fsdp', 'context', 'tensor')
+
 LINEAR_MAPS = (  # of a layer
     *(f'attention/{name}' for name in 'qkvo'),
     *(f'mlp/{name}' for name in ('gate', 'up', 'down')),
@@ -132,11 +134,18 @@ class LoraSection:
 
 @dataclasses.dataclass
 class MeshSection:
-    """Sizes of the mesh axes; one of them may be -1 and takes what is left."""
+    """Sizes of the mesh axes; one of them may be -1 and takes what is left.
+
+    `data` and `fsdp` split the rows of a batch, `fsdp` the parameters and moments as well; `context` splits
+    the tokens of a row, `tensor` heads, feed-forward width and vocabulary. `devices` is how many there must
+    be in all processes together; 0 takes what is there.
+    """
 
     data: int = free(-1)
     fsdp: int = free(1)
+    context: int = free(1)
     tensor: int = free(1)
+    devices: int = free(0)
 
 
 @dataclasses.dataclass
@@ -224,6 +233,7 @@ class RunConfig:
             ('lora.rank', self.lora.rank, 1),
             ('lora.dropout', self.lora.dropout, 0.0),
             ('train.steps', t.steps, 0),
+            ('mesh.devices', self.mesh.devices, 0),
             ('checkpoint.interval', self.checkpoint.interval, 1),
             ('checkpoint.keep', self.checkpoint.keep, 1),
             ('evaluation.interval', self.evaluation.interval, 0),
@@ -258,13 +268,24 @@ class RunConfig:
                 where='--config.train.mode',
                 fix='use --config.arm=behavior_sft or --config.train.mode=full',
             )
-        sizes = (self.mesh.data, self.mesh.fsdp, self.mesh.tensor)
-        if sum(s == -1 for s in sizes) > 1 or any(s < 1 and s != -1 for s in sizes):
+        self._validate_mesh()
+        return self
+
+    def _validate_mesh(self) -> None:
+        """Checks what the mesh says before there are devices."""
+        sizes = {axis: getattr(self.mesh, axis) for axis in MESH_AXES}
+        if sum(s == -1 for s in sizes.values()) > 1 or any(s < 1 and s != -1 for s in sizes.values()):
             raise UserError(
-                f'mesh sizes data={sizes[0]} fsdp={sizes[1]} tensor={sizes[2]} must be positive, one may be -1',
+                f'mesh sizes {" ".join(f"{axis}={size}" for axis, size in sizes.items())} must be positive, one may be -1',
                 where='--config.mesh',
             )
-        return self
+        context, length = self.mesh.context, self.data.sequence_length
+        if context > 1 and length % context:
+            raise UserError(
+                f'{context} does not divide the {length} tokens of a row',
+                where='--config.mesh.context',
+                fix='change --config.data.sequence_length',
+            )
 
     def _validate_frozen(self) -> None:
         """Checks what belongs to a frozen base: its dtype and the adapters."""

@@ -29,7 +29,7 @@ from bsft_jax.inference import decoding, policies, scoring
 from bsft_jax.models.network import Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
-from bsft_jax.training import loop
+from bsft_jax.training import loop, optimizer
 from bsft_jax.training import state as state_lib
 from bsft_jax.training import workdir as workdir_lib
 from bsft_jax.training.checkpoint import Checkpoints
@@ -120,6 +120,9 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
             f'({multiple})',
             where='--config.data.rows_per_step',
         )
+    made = optimizer.make_optimizer(config.optimizer)
+    shapes = state_lib.abstract(base.network, config.trainable, made, mesh)
+    sharding.check_split(shapes, mesh)
     source = loader.StepSource(
         store,
         plan,
@@ -139,7 +142,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
             f"behavior rows: norm {model_lib.row_norm_ratio(state.params):.3f} of the table's",
             file=sys.stderr,
         )
-    (workdir / 'parameters.txt').write_text(state_lib.table(state) + '\n')
+    (workdir / 'parameters.txt').write_text(state_lib.table(shapes) + '\n')
     checkpoints, clock = Checkpoints(workdir, config.checkpoint.keep), Clock()
     try:
         restored = checkpoints.restore(state)

@@ -198,7 +198,7 @@ def generate(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(sampling.seed), jnp.arange(len(prompts) + B)
     )
-    rows, results = sharding.batch_sharding(model.mesh), []
+    rows, results = sharding.row_sharding(model.mesh), []
     for start in range(0, len(prompts), B):
         chunk = prompts[start : start + B]
         tokens_BP, length_B, label_B = (

@@ -127,7 +127,7 @@ class Scorer:
         plan, N = self._plan, len(self._records)
         behavior_Nn = np.zeros((N, self._n), np.float32)
         option_NBO = np.full((N, self._n + 1, plan.width), -np.inf, np.float32)
-        rows, whole = sharding.batch_sharding(self._mesh), sharding.replicated(self._mesh)
+        rows, whole = sharding.row_sharding(self._mesh), sharding.replicated(self._mesh)
         C = len(self._categories)
         with jax.set_mesh(self._mesh):
             confusion = jax.device_put(jnp.zeros((C, plan.width, plan.width), jnp.int32), whole)

@@ -17,9 +17,8 @@ from bsft_jax.models.architecture import Architecture, LayerKind
 from bsft_jax.models.attention import AttentionMask, KVView, Layout
 from bsft_jax.models.linear import Linear
 from bsft_jax.models.lora import LoraSpec
-from bsft_jax.parallel.sharding import constrain
+from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain
 
-BATCH = ('data', 'fsdp')
 ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True)}
 RESIDUAL_INIT = 0.01  # of `init_std`, for what is added to the residual stream: tokens keep their identity
 
@@ -79,7 +78,7 @@ class Attention(nnx.Module):
         B, T, _ = x_BTD.shape
 
         def heads(x, norm=None):
-            x = constrain(x.reshape(B, T, -1, self.head_width), BATCH, None, 'tensor', None)
+            x = constrain(x.reshape(B, T, -1, self.head_width), ROWS, TOKENS, 'tensor', None)
             return x if norm is None else norm(x)
 
         q_BTNH = rope.rotate(heads(self.q(x_BTD, keys[0]), self.q_norm), place.angles)
@@ -108,7 +107,7 @@ class Mlp(nnx.Module):
     def __call__(self, x_BTD, keys):
         gate_BTF = ACTIVATIONS[self.activation](self.gate(x_BTD, keys[0]))
         gated_BTF = gate_BTF * self.up(x_BTD, keys[1])
-        return self.down(constrain(gated_BTF, BATCH, None, 'tensor'), keys[2])
+        return self.down(constrain(gated_BTF, ROWS, TOKENS, 'tensor'), keys[2])
 
 
 @dataclasses.dataclass
@@ -134,7 +133,7 @@ class Layer(nnx.Module):
 
         def add(x_BTD, more_BTD, post_norm):
             return constrain(
-                x_BTD + (more_BTD if post_norm is None else post_norm(more_BTD)), BATCH, None, None
+                x_BTD + (more_BTD if post_norm is None else post_norm(more_BTD)), ROWS, TOKENS, None
             )
 
         mixed_BTD, kv = self.attention(self.attention_norm(x_BTD), place, view_kv, keys[:4])
@@ -206,7 +205,7 @@ class Decoder(nnx.Module):
         """
         hidden_BTD = behavior_rows.embed(self, tokens_BT).astype(self.dtype)
         hidden_BTD *= jnp.asarray(self.arch.embedding_scale, self.dtype)
-        hidden_BTD = constrain(hidden_BTD, BATCH, None, None)
+        hidden_BTD = constrain(hidden_BTD, ROWS, TOKENS, None)
         keys = layout if view is None else _concatenate(view.layout, layout)
         places = _places(self.arch.kinds, self.arch.head_width, layout, keys)
         beside = {}  # what stands beside the parameters of each layer

@@ -1,34 +1,74 @@
-"""The device mesh: axes `data`, `fsdp`, `tensor`."""
+"""The device mesh: axes `data`, `fsdp`, `context`, `tensor`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from bsft_jax.config import MeshSection
+from bsft_jax.config import MESH_AXES, MeshSection
 from bsft_jax.errors import UserError
 
-AXES = ('data', 'fsdp', 'tensor')
+SLICED = ('data', 'fsdp')  # axes that may cross the slow network between slices, the first that can
 
 
-def make_mesh(section: MeshSection, devices=None) -> Mesh:
+def make_mesh(section: MeshSection, devices: Sequence | None = None) -> Mesh:
     """The mesh of a config over `devices` (default: all); a size of -1 takes what is left.
 
-    Raises UserError when the sizes do not multiply to the number of devices.
+    TPU devices are laid out so that neighbours on an axis are neighbours on the chip network. Devices of several
+    slices are split over `data`, or over `fsdp` where `data` does not divide, so that only that axis crosses
+    between slices.
+
+    Raises UserError when the sizes do not multiply to the number of devices, or there are fewer or more than
+    `section.devices` promised.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [getattr(section, axis) for axis in AXES]
-    known = math.prod(size for size in sizes if size != -1)
-    resolved = [len(devices) // known if size == -1 else size for size in sizes]
-    if math.prod(resolved) != len(devices):
+    shape = resolve(section, len(devices))
+    slices = len({getattr(device, 'slice_index', 0) for device in devices})
+    options = dict(devices=devices, allow_split_physical_axes=True)
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(shape, **options)
+    else:
+        across = _across(shape, slices)
+        within = [size // outer for size, outer in zip(shape, across, strict=True)]
+        placed = mesh_utils.create_hybrid_device_mesh(within, across, **options)
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def resolve(section: MeshSection, devices: int) -> list[int]:
+    """The size of every axis over so many devices; raises UserError as `make_mesh` does."""
+    if section.devices and section.devices != devices:
         raise UserError(
-            f'mesh {" × ".join(f"{a}={s}" for a, s in zip(AXES, sizes, strict=True))} does not fit {len(devices)} devices',
+            f'{section.devices} devices are promised, and there are {devices}',
+            where='--config.mesh.devices',
+            fix='start every process, look at what each one has, or correct the number',
+        )
+    sizes = {axis: getattr(section, axis) for axis in MESH_AXES}
+    known = math.prod(size for size in sizes.values() if size != -1)
+    shape = [devices // known if size == -1 else size for size in sizes.values()]
+    if math.prod(shape) != devices:
+        raise UserError(
+            f'mesh {" × ".join(f"{axis}={size}" for axis, size in sizes.items())} does not fit {devices} devices',
             where='--config.mesh',
             fix='set one axis to -1, or sizes whose product is the number of devices',
         )
-    return jax.make_mesh(resolved, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return shape
+
+
+def _across(shape: list[int], slices: int) -> list[int]:
+    """How many parts each axis has over slices; raises UserError where no axis can be split."""
+    for axis in SLICED:
+        index = MESH_AXES.index(axis)
+        if shape[index] % slices == 0:
+            return [slices if i == index else 1 for i in range(len(shape))]
+    raise UserError(
+        f'{slices} slices divide neither {" nor ".join(SLICED)}',
+        where='--config.mesh',
+        fix=f'make --config.mesh.data a multiple of {slices}',
+    )
 
 
 def whole_mesh() -> Mesh:
@@ -37,10 +77,17 @@ def whole_mesh() -> Mesh:
 
 
 def single_device_mesh() -> Mesh:
-    """A mesh of the first device."""
-    return make_mesh(MeshSection(data=1), jax.devices()[:1])
+    """A mesh of this process's first device."""
+    return make_mesh(MeshSection(data=1), jax.local_devices()[:1])
 
 
 def batch_shards(mesh: Mesh) -> int:
     """Over how many devices the rows of a batch are split."""
     return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+def describe(mesh: Mesh) -> str:
+    """`data=2 × fsdp=4 (8 cpu devices)`: the axes that split anything."""
+    axes = ' × '.join(f'{axis}={size}' for axis, size in mesh.shape.items() if size > 1) or 'one device'
+    device = mesh.devices.flat[0]
+    return f'{axes} ({mesh.size} × {device.device_kind})'

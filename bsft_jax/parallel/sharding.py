@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bsft_jax.errors import UserError
-from bsft_jax.trees import path_of
+from bsft_jax.trees import flatten, path_of
 
 _OUT = r'(layers|rest)/(attention/[qkv]|mlp/(gate|up))'  # `tensor` splits what they give out
 _IN = r'(layers|rest)/(attention/o|mlp/down)'  # `tensor` splits what they take in
@@ -24,12 +25,13 @@ RULES: tuple[tuple[str, P], ...] = (
     (rf'{_OUT}/(bias|kernel_scale)$', P(None, 'tensor')),
     (rf'{_IN}/kernel_scale$', P(None, 'fsdp')),
     (rf'{_OUT}/lora/a$', P(None, 'fsdp')),
-    (rf'{_OUT}/lora/b$', P(None, None, 'tensor')),
-    (rf'{_IN}/lora/a$', P(None, 'tensor')),
+    (rf'{_OUT}/lora/b$', P(None, None, ('tensor', 'fsdp'))),
+    (rf'{_IN}/lora/a$', P(None, ('tensor', 'fsdp'))),
     (rf'{_IN}/lora/b$', P(None, None, 'fsdp')),
     (r'.*', P()),
 )
-BATCH_SPEC = P(('data', 'fsdp'))
+ROWS, TOKENS = ('data', 'fsdp'), 'context'  # what splits the two dimensions of a batch
+LARGEST_WHOLE = 0.02  # of the bytes of a state may stay whole on every device of an fsdp mesh
 
 
 def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
@@ -38,11 +40,15 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     Suffixes match, so that `opt_state/.../mu/layers/mlp/up/kernel` is sharded as the parameter is.
     """
     rule = next(spec for regex, spec in RULES if re.search(regex, path))
-    axes = [
-        axis if axis is not None and size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(rule, shape, strict=False)
-    ]
-    return P(*axes)
+    return P(*(_fitting(axis, size, mesh) for axis, size in zip(rule, shape, strict=False)))
+
+
+def _fitting(axis: str | tuple[str, ...] | None, size: int, mesh) -> str | tuple[str, ...] | None:
+    """The axis, or as many of several from the first on, as divide a dimension."""
+    names = (axis,) if isinstance(axis, str) else axis or ()
+    while names and size % math.prod(mesh.shape[name] for name in names):
+        names = names[:-1]
+    return names if len(names) > 1 else names[0] if names else None
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
@@ -53,8 +59,13 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over `data` and `fsdp`."""
-    return NamedSharding(mesh, BATCH_SPEC)
+    """Rows of a batch over `data` and `fsdp`, its tokens over `context`."""
+    return NamedSharding(mesh, P(ROWS, TOKENS))
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over `data` and `fsdp`, and nothing else split: of any length."""
+    return NamedSharding(mesh, P(ROWS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -69,16 +80,30 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
+    fitting = P(*(_fitting(axis, size, mesh) for axis, size in zip(axes, x.shape, strict=True)))
+    return jax.lax.with_sharding_constraint(x, fitting)
 
-    def size(axis) -> int:
-        names = axis if isinstance(axis, tuple) else (axis,)
-        total = 1
-        for name in names:
-            total *= mesh.shape[name]
-        return total
 
-    fitting = [a if a is not None and d % size(a) == 0 else None for a, d in zip(axes, x.shape, strict=True)]
-    return jax.lax.with_sharding_constraint(x, P(*fitting))
+def check_split(tree: Any, mesh: Mesh) -> None:
+    """Raises UserError when too many bytes of a state (arrays or shapes) stay whole on an fsdp mesh.
+
+    They would cost every device what `fsdp` is there to save: more than `LARGEST_WHOLE` of all is an error.
+    """
+    if mesh.shape['fsdp'] == 1:
+        return
+    size, whole = {}, {}
+    for path, leaf in flatten(tree).items():
+        size[path] = math.prod(leaf.shape) * leaf.dtype.itemsize
+        if not any(spec_for(path, leaf.shape, mesh)):
+            whole[path] = size[path]
+    if sum(whole.values()) > LARGEST_WHOLE * sum(size.values()):
+        largest = max(whole, key=whole.get)
+        raise UserError(
+            f'{sum(whole.values()) / sum(size.values()):.1%} of the bytes would not be split over fsdp='
+            f'{mesh.shape["fsdp"]}, the largest {largest}',
+            where='--config.mesh.fsdp',
+            fix='choose a size that divides the width of the model',
+        )
 
 
 def check_heads(heads: int, kv_heads: int, mesh: Mesh) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bsft_jax.models.network import Params
+from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import sharding
 from bsft_jax.trees import flatten, unflatten
 
@@ -66,8 +66,25 @@ def create(
     )
 
 
+def abstract(
+    network: Network, regexes: tuple[str, ...], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The shapes of a state, with their dtypes and shardings: nothing is allocated."""
+
+    def whole(params: Params) -> TrainState:
+        trainable, frozen = partition(params, regexes)
+        return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.init(trainable))
+
+    shapes = jax.eval_shape(whole, network.abstract())
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        sharding.shardings(shapes, mesh),
+    )
+
+
 def table(state: TrainState) -> str:
-    """The resolved sharding of every parameter: path, shape, dtype, spec, bytes per device, trained."""
+    """The resolved sharding of every parameter (or shape): path, shape, dtype, spec, bytes per device, trained."""
     rows = []
     for part, tree in (('trained', state.trainable), ('frozen', state.frozen)):
         for path, leaf in flatten(tree).items():

@@ -66,7 +66,7 @@ def test_scores_do_not_depend_on_batches_or_mesh(model, records):
     assert len(one_by_one) > 1
     small = one_by_one(model.network, model.params)
     assert_close(small.option_logprob_NBO, whole.option_logprob_NBO[:5], 1e-5)
-    for sizes in ((8, 1, 1), (2, 2, 2)):
+    for sizes in ((8, 1, 1, 1), (2, 2, 1, 2), (1, 2, 2, 2)):
         mesh = mesh_lib.make_mesh(MeshSection(*sizes))
         spread = model_lib.load(model.base, mesh, model.answer_format)
         scorer = scoring.Scorer(records, renderer, model.network, mesh, policy='auto', tokens_per_batch=128)

@@ -13,7 +13,7 @@ from bsft_jax.training import fingerprints, optimizer, state
 from bsft_jax.training.checkpoint import Checkpoints
 
 
-def make_state(regexes=('.*',), sizes=(1, 1, 1), value=1.0, step=0):
+def make_state(regexes=('.*',), sizes=(1, 1, 1, 1), value=1.0, step=0):
     rng = np.random.default_rng(0)
     params = {
         'embed': {'table': (value * rng.normal(size=(128, 16))).astype(np.float32)},
@@ -47,7 +47,7 @@ def flip_byte(directory):
 
 def test_restores_on_another_mesh(tmp_path):
     save(tmp_path, make_state(step=3))
-    restored = Checkpoints(tmp_path).restore(make_state(sizes=(2, 2, 2), value=5.0))
+    restored = Checkpoints(tmp_path).restore(make_state(sizes=(2, 2, 1, 2), value=5.0))
     assert int(restored.state.step) == 3 and restored.data == {'step': 3}
     assert restored.clock == {'seconds': 1.5}
     assert len(restored.state.params['embed']['table'].sharding.device_set) == 8
