@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from absl import flags
 
 from bsft_jax import cli
@@ -33,8 +35,10 @@ _DROP_LONG = flags.DEFINE_float(
 def main(argv) -> None:
     del argv
     from bsft_jax import runs
+    from bsft_jax.parallel import processes
     from bsft_jax.report import table
 
+    processes.start()
     metrics = runs.evaluate(
         workdir=_WORKDIR.value,
         model=_MODEL.value,
@@ -51,7 +55,7 @@ def main(argv) -> None:
         answer_format=_FORMAT.value or '',
         drop_long=_DROP_LONG.value,
     )
-    print(table.format_table([(_NAME.value or _WORKDIR.value, metrics)]))
+    processes.say(table.format_table([(_NAME.value or _WORKDIR.value, metrics)]), file=sys.stdout)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from absl import flags
 
 from bsft_jax import cli
@@ -20,8 +22,11 @@ _FORMAT = flags.DEFINE_enum(
 def main(argv) -> None:
     del argv
     from bsft_jax import runs
+    from bsft_jax.parallel import processes
 
-    print(runs.export(workdir=_WORKDIR.value, output=_OUTPUT.value, step=_STEP.value, form=_FORMAT.value))
+    processes.start()
+    folder = runs.export(workdir=_WORKDIR.value, output=_OUTPUT.value, step=_STEP.value, form=_FORMAT.value)
+    processes.say(str(folder), file=sys.stdout)
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from absl import flags
 
@@ -30,8 +31,10 @@ def main(argv) -> None:
     del argv
     from bsft_jax import runs
     from bsft_jax.inference.decoding import Sampling
+    from bsft_jax.parallel import processes
 
     sampling = Sampling(_MAX.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value).validate()
+    processes.start()
     answers = runs.generate(
         workdir=_WORKDIR.value,
         model=_MODEL.value,
@@ -46,7 +49,7 @@ def main(argv) -> None:
         sampling=sampling,
     )
     for answer in answers:
-        print(json.dumps(answer, ensure_ascii=False))
+        processes.say(json.dumps(answer, ensure_ascii=False), file=sys.stdout)
 
 
 if __name__ == '__main__':

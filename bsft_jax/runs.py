@@ -5,14 +5,13 @@ The apps parse flags and call these; so do tests and notebooks.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
-
-import jax
 
 from bsft_jax import config as config_lib
 from bsft_jax.behaviorbench import sources
@@ -28,7 +27,7 @@ from bsft_jax.hub.model import BaseModel, Model
 from bsft_jax.inference import decoding, policies, scoring
 from bsft_jax.models.network import Params
 from bsft_jax.parallel import mesh as mesh_lib
-from bsft_jax.parallel import sharding
+from bsft_jax.parallel import processes, sharding
 from bsft_jax.training import loop, optimizer
 from bsft_jax.training import state as state_lib
 from bsft_jax.training import workdir as workdir_lib
@@ -64,9 +63,9 @@ def training_examples(config: RunConfig, base: BaseModel) -> tuple[ExampleStore,
     plan = packing.PackPlan(store.lengths, config.data.rows_per_step, length, config.seed)
     if config.data.hold_out:
         left_out = len(everything) - len(records)
-        print(f'held out: {left_out} of {len(everything)} records of {config.data.hold_out}', file=sys.stderr)
-    print(f'{config.data.source}: {report}', file=sys.stderr)
-    print(f'training on {plan.describe()}', file=sys.stderr)
+        processes.say(f'held out: {left_out} of {len(everything)} records of {config.data.hold_out}')
+    processes.say(f'{config.data.source}: {report}')
+    processes.say(f'training on {plan.describe()}')
     return store, plan
 
 
@@ -128,21 +127,19 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
         plan,
         packed=config.data.packed,
         row_multiple=multiple,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        held=functools.partial(sharding.local_rows, mesh),
         steps=config.steps,
     )
     evaluators = (ScoreEvaluator(config, base, mesh),) if config.evaluation.interval else ()
     workdir_lib.claim(workdir, config)
-    workdir_lib.write_environment(workdir)
+    if processes.is_first():
+        workdir_lib.write_environment(workdir)
+        (workdir / 'parameters.txt').write_text(state_lib.table(shapes) + '\n')
+    processes.say(f'mesh: {mesh_lib.describe(mesh)}')
 
     state = workdir_lib.initial_state(config, base, mesh)
     if base.behaviors.ids:
-        print(
-            f"behavior rows: norm {model_lib.row_norm_ratio(state.params):.3f} of the table's",
-            file=sys.stderr,
-        )
-    (workdir / 'parameters.txt').write_text(state_lib.table(shapes) + '\n')
+        processes.say(f"behavior rows: norm {model_lib.row_norm_ratio(state.params):.3f} of the table's")
     checkpoints, clock = Checkpoints(workdir, config.checkpoint.keep), Clock()
     try:
         restored = checkpoints.restore(state)
@@ -153,12 +150,12 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
                     where=f'--config.data.source={config.data.source}',
                 )
             state, clock = restored.state, Clock(**restored.clock)
-            print(f'continuing at step {int(state.step)}', file=sys.stderr)
+            processes.say(f'continuing at step {int(state.step)}')
         run = Run(config, base.network, mesh, source, workdir, evaluators)
         state = loop.train(run, state, checkpoints, clock)
     finally:
         checkpoints.close()
-    print(f'done: {workdir}, step {int(state.step)}')
+    processes.say(f'done: {workdir}, step {int(state.step)}', file=sys.stdout)
 
 
 def open_model(
@@ -260,12 +257,12 @@ def evaluate(
     records = _in_style(style, records, loaded, renderer, examples or source)
     fitting = scoring.leave_out_long(records, renderer, loaded.network, drop_long)
     if left_out := len(records) - len(fitting):
-        print(f'{left_out} of {len(records)} records are too long and left out', file=sys.stderr)
+        processes.say(f'{left_out} of {len(records)} records are too long and left out')
     records = fitting
     scorer = scoring.Scorer(
         records, renderer, loaded.network, mesh, policy=policy, tokens_per_batch=tokens_per_batch
     )
-    with progress('evaluate', len(scorer)) as bar:
+    with progress('evaluate', len(scorer), shown=processes.is_first()) as bar:
         scores = scorer(loaded.network, loaded.params, lambda: bar.update(1))
     rows = policies.predictions(records, scores, policy)
     metrics = metrics_lib.summarize(rows, policy=policy, prompt=style.name, positive=loaded.behaviors.highest)
@@ -278,10 +275,11 @@ def evaluate(
         )
     parts = [split, policy] if style.name == 'plain' else [split, policy, style.name]
     directory = pathlib.Path(workdir) / 'eval' / (name or '-'.join(parts).replace(':', '-'))
-    directory.mkdir(parents=True, exist_ok=True)
-    write_lines(directory / 'predictions.jsonl', rows)
-    workdir_lib.write_json(directory / 'metrics.json', metrics)
-    print(f'written: {directory}', file=sys.stderr)
+    if processes.is_first():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_lines(directory / 'predictions.jsonl', rows)
+        workdir_lib.write_json(directory / 'metrics.json', metrics)
+    processes.say(f'written: {directory}')
     return metrics
 
 
@@ -332,7 +330,7 @@ def generate(
         records = _in_style(style, records, loaded, renderer, examples)
         prompt_ids, stop_id = renderer.prompt_ids_of(records), renderer.stop_id
     label_N = policies.labels(records, loaded.behaviors, policies.parse(policy, loaded.behaviors))
-    with progress('generate', len(prompt_ids)) as bar:
+    with progress('generate', len(prompt_ids), shown=processes.is_first()) as bar:
         generations = decoding.generate(
             loaded,
             prompt_ids,

@@ -17,7 +17,9 @@ def main(argv) -> None:
     del argv
     _CONFIG.value.validate()
     from bsft_jax import runs
+    from bsft_jax.parallel import processes
 
+    processes.start()
     runs.train(_CONFIG.value, _WORKDIR.value)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -23,10 +23,8 @@ class StepSource:
       packed: False gives every record of a step a row of its own, in as many rows as the fullest
         step needs.
       row_multiple: the number of rows is a multiple of this.
-      process_index, process_count: rows are split into equal contiguous parts.
+      held: number of rows → those that this process makes, ascending; all of them by default.
       steps: how many steps are looked at to find the fullest one (only when not packed).
-
-    Raises ValueError when the rows cannot be split equally: some would be trained on by nobody.
     """
 
     def __init__(
@@ -36,18 +34,14 @@ class StepSource:
         *,
         packed: bool = True,
         row_multiple: int = 1,
-        process_index: int = 0,
-        process_count: int = 1,
+        held: Callable[[int], Sequence[int]] = range,
         steps: int = 1,
     ):
         self.plan, self._store, self._packed = plan, store, packed
         self._examples_hash = store.hash
         wanted = plan.rows_per_step if packed else plan.most_records(steps)
         self.rows = -(-wanted // row_multiple) * row_multiple
-        local, left = divmod(self.rows, process_count)
-        if left:
-            raise ValueError(f'{self.rows} rows do not divide by {process_count} processes')
-        self._part = slice(process_index * local, (process_index + 1) * local)
+        self.held = list(held(self.rows))
 
     def state(self, step: int) -> dict[str, int | str]:
         """The data item of a checkpoint: where the run is, in which plan of which examples."""
@@ -57,7 +51,7 @@ class StepSource:
         rows = self.plan.rows(step)
         if not self._packed:
             rows = [[item] for row in rows for item in row]
-        rows = (rows + [[]] * (self.rows - len(rows)))[self._part]
+        rows = [rows[number] if number < len(rows) else [] for number in self.held]
         shape = (len(rows), self.plan.sequence_length)
         tokens, targets, segments, positions = np.zeros((4, *shape), np.int32)
         weights = np.zeros(shape, np.float32)

@@ -20,6 +20,7 @@ from bsft_jax.models.attention import Layout
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
+from bsft_jax.trees import fetch
 
 
 def renderer_of(model: Model) -> Renderer:
@@ -143,8 +144,8 @@ class Scorer:
                     places['category'] = self._category_N[record_BR]
                 batch, places = jax.device_put((batch, places), rows)
                 behavior, option, confusion = self._run(network, params, batch, places, confusion)
-                behavior_Nn[record_BR[there]] = np.asarray(behavior)[there]
-                option_NBO[record_BR[there]] = np.asarray(option)[there]
+                behavior_Nn[record_BR[there]] = fetch(behavior)[there]
+                option_NBO[record_BR[there]] = fetch(option)[there]
                 on_batch()
         counts = np.asarray(confusion) if self._policy is not None else None
         return Scores(self._behaviors, behavior_Nn, option_NBO, plan.option_tokens_RO, counts)

@@ -1,4 +1,4 @@
-"""Linear maps, with the one form of their backward pass that a CPU needs to be fast."""
+"""Linear maps, their int8 form, and the adapters beside them."""
 
 from __future__ import annotations
 
@@ -7,38 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bsft_jax.models.lora import Lora, LoraSpec
-
-
-@jax.custom_vjp
-def product(x_BTI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
-    """`x @ kernel`, [B, T, I] and [I, O] to [B, T, O]."""
-    return jnp.einsum('BTI,IO->BTO', x_BTI, kernel_IO)
-
-
-def _forward(x_BTI, kernel_IO):
-    return product(x_BTI, kernel_IO), (x_BTI, kernel_IO)
-
-
-def _kernel_gradient(x_BTI: jax.Array, dy_BTO: jax.Array) -> jax.Array:
-    return jnp.einsum('BTI,BTO->IO', x_BTI, dy_BTO)
-
-
-def _kernel_gradient_cpu(x_BTI: jax.Array, dy_BTO: jax.Array) -> jax.Array:
-    """The same. XLA's CPU product is fastest with few rows in its result, and without what made `dy` fused
-    into the transposed copy that it takes."""
-    dy_BTO = jax.lax.optimization_barrier(dy_BTO)
-    if dy_BTO.shape[-1] < x_BTI.shape[-1]:
-        return jnp.einsum('BTO,BTI->OI', dy_BTO, x_BTI).T
-    return _kernel_gradient(x_BTI, dy_BTO)
-
-
-def _backward(saved, dy_BTO):
-    x_BTI, kernel_IO = saved
-    dkernel_IO = jax.lax.platform_dependent(x_BTI, dy_BTO, cpu=_kernel_gradient_cpu, default=_kernel_gradient)
-    return jnp.einsum('BTO,IO->BTI', dy_BTO, kernel_IO), dkernel_IO
-
-
-product.defvjp(_forward, _backward)
+from bsft_jax.models.products import product
 
 
 class Linear(nnx.Module):
@@ -70,8 +39,10 @@ class Linear(nnx.Module):
     def __call__(self, x_BTI: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The map's result [B, T, O]; `key` is for the adapter's dropout."""
         x_BTI = x_BTI.astype(self.dtype)
-        y_BTO = product(x_BTI, self.kernel[...].astype(self.dtype))
-        if self.kernel_scale is not None:
+        if self.kernel_scale is None:
+            y_BTO = product(x_BTI, self.kernel[...])
+        else:
+            y_BTO = product(x_BTI, self.kernel[...].astype(self.dtype))
             y_BTO = (y_BTO.astype(jnp.float32) * self.kernel_scale[...]).astype(self.dtype)
         if self.bias is not None:
             y_BTO += self.bias[...].astype(self.dtype)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bsft_jax.models.products import product
+
 
 @dataclasses.dataclass(frozen=True)
 class LoraSpec:
@@ -52,8 +54,7 @@ class Lora(nnx.Module):
         kept = 1.0 - self.spec.dropout
         if key is not None and kept < 1.0:
             x_BTI = jnp.where(jax.random.bernoulli(key, kept, x_BTI.shape), x_BTI / kept, 0.0)
-        inner_BTr = jnp.einsum('BTI,Ir->BTr', x_BTI, self.a[...].astype(self.dtype))
-        return self.spec.scale * jnp.einsum('BTr,rO->BTO', inner_BTr, self.b[...].astype(self.dtype))
+        return self.spec.scale * product(product(x_BTI, self.a[...]), self.b[...])
 
 
 def merged(kernel_IO: jax.Array, a_Ir: jax.Array, b_rO: jax.Array, spec: LoraSpec) -> jax.Array:

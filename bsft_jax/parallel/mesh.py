@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -18,28 +19,36 @@ SLICED = ('data', 'fsdp')  # axes that may cross the slow network between slices
 def make_mesh(section: MeshSection, devices: Sequence | None = None) -> Mesh:
     """The mesh of a config over `devices` (default: all); a size of -1 takes what is left.
 
+    Raises UserError as `resolve` and `place` do.
+    """
+    placed = place(section, jax.devices() if devices is None else devices)
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def place(section: MeshSection, devices: Sequence) -> np.ndarray:
+    """The devices in the shape of the mesh.
+
     TPU devices are laid out so that neighbours on an axis are neighbours on the chip network. Devices of several
     slices are split over `data`, or over `fsdp` where `data` does not divide, so that only that axis crosses
     between slices.
 
-    Raises UserError when the sizes do not multiply to the number of devices, or there are fewer or more than
-    `section.devices` promised.
+    Raises UserError where neither of the two can be split so.
     """
-    devices = jax.devices() if devices is None else devices
     shape = resolve(section, len(devices))
     slices = len({getattr(device, 'slice_index', 0) for device in devices})
     options = dict(devices=devices, allow_split_physical_axes=True)
     if slices == 1:
-        placed = mesh_utils.create_device_mesh(shape, **options)
-    else:
-        across = _across(shape, slices)
-        within = [size // outer for size, outer in zip(shape, across, strict=True)]
-        placed = mesh_utils.create_hybrid_device_mesh(within, across, **options)
-    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+        return mesh_utils.create_device_mesh(shape, **options)
+    across = _across(shape, slices)
+    within = [size // outer for size, outer in zip(shape, across, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(within, across, **options)
 
 
 def resolve(section: MeshSection, devices: int) -> list[int]:
-    """The size of every axis over so many devices; raises UserError as `make_mesh` does."""
+    """The size of every axis over so many devices.
+
+    Raises UserError when the sizes do not multiply to their number, or it is not the promised one.
+    """
     if section.devices and section.devices != devices:
         raise UserError(
             f'{section.devices} devices are promised, and there are {devices}',

@@ -63,6 +63,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(ROWS, TOKENS))
 
 
+def local_rows(mesh: Mesh, rows: int) -> list[int]:
+    """Numbers of the rows of a batch, of `rows`, that this process's devices hold; ascending."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((rows, mesh.shape[TOKENS]))
+    return sorted({row for index in places.values() for row in range(*index[0].indices(rows))})
+
+
 def row_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over `data` and `fsdp`, and nothing else split: of any length."""
     return NamedSharding(mesh, P(ROWS))
@@ -84,6 +90,16 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, fitting)
 
 
+def constrain_by_path(tree: Any) -> Any:
+    """Constrains parameters, gradients or moments to their rules on the mesh in force; see `constrain`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jax.lax.with_sharding_constraint(x, spec_for(path_of(path), x.shape, mesh)), tree
+    )
+
+
 def check_split(tree: Any, mesh: Mesh) -> None:
     """Raises UserError when too many bytes of a state (arrays or shapes) stay whole on an fsdp mesh.
 
@@ -94,7 +110,7 @@ def check_split(tree: Any, mesh: Mesh) -> None:
     size, whole = {}, {}
     for path, leaf in flatten(tree).items():
         size[path] = math.prod(leaf.shape) * leaf.dtype.itemsize
-        if not any(spec_for(path, leaf.shape, mesh)):
+        if not any('fsdp' in (axis or ()) for axis in spec_for(path, leaf.shape, mesh)):
             whole[path] = size[path]
     if sum(whole.values()) > LARGEST_WHOLE * sum(size.values()):
         largest = max(whole, key=whole.get)

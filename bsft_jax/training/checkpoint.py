@@ -16,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from bsft_jax.errors import UserError
+from bsft_jax.parallel import processes
 from bsft_jax.training import fingerprints
 from bsft_jax.training.state import TrainState
 
@@ -115,6 +116,7 @@ class Checkpoints:
     def _try(self, state: TrainState, step: int) -> tuple[Restored | None, str]:
         target = _saved(state)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), target)
+        problem = ''
         try:
             items = self._manager.restore(
                 step,
@@ -124,9 +126,11 @@ class Checkpoints:
                 ),
             )
             marks = items['fingerprints']
-            bad = fingerprints.changed(marks['saved'], fingerprints.compute(items['state']))
         except Exception as error:  # orbax raises whatever its storage layer raises on damage
-            return None, f'{type(error).__name__}: {error}'.split('\n')[0][:200]
+            problem = f'{type(error).__name__}: {error}'.split('\n')[0][:200]
+        if not processes.all_agree(not problem):
+            return None, problem or 'another process cannot read its part'
+        bad = fingerprints.changed(marks['saved'], fingerprints.compute(items['state']))
         if bad:
             return None, f'{len(bad)} arrays are not as they were saved, first {bad[0]}'
         wrong = fingerprints.changed(marks['frozen'], fingerprints.compute(state.frozen))
@@ -144,10 +148,13 @@ class Checkpoints:
         while target.exists():
             number += 1
             target = target.with_name(f'{step}-{number}')
-        target.parent.mkdir(exist_ok=True)
-        (self._directory / str(step)).rename(target)
+        processes.barrier(f'step {step} is damaged')
+        if processes.is_first():
+            target.parent.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(target)
+            print(f'checkpoint {step} is damaged ({problem}): moved to {target}', file=sys.stderr)
+        processes.barrier(f'step {step} is set aside')
         self._manager.reload()
-        print(f'checkpoint {step} is damaged ({problem}): moved to {target}', file=sys.stderr)
 
     def wait(self) -> None:
         """Blocks until the last save is on disk."""

@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import pathlib
 import signal
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from bsft_jax.config import RunConfig
@@ -19,7 +20,7 @@ from bsft_jax.data import loader
 from bsft_jax.data.batch import Batch
 from bsft_jax.errors import Preempted
 from bsft_jax.models.network import Network, Params
-from bsft_jax.parallel import sharding
+from bsft_jax.parallel import processes, sharding
 from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import step as step_lib
 from bsft_jax.training.checkpoint import Checkpoints
@@ -46,20 +47,40 @@ class Run:
 
 
 @contextlib.contextmanager
-def _termination() -> Iterator[list[int]]:
-    """Collects SIGTERM instead of dying of it; the loop looks after each step."""
+def _termination() -> Iterator[Callable[[int], bool]]:
+    """Collects SIGTERM instead of dying of it; yields what says, after a step, whether it came.
+
+    Where processes are joined their runtime collects it, and all of them hear of it at the same step.
+    """
+    if jax.distributed.is_initialized():
+        yield multihost_utils.reached_preemption_sync_point
+        return
     received: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield received
+        yield lambda _: bool(received)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def device_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """This process's rows as global arrays, rows over `data` and `fsdp`."""
+def device_batch(batch: Batch, mesh: Mesh, held: Sequence[int] = (), rows: int = 0) -> Batch:
+    """A batch as global arrays: rows over `data` and `fsdp`, tokens over `context`.
+
+    `batch` is the whole one, or its rows of the numbers `held` out of `rows`.
+    """
+    rows = rows or len(batch.tokens_BT)
     place = sharding.batch_sharding(mesh)
-    return Batch(*(jax.make_array_from_process_local_data(place, x) for x in batch))
+    number_of = {row: number for number, row in enumerate(held or range(rows))}
+
+    def spread(x: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(rows)
+            first = number_of[start]
+            return x[first : first + stop - start, index[1]]
+
+        return jax.make_array_from_callback((rows, x.shape[1]), place, part)
+
+    return Batch(*map(spread, batch))
 
 
 class _Log:
@@ -120,15 +141,16 @@ def train(
         return state
     optimizer = optimizer_lib.make_optimizer(config.optimizer)
     train_step = step_lib.make_train_step(run.network, optimizer, config.train.accumulation, config.seed)
-    batches = loader.iterate(run.source, start, config.steps)
-    bar = progress(f'{config.arm} steps', config.steps, start)
-    metrics_file = MetricsFile(run.workdir / 'metrics.jsonl', start)
+    source = run.source
+    batches = loader.iterate(source, start, config.steps)
+    bar = progress(f'{config.arm} steps', config.steps, start, shown=processes.is_first())
+    metrics_file = MetricsFile(run.workdir / 'metrics.jsonl', start, writes=processes.is_first())
     config_dict = config.to_dict()
 
     def save(state: TrainState) -> None:
         checkpoints.save(
             state,
-            data=run.source.state(int(state.step)),
+            data=source.state(int(state.step)),
             clock=clock.state(),
             config=config_dict,
         )
@@ -137,20 +159,21 @@ def train(
         stack.callback(metrics_file.close)
         stack.callback(bar.close)
         stack.enter_context(jax.set_mesh(run.mesh))
-        terminated = stack.enter_context(_termination())
-        batch = device_batch(next(batches), run.mesh)
+        stopping = stack.enter_context(_termination())
+        batch = device_batch(next(batches), run.mesh, source.held, source.rows)
         compiled = train_step.lower(state, batch).compile()
         log = _Log(run, metrics_file, clock, bar)
         clock.start()
         for step in range(start + 1, config.steps + 1):
             state, metrics = compiled(state, batch)
             log.push(step, metrics)
-            last = step == config.steps or bool(terminated)
+            stopped = stopping(step)
+            last = stopped or step == config.steps
             if not last:
                 waiting = time.perf_counter()
                 batch = next(batches)
                 clock.data_seconds += time.perf_counter() - waiting
-                batch = device_batch(batch, run.mesh)
+                batch = device_batch(batch, run.mesh, source.held, source.rows)
             evaluates = config.evaluation.interval and step % config.evaluation.interval == 0
             saves = last or step % config.checkpoint.interval == 0
             if not (evaluates or saves):
@@ -166,7 +189,6 @@ def train(
                 break
             clock.start()
         checkpoints.wait()
-    if terminated and step < config.steps:
-        print(f'stopped by a signal; step {step} is saved, start again to continue', file=sys.stderr)
-        raise Preempted
+    if stopped and step < config.steps:
+        raise Preempted(f'by a signal; step {step} is saved, start again to continue')
     return state

@@ -10,6 +10,7 @@ import optax
 
 from bsft_jax.data.batch import Batch
 from bsft_jax.models.network import Network, Params
+from bsft_jax.parallel import sharding
 from bsft_jax.training import loss as loss_lib
 from bsft_jax.training.state import TrainState, merge
 
@@ -36,7 +37,10 @@ def batch_gradients(
         sums = loss_lib.weighted_sums(network, merge(trainable, frozen), micro, key)
         return sums['loss'] / total_weight, sums
 
-    gradient_of = jax.grad(sums_of, has_aux=True)
+    def gradient_of(trainable: Params, micro: Batch, key):
+        gradients, sums = jax.grad(sums_of, has_aux=True)(trainable, micro, key)
+        return sharding.constrain_by_path(gradients), sums
+
     if accumulation == 1:
         gradients, sums = gradient_of(trainable, batch, dropout_key)
     else:
@@ -70,6 +74,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
         metrics['gradient_norm'] = optax.tree.norm(gradients)
         trainable = optax.apply_updates(state.trainable, updates)
+        trainable, opt_state = sharding.constrain_by_path((trainable, opt_state))
         return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0)

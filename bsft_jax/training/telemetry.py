@@ -18,13 +18,16 @@ class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, each with its `step`; the same scalars in `tensorboard/`.
 
     Opening it for a run that continues at `step` drops lines beyond that step and a torn last line,
-    and writes the event files of TensorBoard anew from the lines that stay.
+    and writes the event files of TensorBoard anew from the lines that stay. Without `writes` (every process
+    but the first) it touches no file.
     """
 
-    def __init__(self, path: pathlib.Path, step: int):
+    def __init__(self, path: pathlib.Path, step: int, *, writes: bool = True):
+        self._writes, lines = writes, []
+        if not writes:
+            return
         from tensorboardX import SummaryWriter
 
-        lines = []
         if path.exists():
             for line in path.read_text().splitlines():
                 try:
@@ -49,11 +52,15 @@ class MetricsFile:
             self._events.add_scalar(name, value, step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
         self._file.write(json.dumps({'step': step, **values}) + '\n')
         self._file.flush()
         self._write_events(step, values)
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._file.close()
         self._events.close()
 
@@ -86,7 +93,7 @@ class Clock:
         return {'seconds': self.lap(), 'tokens': self.tokens, 'data_seconds': self.data_seconds}
 
 
-def progress(description: str, total: int, initial: int = 0) -> tqdm:
+def progress(description: str, total: int, initial: int = 0, *, shown: bool = True) -> tqdm:
     """A progress bar with rate and time left; off a terminal it prints a line about every half minute."""
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -98,4 +105,5 @@ def progress(description: str, total: int, initial: int = 0) -> tqdm:
         maxinterval=1 if terminal else 60,
         ncols=None if terminal else 110,
         file=sys.stderr,
+        disable=not shown,
     )

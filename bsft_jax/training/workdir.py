@@ -23,6 +23,7 @@ from bsft_jax.hub.model import BaseModel, Model
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Params
 from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import processes
 from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import state as state_lib
 from bsft_jax.training.checkpoint import Checkpoints
@@ -42,7 +43,7 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
     """Makes the workdir this run's: writes `config.json`, or checks that the run is the same.
 
     Raises UserError when the folder holds a run with other fixed fields (all are listed), or files
-    that are not a run's.
+    that are not a run's, or is not one folder for all processes.
     """
     path = workdir / 'config.json'
     if path.exists():
@@ -56,8 +57,17 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
             )
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError('exists, is not empty and holds no run', where=f'--workdir={workdir}')
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, config.to_dict())
+    processes.barrier('everybody has looked at the workdir')
+    if processes.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, config.to_dict())
+    processes.barrier('the workdir is there')
+    if not processes.all_agree(path.exists()):
+        raise UserError(
+            'not every process sees what process 0 has written there',
+            where=f'--workdir={workdir}',
+            fix='name a folder on storage that all of them share',
+        )
 
 
 def write_environment(workdir: pathlib.Path) -> None:

@@ -86,7 +86,11 @@ def test_the_same_batch_unpacked():
 def test_the_parts_of_the_processes_are_the_global_batch(store, plan, packed, count):
     options = dict(packed=packed, row_multiple=4, steps=plan.steps_per_epoch)
     whole = StepSource(store, plan, **options)
-    parts = [StepSource(store, plan, process_index=i, process_count=count, **options) for i in range(count)]
+    share = whole.rows // count
+    parts = [
+        StepSource(store, plan, held=lambda rows, i=i: range(i * share, (i + 1) * share), **options)
+        for i in range(count)
+    ]
     for step in range(plan.steps_per_epoch + 2):
         batches = [part[step] for part in parts]
         assert {len(batch.tokens_BT) for batch in batches} == {whole.rows // count}
@@ -144,8 +148,3 @@ def test_batches_come_before_all_are_made(store, plan):
     first = list(itertools.islice(iterate(source, 2, 10**6), 3))
     for step, batch in enumerate(first, start=2):
         assert_same(batch, source[step])
-
-
-def test_rows_that_no_process_would_see_are_an_error(store, plan):
-    with pytest.raises(ValueError, match='4 rows do not divide by 3 processes'):
-        StepSource(store, plan, process_count=3)

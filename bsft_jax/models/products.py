@@ -1,0 +1,65 @@
+"""Products of activations with weights: their precision, and a backward pass that says what it rounds."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def precision_for(dtype) -> str | None:
+    """The precision of products of this dtype: float32 means float32, also where a TPU or GPU would round."""
+    return 'highest' if dtype == jnp.float32 else None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x_BTI: jax.Array, kernel_IO: jax.Array, result=None) -> jax.Array:
+    """`x @ kernel` in the dtype of `x`, [B, T, I] and [I, O] to [B, T, O] of dtype `result` (default: that of `x`).
+
+    The kernel is rounded to the dtype of `x`; its gradient is not, and has the dtype the kernel is held in.
+    """
+    return _product(x_BTI, kernel_IO, result)
+
+
+def _product(x_BTI, kernel_IO, result):
+    return jnp.einsum(
+        'BTI,IO->BTO',
+        x_BTI,
+        kernel_IO.astype(x_BTI.dtype),
+        precision=precision_for(x_BTI.dtype),
+        preferred_element_type=result,
+    )
+
+
+def _forward(x_BTI, kernel_IO, result):
+    return _product(x_BTI, kernel_IO, result), (x_BTI, kernel_IO)
+
+
+def _kernel_gradient(x_BTI: jax.Array, dy_BTO: jax.Array, spec: str = 'BTI,BTO->IO') -> jax.Array:
+    """Summed over tokens in float32, whatever the dtype of the activations."""
+    return jnp.einsum(
+        spec, x_BTI, dy_BTO, precision=precision_for(x_BTI.dtype), preferred_element_type=jnp.float32
+    )
+
+
+def _kernel_gradient_cpu(x_BTI: jax.Array, dy_BTO: jax.Array) -> jax.Array:
+    """The same. XLA's CPU product is fastest with few rows in its result, and without what made `dy` fused
+    into the transposed copy that it takes."""
+    dy_BTO = jax.lax.optimization_barrier(dy_BTO)
+    if dy_BTO.shape[-1] < x_BTI.shape[-1]:
+        return _kernel_gradient(dy_BTO, x_BTI, 'BTO,BTI->OI').T
+    return _kernel_gradient(x_BTI, dy_BTO)
+
+
+def _backward(result, saved, dy_BTO):
+    x_BTI, kernel_IO = saved
+    dy_BTO = dy_BTO.astype(x_BTI.dtype)
+    dkernel_IO = jax.lax.platform_dependent(x_BTI, dy_BTO, cpu=_kernel_gradient_cpu, default=_kernel_gradient)
+    dx_BTI = jnp.einsum(
+        'BTO,IO->BTI', dy_BTO, kernel_IO.astype(x_BTI.dtype), precision=precision_for(x_BTI.dtype)
+    )
+    return dx_BTI, dkernel_IO.astype(kernel_IO.dtype)
+
+
+product.defvjp(_forward, _backward)

@@ -1,0 +1,237 @@
+"""Processes: who belongs to a run, joined before a device is touched; process 0 alone writes files.
+
+`start` looks at the environment, first match:
+
+    BSFT_COORDINATOR=HOST:PORT BSFT_PROCESSES=N BSFT_PROCESS=I     `launch/local.py`, or by hand
+    SLURM_STEP_NUM_TASKS, SLURM_PROCID, …                          a Slurm step of several tasks
+    JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID       Kubernetes
+    TPU_WORKER_HOSTNAMES with several names, BSFT_DISTRIBUTED=1    what jax finds out itself, on TPU hosts
+
+and otherwise the run is one process. `BSFT_JOIN_SECONDS` (300) is how long a start waits for all of them.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from bsft_jax.errors import UserError
+
+JOIN_SECONDS = 300
+_RETRY_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Membership:
+    """What a process knows of the run it belongs to, before it has met the others.
+
+    Attributes:
+      coordinator: HOST:PORT where process 0 listens.
+      count: processes of the run.
+      index: of this one.
+      local_devices: ids of the cards on this host that are its own; None for all that it sees.
+    """
+
+    coordinator: str
+    count: int
+    index: int
+    local_devices: tuple[int, ...] | None = None
+
+
+def membership(env: Mapping[str, str]) -> Membership | None:
+    """What the environment says; None for one process, or where jax is to find out.
+
+    Raises UserError for variables that are incomplete or no numbers.
+    """
+    if 'BSFT_COORDINATOR' in env:
+        return _named(env, 'BSFT_COORDINATOR', 'BSFT_PROCESSES', 'BSFT_PROCESS')
+    if _integer(env, 'SLURM_STEP_NUM_TASKS', '1') > 1:
+        return _slurm(env)
+    if 'JAX_COORDINATOR_ADDRESS' in env and 'JAX_NUM_PROCESSES' in env:
+        return _named(env, 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+    return None
+
+
+def _integer(env: Mapping[str, str], name: str, default: str | None = None) -> int:
+    value = env.get(name, default)
+    if value is None or not value.isdigit():
+        raise UserError(f'{value!r} is not a number' if value else 'is not set', where=name)
+    return int(value)
+
+
+def _named(env: Mapping[str, str], coordinator: str, count: str, index: str) -> Membership | None:
+    address = env[coordinator]
+    if not re.fullmatch(r'.+:\d+', address):
+        raise UserError(f'{address!r} is not HOST:PORT', where=coordinator)
+    found = Membership(address, _integer(env, count), _integer(env, index))
+    if not found.index < found.count:
+        raise UserError(f'{found.index} is not below {count}={found.count}', where=index)
+    return found if found.count > 1 else None
+
+
+def _slurm(env: Mapping[str, str]) -> Membership:
+    """A task of a step. One task a node has all cards of the node; else each has that of its number."""
+    count, index = _integer(env, 'SLURM_STEP_NUM_TASKS'), _integer(env, 'SLURM_PROCID')
+    address = env.get('JAX_COORDINATOR_ADDRESS')
+    if not address:
+        nodes = env.get('SLURM_STEP_NODELIST', '')
+        port = 61_440 + _integer(env, 'SLURM_JOB_ID') % 4096  # as jax chooses it: jobs do not meet
+        address = f'{first_host(nodes)}:{port}'
+    alone = re.fullmatch(r'1(\(x\d+\))?', env.get('SLURM_STEP_TASKS_PER_NODE', ''))
+    return Membership(address, count, index, None if alone else (_integer(env, 'SLURM_LOCALID'),))
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a Slurm node list such as `tpu[003-007,9],gpu1`."""
+    match = re.match(r'([^\[,]+)(?:\[([^\],-]+))?', nodes)
+    if not match:
+        raise UserError(f'{nodes!r} names no node', where='SLURM_STEP_NODELIST')
+    return match[1] + (match[2] or '')
+
+
+def start() -> None:
+    """Joins the processes of this run where the environment names several; prints who is there.
+
+    Raises UserError, in every process, naming those that did not join in time.
+    """
+    import jax
+
+    env = os.environ
+    found = membership(env)
+    seconds = _integer(env, 'BSFT_JOIN_SECONDS', str(JOIN_SECONDS))
+    hosts = {}
+    if found is not None:
+        hosts = roll_call(found, seconds)
+        jax.distributed.initialize(
+            found.coordinator, found.count, found.index,
+            local_device_ids=found.local_devices, initialization_timeout=seconds,
+        )  # fmt: skip
+    elif env.get('BSFT_DISTRIBUTED') == '1' or ',' in env.get('TPU_WORKER_HOSTNAMES', ''):
+        jax.distributed.initialize(initialization_timeout=seconds)
+    if jax.distributed.is_initialized():
+        say(table(jax.devices(), hosts))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and speaks; asks no device of a single process."""
+    import jax
+
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def say(text: str, *, file: TextIO | None = None) -> None:
+    """Prints a line (to stderr, or `file`) in process 0."""
+    if is_first():
+        print(text, file=file or sys.stderr)
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here; `name` is the place, the same in all."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def all_agree(good: bool) -> bool:
+    """Whether every process says so; each of them has to ask."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return good
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+
+
+def table(devices: list[Any], hosts: Mapping[int, str]) -> str:
+    """A line per process: number, host (where known), its devices."""
+    kinds = collections.defaultdict(collections.Counter)
+    for device in devices:
+        kinds[device.process_index][device.device_kind] += 1
+    lines = [f'{"process":<9}{"host":<24}devices']
+    for index in sorted(kinds):
+        there = ', '.join(f'{number} × {kind}' for kind, number in kinds[index].items())
+        lines.append(f'{index:<9}{hosts.get(index, "-"):<24}{there}')
+    return '\n'.join([*lines, f'{len(devices)} devices of {len(kinds)} processes'])
+
+
+def roll_call(found: Membership, seconds: float) -> dict[int, str]:
+    """Meets every process at the coordinator's port before jax does, so that a missing one has a name.
+
+    (jax itself aborts every process there, without a word of which one is missing.)
+
+    Returns the host names by process, in process 0; nothing elsewhere. Raises UserError after `seconds`.
+    """
+    host, _, port = found.coordinator.rpartition(':')
+    deadline = time.monotonic() + seconds
+    if found.index == 0:
+        return _call(found, int(port), deadline, seconds)
+    problem = _answer(found, (host, int(port)), deadline)
+    if problem is None:
+        problem = f'process 0 did not answer within {seconds:g} s'
+    if problem:
+        raise UserError(problem, where=found.coordinator, fix='look at what the missing ones say')
+    return {}
+
+
+def _call(found: Membership, port: int, deadline: float, seconds: float) -> dict[int, str]:
+    """Process 0 waits for the others and tells all of them who is missing: nobody, in the good case."""
+    hosts, lines = {0: socket.gethostname()}, {}
+    try:
+        listener = socket.create_server(('', port), backlog=found.count)
+    except OSError as error:
+        raise UserError(f'cannot listen ({error.strerror})', where=found.coordinator) from error
+    with listener:
+        while len(hosts) < found.count and (left := deadline - time.monotonic()) > 0:
+            listener.settimeout(left)
+            try:
+                line, _ = listener.accept()
+                line.settimeout(max(0.1, min(left, 10.0)))
+                index, name = line.recv(300).decode().split(' ', 1)
+                index = int(index)
+            except (OSError, ValueError):  # nobody in time, or somebody else at this port
+                continue
+            hosts[index] = name.strip()
+            lines[index] = line
+        missing = sorted(set(range(found.count)) - hosts.keys())
+        problem = ''
+        if missing:
+            names = ', '.join(map(str, missing[:20])) + (', …' if len(missing) > 20 else '')
+            problem = f'process {names} of {found.count} did not join within {seconds:g} s'
+        for line in lines.values():
+            try:
+                line.sendall(f'{problem}\n'.encode())
+                line.recv(1)  # the other side hangs up first, so that the port is free at once
+            except OSError:
+                continue
+            finally:
+                line.close()
+    if problem:
+        raise UserError(problem, where=found.coordinator, fix='look at what the missing ones say')
+    return hosts
+
+
+def _answer(found: Membership, address: tuple[str, int], deadline: float) -> str | None:
+    """What process 0 says: an empty line when all are there; None when it did not answer in time."""
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection(address, timeout=left) as line:
+                line.sendall(f'{found.index} {socket.gethostname()}\n'.encode())
+                line.settimeout(left + 10.0)  # process 0 speaks at its own deadline
+                with line.makefile(encoding='utf-8') as words:
+                    said = words.readline()
+                if said:
+                    return said.strip()
+        except OSError:
+            pass
+        time.sleep(_RETRY_SECONDS)
+    return None

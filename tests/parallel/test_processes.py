@@ -1,0 +1,263 @@
+"""Several processes are one run: they find each other, agree, stop and go on together."""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from bsft_jax.config import flatten
+from bsft_jax.errors import UserError
+from bsft_jax.parallel import processes
+from bsft_jax.parallel.processes import Membership
+from tests.conftest import ROOT
+from tests.tiny import random_model
+
+STEPS = 16
+SLURM = {
+    'SLURM_STEP_NUM_TASKS': '4',
+    'SLURM_PROCID': '3',
+    'SLURM_LOCALID': '1',
+    'SLURM_JOB_ID': '4100',
+    'SLURM_STEP_NODELIST': 'gpu[007-008]',
+    'SLURM_STEP_TASKS_PER_NODE': '2(x2)',
+}
+
+
+@pytest.mark.parametrize(
+    'env, expected',
+    [
+        ({}, None),
+        ({'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESSES': '1', 'BSFT_PROCESS': '0'}, None),
+        (
+            {'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESSES': '2', 'BSFT_PROCESS': '1'} | SLURM,
+            Membership('a:1', 2, 1),
+        ),
+        (SLURM, Membership('gpu007:61444', 4, 3, (1,))),
+        (SLURM | {'SLURM_STEP_TASKS_PER_NODE': '1(x4)'}, Membership('gpu007:61444', 4, 3)),
+        (SLURM | {'JAX_COORDINATOR_ADDRESS': 'b:9'}, Membership('b:9', 4, 3, (1,))),
+        (SLURM | {'SLURM_STEP_NUM_TASKS': '1'}, None),
+        (
+            {'JAX_COORDINATOR_ADDRESS': 'c:2', 'JAX_NUM_PROCESSES': '8', 'JAX_PROCESS_ID': '7'},
+            Membership('c:2', 8, 7),
+        ),
+    ],
+)
+def test_the_environment_says_who_belongs_together(env, expected):
+    assert processes.membership(env) == expected
+
+
+@pytest.mark.parametrize(
+    'env, message',
+    [
+        ({'BSFT_COORDINATOR': 'a', 'BSFT_PROCESSES': '2', 'BSFT_PROCESS': '0'}, 'not HOST:PORT'),
+        ({'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESS': '0'}, 'BSFT_PROCESSES: is not set'),
+        ({'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESSES': '2', 'BSFT_PROCESS': 'x'}, "'x' is not a number"),
+        ({'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESSES': '2', 'BSFT_PROCESS': '2'}, '2 is not below'),
+        (SLURM | {'SLURM_STEP_NODELIST': ''}, 'names no node'),
+    ],
+)
+def test_a_wrong_environment_is_named(env, message):
+    with pytest.raises(UserError, match=message):
+        processes.membership(env)
+
+
+@pytest.mark.parametrize(
+    'nodes, host',
+    [('tpu[003-007,9],gpu1', 'tpu003'), ('127.0.0.[1-2]', '127.0.0.1'), ('a,b', 'a'), ('x[2,5]', 'x2')],
+)
+def test_the_first_host_of_a_node_list(nodes, host):
+    assert processes.first_host(nodes) == host
+
+
+def call(present, count, seconds):
+    """What the roll call returns or raises in each of the processes that are there."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        address = f'127.0.0.1:{free.getsockname()[1]}'
+    said = {}
+
+    def one(index):
+        try:
+            said[index] = processes.roll_call(Membership(address, count, index), seconds)
+        except UserError as error:
+            said[index] = str(error)
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in present]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return said
+
+
+def test_a_roll_call_ends_when_all_are_there():
+    said = call([2, 1, 0], 3, 20.0)
+    assert set(said[0]) == {0, 1, 2} and said[1] == said[2] == {}
+
+
+def test_who_never_joins_is_named_by_everybody():
+    said = call([0, 2], 4, 1.0)
+    assert said.keys() == {0, 2}
+    for line in said.values():
+        assert re.search(r'process 1, 3 of 4 did not join within 1 s', line)
+    assert 'process 0 did not answer within 1 s' in call([1], 2, 1.0)[1]
+
+
+def command(processes_, devices, *arguments):
+    return [
+        sys.executable, ROOT / 'launch' / 'local.py', f'--processes={processes_}',
+        f'--devices_per_process={devices}', '--', *map(str, arguments),
+    ]  # fmt: skip
+
+
+def launch(*arguments):
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp('base'))
+
+
+def training(base, workdir, mesh, *more):
+    sizes = [f'--config.mesh.{axis}={size}' for axis, size in mesh.items()]
+    return (
+        '-m', 'bsft_jax.train', f'--config={ROOT}/configs/quickstart.py', f'--workdir={workdir}', *sizes,
+        f'--config.model.base={base}', '--config.data.source=synthetic:40', '--config.data.rows_per_step=8',
+        '--config.data.sequence_length=256', '--config.data.drop_long=1', '--config.log_interval=1',
+        f'--config.train.steps={STEPS}', '--config.checkpoint.interval=5', *more,
+    )  # fmt: skip
+
+
+def evaluation(workdir):
+    return '-m', 'bsft_jax.evaluate', f'--workdir={workdir}', '--limit=30'
+
+
+def curve(workdir):
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_same_curve(workdir, other, exact=False):
+    found, expected = curve(workdir), curve(other)
+    assert [line['step'] for line in found] == list(range(1, STEPS + 1))
+    for line, reference in zip(found, expected, strict=True):
+        assert line['tokens'] == reference['tokens']
+        assert abs(line['loss'] - reference['loss']) <= (0 if exact else 1e-4), (line, reference)
+
+
+def assert_same_scores(workdir, other):
+    """Counts are equal; means of probabilities differ in the last digits of a sum."""
+    path = pathlib.Path('eval', 'test-auto', 'metrics.json')
+    found, expected = (flatten(json.loads((folder / path).read_text())) for folder in (workdir, other))
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        if isinstance(value, (float, list)):
+            assert value == pytest.approx(expected[name], abs=1e-5), name
+        else:
+            assert value == expected[name], name
+
+
+@pytest.fixture(scope='module')
+def alone(base, tmp_path_factory):
+    """The run of one process with eight devices."""
+    workdir = tmp_path_factory.mktemp('runs') / 'alone'
+    for arguments in (training(base, workdir, {'fsdp': 2}), evaluation(workdir)):
+        done = launch(1, 8, *arguments)
+        assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_run_moves_between_processes_and_meshes(base, alone, tmp_path):
+    """Two processes are told to stop, four with another mesh go on, and evaluate."""
+    workdir = tmp_path / 'run'
+    mesh = {'data': 1, 'fsdp': 4, 'tensor': 2}
+    running = subprocess.Popen(
+        command(2, 4, *training(base, workdir, mesh)), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        path = workdir / 'metrics.jsonl'
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (path.exists() and len(path.read_text().splitlines()) >= 2):
+            time.sleep(0.02)
+        running.send_signal(signal.SIGTERM)
+        said = running.communicate(timeout=120)[1]
+    finally:
+        running.kill()
+    assert running.returncode == 75, said
+    assert said.count('stopped: by a signal') == 2
+    assert '8 devices of 2 processes' in said
+    stopped_at = curve(workdir)[-1]['step']
+    assert 2 <= stopped_at < STEPS
+    mesh = {'data': 1, 'fsdp': 2, 'context': 2, 'tensor': 2}
+    for arguments in (training(base, workdir, mesh), evaluation(workdir)):
+        done = launch(4, 2, *arguments)
+        assert done.returncode == 0, done.stderr
+    assert_same_curve(workdir, alone)
+    assert_same_scores(workdir, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('count, devices, mesh', [(2, 4, {}), (4, 2, {'fsdp': 4}), (2, 4, {'tensor': 2})])
+def test_processes_agree(count, devices, mesh, base, alone, tmp_path):
+    workdir = tmp_path / 'run'
+    for arguments in (training(base, workdir, mesh), evaluation(workdir)):
+        done = launch(count, devices, *arguments)
+        assert done.returncode == 0, done.stderr
+    assert_same_curve(workdir, alone)
+    assert_same_scores(workdir, alone)
+
+
+@pytest.mark.slow
+def test_killed_at_thirty_random_moments(base, tmp_path):
+    """Whatever is killed, and whenever: the next start goes on, and the curve is the undisturbed one."""
+    reference, moments = tmp_path / 'reference', random.Random(0)
+    start = time.monotonic()
+    assert launch(2, 2, *training(base, reference, {'fsdp': 2})).returncode == 0
+    longest, finished, killed, workdir = 1.2 * (time.monotonic() - start), 0, 0, tmp_path / 'run-0'
+    while killed < 30:
+        arguments = command(2, 2, *training(base, workdir, {'fsdp': 2}))
+        running = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(moments.uniform(0.2, longest))
+        children = pathlib.Path(f'/proc/{running.pid}/task/{running.pid}/children')
+        pids = [int(pid) for pid in children.read_text().split()] if running.poll() is None else []
+        if pids:
+            os.kill(moments.choice(pids), signal.SIGKILL)
+            assert running.wait(60) == 137
+            killed += 1
+        elif running.returncode == 0:
+            assert_same_curve(workdir, reference, exact=True)
+            finished, workdir = finished + 1, tmp_path / f'run-{finished + 1}'
+        else:
+            raise AssertionError(f'exit code {running.returncode}')
+    assert launch(2, 2, *training(base, workdir, {'fsdp': 2})).returncode == 0
+    assert_same_curve(workdir, reference, exact=True)
+    print(f'{killed} killed, {finished + 1} runs finished')
+
+
+def test_fewer_devices_than_promised(base, tmp_path):
+    done = launch(2, 2, *training(base, tmp_path / 'run', {'devices': 8}))
+    assert done.returncode == 2
+    assert 'process  host' in done.stderr
+    assert '--config.mesh.devices: 8 devices are promised, and there are 4' in done.stderr
+    assert 'Traceback' not in done.stderr and not (tmp_path / 'run').exists()
+
+
+def test_one_failure_ends_all(tmp_path):
+    program = (
+        'import os, time; time.sleep(0 if os.environ["BSFT_PROCESS"] == "1" else 60); raise SystemExit(3)'
+    )
+    start = time.monotonic()
+    done = launch(3, 0, '-c', program)
+    assert done.returncode == 3 and time.monotonic() - start < 30
