@@ -44,9 +44,9 @@ def _tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
     flat, arch = flatten(model.params), model.network.arch
     ids = model.behaviors.ids
     for path, entry in tables.entries(arch, flat).items():
-        value = fetch(_plain(flat, path, model.network.lora)).astype(np.float32)
         for i, name in enumerate(entry.tensors):
-            tensor = value[i] if entry.stacked else value
+            layer = i if entry.stacked else None
+            tensor = fetch(_plain(flat, path, layer, model.network.lora)).astype(np.float32)
             tensor = tensor.T if entry.transpose else tensor
             if ids and path in ('embed/table', 'head/kernel'):
                 rows = flat['behavior/input' if path == 'embed/table' else 'behavior/output']
@@ -54,13 +54,17 @@ def _tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
             yield name, np.ascontiguousarray(tensor)
 
 
-def _plain(flat: dict[str, jax.Array], path: str, spec: LoraSpec | None) -> jax.Array:
-    """A parameter as a checkpoint holds it: not quantized, with its adapter."""
-    value, module = flat[path], path.removesuffix('/kernel')
+def _plain(flat: dict[str, jax.Array], path: str, layer: int | None, spec: LoraSpec | None) -> jax.Array:
+    """A parameter (of one layer, where it is stacked) as a checkpoint holds it: not quantized, with its adapter."""
+
+    def part(path: str) -> jax.Array:
+        return flat[path] if layer is None else flat[path][layer]
+
+    value, module = part(path), path.removesuffix('/kernel')
     if f'{path}_scale' in flat:
-        value = linear.dequantize(value, flat[f'{path}_scale'])
+        value = linear.dequantize(value, part(f'{path}_scale'))
     if f'{module}/lora/a' in flat:
-        value = lora.merged(value, flat[f'{module}/lora/a'], flat[f'{module}/lora/b'], spec)
+        value = lora.merged(value, part(f'{module}/lora/a'), part(f'{module}/lora/b'), spec)
     return value
 
 

@@ -67,7 +67,8 @@ def open_base(
     base_dtype: str = 'float32',
     lora: LoraSpec | None = None,
     new_rows: str = 'description',
-    remat: bool = False,
+    remat: str = 'none',
+    attention: str = 'auto',
 ) -> BaseModel:
     """Reads configuration and tokenizer of a model directory and plans its behavior rows.
 
@@ -77,7 +78,7 @@ def open_base(
       form: of the heads of `behaviors`, one of `behaviors.FORMS`.
       dtype: of activations.
       chat_template: a file, for a tokenizer that has no template.
-      base_dtype, lora, remat: of the network.
+      base_dtype, lora, remat, attention: of the network.
       new_rows: first value of new behavior rows.
     """
     directory = files.resolve_directory(base)
@@ -90,7 +91,7 @@ def open_base(
     if not behaviors:
         behaviors, form = exported.behaviors, exported.form
     added = extend_tokenizer(tokenizer, behaviors, form, arch.vocab_size)
-    network = Network(arch, added.ids, dtype, base_dtype, lora, remat)
+    network = Network(arch, added.ids, dtype, base_dtype, lora, remat, attention)
     return BaseModel(directory, hf_config, tokenizer, added, known, network, new_rows, base)
 
 
@@ -193,6 +194,9 @@ class Model:
     params: Params
     mesh: Mesh
     answer_format: str = 'letter'
+
+    def __post_init__(self):
+        self.base = dataclasses.replace(self.base, network=self.base.network.on(self.mesh))
 
     @property
     def network(self) -> Network:
