@@ -22,8 +22,34 @@ _ABSENT = {  # what transformers takes for a field that the file lacks; null sta
         'attn_logit_softcapping': 50.0,
         'final_logit_softcapping': 30.0,
     },
-    'gemma3_text': {'sliding_window': 4096, 'head_dim': 256},
+    'gemma3_text': {
+        'vocab_size': 262_208,
+        'hidden_size': 2304,
+        'intermediate_size': 9216,
+        'num_hidden_layers': 26,
+        'num_attention_heads': 8,
+        'num_key_value_heads': 4,
+        'head_dim': 256,
+        'max_position_embeddings': 131_072,
+        'sliding_window': 4096,
+    },
 }
+
+
+def text_model(config: dict[str, Any]) -> dict[str, Any]:
+    """The `config.json` of the text model in a checkpoint that sees images (Gemma 3 from 4B on); else as it is.
+
+    Such files leave out what transformers takes for granted, and an export must say it.
+    """
+    if config.get('model_type') != 'gemma3':
+        return config
+    shared = {
+        key: config[key]
+        for key in ('bos_token_id', 'eos_token_id', 'pad_token_id', 'dtype', 'torch_dtype', 'bsft')
+        if key in config
+    }
+    text = _ABSENT['gemma3_text'] | config.get('text_config', {}) | shared
+    return text | {'model_type': 'gemma3_text', 'architectures': ['Gemma3ForCausalLM']}
 
 
 def architecture_of(config: dict[str, Any], where: str = 'config.json') -> Architecture:

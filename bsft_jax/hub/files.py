@@ -10,11 +10,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bsft_jax.errors import UserError
+from bsft_jax.hub import configs
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 HUB_FILES = ['*.json', '*.safetensors', '*.jinja']
 NOT_READ = ['consolidated*', '*/*']  # the same weights in another form, and folders
+_TEXT_MODEL = re.compile(r'(?:model\.)?language_model\.(?:model\.)?(?P<lm_head>lm_head\.)?')  # both layouts
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / 'assets'
 
 
@@ -72,10 +74,10 @@ def _download(repository: str, revision: str) -> pathlib.Path:
 
 
 def read_config(directory: pathlib.Path) -> dict:
-    """The `config.json` of a model directory."""
+    """The `config.json` of a model directory; of a checkpoint that sees images that of its text model."""
     path = directory / 'config.json'
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        return configs.text_model(json.loads(path.read_text(encoding='utf-8')))
     except (OSError, ValueError) as error:
         raise UserError(f'cannot be read ({error})', where=str(path)) from error
 
@@ -91,6 +93,8 @@ def _indexed(index: pathlib.Path) -> list[str]:
 class TensorFiles:
     """The tensors of a checkpoint, single-file (`single`) or indexed, read by slices.
 
+    In a checkpoint that sees images there are those of its text model, by the names they have without images.
+
     Raises UserError for a checkpoint without safetensors, an index that names a missing file,
     and a truncated or damaged file.
     """
@@ -98,7 +102,7 @@ class TensorFiles:
     def __init__(self, directory: pathlib.Path, single: str = SINGLE):
         self.directory = directory
         self._open: dict[str, safe_open] = {}
-        self._file_of: dict[str, str] = {}
+        self._place: dict[str, tuple[str, str]] = {}  # file, and name in it
         index = directory / INDEX
         if index.is_file():
             files = _indexed(index)
@@ -118,14 +122,22 @@ class TensorFiles:
                 self._open[file] = safe_open(path, framework='np')
             except (SafetensorError, OSError) as error:
                 raise UserError(f'damaged or truncated ({error})', where=str(path)) from error
-            self._file_of.update(dict.fromkeys(self._open[file].keys(), file))
+            names = self._open[file].keys()
+            self._place.update({name: (file, name) for name in names})
+        inside = {name: match for name in self._place if (match := _TEXT_MODEL.match(name))}
+        if inside:
+            self._place = {
+                (match['lm_head'] or 'model.') + name[match.end() :]: self._place[name]
+                for name, match in inside.items()
+            }
 
     @property
     def names(self) -> set[str]:
-        return set(self._file_of)
+        return set(self._place)
 
     def _slice(self, name: str):
-        return self._open[self._file_of[name]].get_slice(name)
+        file, stored = self._place[name]
+        return self._open[file].get_slice(stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())

@@ -88,3 +88,42 @@ def test_qwen2_5_keeps_its_151936_rows(shared, tmp_path):
     out = bsft_jax.save_model(model, tmp_path / 'out')
     assert TensorFiles(out).shape('model.embed_tokens.weight') == (151_936, 8)
     assert bsft_jax.load_model(out).network.arch.vocab_size == 151_936
+
+
+@pytest.mark.parametrize('prefix', ['model.language_model.', 'language_model.model.'])
+def test_the_text_model_of_a_gemma_3_that_sees_images(prefix, tokenizer_of, tmp_path):
+    """Both names that such files have had; a head of its own is not there, for the table is it."""
+    from safetensors.numpy import load_file, save_file
+    from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+
+    base = tmp_path / 'base'
+    sizes = {
+        key: value for key, value in SHAPES['gemma3 periods'].items() if key not in ('family', 'rope_theta')
+    }
+    text = sizes | dict(
+        vocab_size=ROWS, hidden_size=32, intermediate_size=48, num_attention_heads=4, initializer_range=0.3
+    )
+    vision = dict(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=28
+    )
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    theirs = Gemma3ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(base)
+    tensors = load_file(base / 'model.safetensors')
+    assert any('vision_tower' in name for name in tensors)
+    tensors = {name.replace('language_model.model.', prefix): tensor for name, tensor in tensors.items()}
+    save_file(tensors, base / 'model.safetensors', metadata={'format': 'pt'})
+    for file in tokenizer_of.glob('tokenizer*'):
+        shutil.copy(file, base)
+    shutil.copy(tokenizer_of / 'chat_template.jinja', base)
+    tokens = np.arange(1, 61)[None]
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor(tokens)).logits.numpy()
+    model = bsft_jax.load_model(base)
+    assert_close(model.logits(tokens), expected, 1e-4)
+    alone = AutoModelForCausalLM.from_pretrained(
+        bsft_jax.save_model(model, tmp_path / 'out'), dtype='float32'
+    )
+    assert type(alone).__name__ == 'Gemma3ForCausalLM'
+    with torch.no_grad():
+        assert_close(alone.eval()(torch.tensor(tokens)).logits.numpy(), expected, 1e-4)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bsft_jax.config import MeshSection, OptimizerSection
+from bsft_jax.config import MODES, MeshSection, OptimizerSection
 from bsft_jax.data.batch import Batch
 from bsft_jax.data.examples import Example, ExampleStore
 from bsft_jax.data.loader import StepSource
@@ -25,20 +25,23 @@ MESHES = {
     '1 device': (1, 1, 1, 1),
     '8 data': (8, 1, 1, 1),
     '8 fsdp': (1, 8, 1, 1),
+    '8 context': (1, 1, 8, 1),
+    '2 tensor': (1, 1, 1, 2),
     '2x2x2': (2, 2, 1, 2),
     'context 2': (2, 2, 2, 1),
     'context 4': (1, 1, 4, 2),
 }
-FAMILIES = {'qwen2': dict(qkv_bias=True, tied=True), 'llama': dict(qkv_bias=False, tied=False)}
-ADAPTED = 'llama adapted'
+MIXED = ('1 device', '2x2x2', 'context 2')
+SHAPES = {'qwen2': dict(qkv_bias=True, tied=True), 'llama': dict(qkv_bias=False, tied=False)}
+FAMILIES = ('qwen2', 'llama', 'qwen2 adapted', 'llama adapted')
 LENGTH = 48
 
 
 def network(family: str) -> Network:
-    adapted, family = family == ADAPTED, family.split()[0]
+    family, *adapted = family.split()
     arch = Architecture(
         family=family, vocab_size=96, width=32, layers=2, heads=4, kv_heads=2, head_width=8, ffn_width=64,
-        max_positions=64, kinds=(LayerKind(Rope(10000.0)),), norm_eps=1e-6, **FAMILIES[family],
+        max_positions=64, kinds=(LayerKind(Rope(10000.0)),), norm_eps=1e-6, **SHAPES[family],
     )  # fmt: skip
     return Network(arch, (94, 95), lora=LoraSpec(4) if adapted else None)
 
@@ -71,7 +74,8 @@ def on_mesh(family: str, sizes: tuple[int, int, int, int], learning_rate: float 
     made = optimizer.make_optimizer(
         OptimizerSection(learning_rate=learning_rate, warmup_steps=0, schedule_steps=100)
     )
-    return mesh, state.create(params, ('.*',), made, mesh), made
+    trained = MODES['lora' if 'adapted' in family else 'full']
+    return mesh, state.create(params, trained, made, mesh), made
 
 
 def gradients(family: str, sizes, accumulation: int, batch: Batch):
@@ -99,14 +103,14 @@ def assert_same_gradients(result, family: str):
 
 
 @pytest.mark.parametrize('sizes', list(MESHES.values())[1:], ids=list(MESHES)[1:])
-@pytest.mark.parametrize('family', ['llama', ADAPTED])
-def test_meshes_agree_for_an_untied_llama(family, sizes):
+@pytest.mark.parametrize('family', FAMILIES)
+def test_meshes_agree(family, sizes):
     assert_same_gradients(gradients(family, sizes, 1, source(packed=True)[0]), family)
 
 
 @pytest.mark.parametrize('packed', [True, False], ids=['packed', 'unpacked'])
-@pytest.mark.parametrize('accumulation', [1, 2, 4])
-@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize('accumulation', [1, 4])
+@pytest.mark.parametrize('sizes', [MESHES[name] for name in MIXED], ids=MIXED)
 def test_meshes_accumulation_and_packing_agree(sizes, accumulation, packed):
     assert_same_gradients(gradients('qwen2', sizes, accumulation, source(packed)[0]), 'qwen2')
 
