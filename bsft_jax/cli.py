@@ -21,9 +21,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from bsft_jax import config as config_lib
-from bsft_jax.errors import EXIT_RESTART, EXIT_USER, Preempted, UserError
+from bsft_jax.errors import EXIT_DOES_NOT_FIT, EXIT_RESTART, EXIT_USER, DoesNotFit, Preempted, UserError
 
 EXIT_INTERRUPTED = 130
+CACHE_FROM_SECONDS = '0.1'  # of compilation
 QUIET = -2  # absl's verbosity for errors only
 
 flags.disclaim_key_flags()
@@ -45,14 +46,22 @@ def define_config() -> flags.FlagHolder[config_lib.RunConfig]:
     return holder
 
 
+def keep_compiled() -> None:
+    """What a command compiles later ones find: `JAX_COMPILATION_CACHE_DIR`, by default in the user's cache folder."""
+    home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(home, 'bsft_jax', 'xla'))
+    os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', CACHE_FROM_SECONDS)
+
+
 def run(main: Callable[[Sequence[str]], None]) -> typing.NoReturn:
     """Parses the flags, calls `main`, and exits with a code of `bsft_jax.errors`.
 
     UserError, and whatever is wrong with a flag or a config file, ends with one line on stderr
-    and exit code 2; `-v=1` adds the traceback. Preempted exits 75, Ctrl-C 130. Libraries are
+    and exit code 2; `-v=1` adds the traceback. DoesNotFit exits 3, Preempted 75, Ctrl-C 130. Libraries are
     quiet below errors unless `--verbosity` says otherwise.
     """
     os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
+    keep_compiled()
     try:
         app.run(main, flags_parser=_parse_flags)
     except UserError as error:
@@ -60,6 +69,9 @@ def run(main: Callable[[Sequence[str]], None]) -> typing.NoReturn:
             traceback.print_exc()
         print(f'error: {error}', file=sys.stderr)
         sys.exit(EXIT_USER)
+    except DoesNotFit as verdict:
+        print(f'does not fit: {verdict}', file=sys.stderr)
+        sys.exit(EXIT_DOES_NOT_FIT)
     except Preempted as stopped:
         print(f'stopped: {stopped}' if str(stopped) else 'stopped', file=sys.stderr)
         sys.exit(EXIT_RESTART)

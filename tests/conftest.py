@@ -2,10 +2,15 @@
 
 import os
 import pathlib
+import tempfile
 
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault(  # what one process compiles the others of a session find
+    'JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'bsft_jax-tests-{os.getuid()}')
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
 import pytest
 

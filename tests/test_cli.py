@@ -184,3 +184,15 @@ def test_an_app_without_a_config(folder):
         env = os.environ | {'PYTHONPATH': str(ROOT)}
         command = [sys.executable, 'plain.py', *arguments]
         assert subprocess.run(command, capture_output=True, cwd=folder, env=env).returncode == code
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache_unless_they_say_where(monkeypatch, tmp_path):
+    from bsft_jax import cli
+
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+    cli.keep_compiled()
+    assert os.environ['JAX_COMPILATION_CACHE_DIR'] == str(tmp_path / 'bsft_jax' / 'xla')
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'elsewhere')
+    cli.keep_compiled()
+    assert os.environ['JAX_COMPILATION_CACHE_DIR'] == 'elsewhere'

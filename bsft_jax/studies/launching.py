@@ -83,8 +83,7 @@ def base_workdir(config: RunConfig) -> str:
 class Local:
     """Runs commands on this machine, each with a log of its own; a failed one is tried once more.
 
-    `failed` says why, by name. A wrong config (exit code 2) is not tried again. What one command
-    compiled the others find in `cache/`, unless the environment names another place.
+    `failed` says why, by name. A wrong config (exit code 2) is not tried again.
 
     Args:
       directory: of the study.
@@ -95,11 +94,6 @@ class Local:
 
     def __init__(self, directory: pathlib.Path, jobs: int = 1):
         self._logs, self._jobs = directory / 'logs', jobs
-        cache = {
-            'JAX_COMPILATION_CACHE_DIR': str((directory / 'cache').resolve()),
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
-        }
-        self._environment = cache | os.environ
         self._children: set[subprocess.Popen] = set()
         self._stopping = threading.Event()
         self.failed: dict[str, str] = {}
@@ -154,9 +148,7 @@ class Local:
         return False
 
     def _run(self, command: Sequence[str], log) -> int:
-        child = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self._environment
-        )
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self._children.add(child)
         try:
             if self._stopping.is_set():
