@@ -38,9 +38,18 @@ setuptools.setup(
     extras_require={
         'cuda12': ['jax[cuda12]'],
         'cuda13': ['jax[cuda13]'],
+        'plan': [  # compilers for accelerators that are not there; each belongs to one jax
+            'jax-cuda13-pjrt==0.10.2; python_version < "3.12"',
+            'jax-cuda13-pjrt==0.11.2; python_version >= "3.12"',
+            'jax-cuda13-plugin==0.10.2; python_version < "3.12"',
+            'jax-cuda13-plugin==0.11.2; python_version >= "3.12"',
+            'libtpu~=0.0.42.0; python_version < "3.12"',
+            'libtpu~=0.0.48.0; python_version >= "3.12"',
+        ],
         'tpu': ['jax[tpu]'],
         'test': [
             'peft>=0.21.2,<0.22; python_version < "3.12"',
+            'kubeflow-trainer-api>=2.3.0,<3',
             'pytest>=9.2.0,<10',
             'pytest-xdist>=3.8.0,<4',
             'torch==2.13.0; python_version < "3.12"',

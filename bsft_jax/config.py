@@ -30,6 +30,8 @@ MODES = {
     'behavior_rows': ('behavior/.*',),
 }
 
+ATTENTION = ('auto', 'dense', 'splash')
+REMAT = ('none', 'dots', 'minimal', 'full', 'offload')
 MESH_AXES = ('data', 'fsdp', 'context', 'tensor')
 
 LINEAR_MAPS = (  # of a layer
@@ -53,6 +55,8 @@ class ModelSection:
     `bfloat16`, or with the kernels of linear maps in `int8` beside them; what trains is float32.
     `new_rows` is the first value of new behavior rows: the mean over the tokens of the behavior's
     `description`, the `mean` of the table, or `normal` with the table's mean and deviation.
+    `attention` is how rows attend: `dense` products (any device), the `splash` kernel (TPU), or `auto`, which is
+    splash on TPUs and dense elsewhere.
     """
 
     base: str = free('tiny-clinical')
@@ -60,6 +64,7 @@ class ModelSection:
     dtype: str = 'float32'
     base_dtype: str = 'float32'
     new_rows: str = 'description'
+    attention: str = free('auto')
 
 
 @dataclasses.dataclass
@@ -107,8 +112,11 @@ class OptimizerSection:
 class TrainSection:
     """`steps=0` runs to the end of the schedule; a smaller number stops early and can be resumed.
 
-    `remat='full'` computes every layer again in the backward pass: a third more products, and of a layer
-    only its input is kept.
+    `remat` names what a layer keeps for its backward pass, which computes the rest again. `none` keeps all. `dots`
+    keeps what linear maps give out and attention's output: what is again is cheap. `minimal` keeps attention's
+    output alone, so that attention's forward pass is not run again. `full` keeps the layer's input alone: a third
+    more products. `offload` keeps on the devices nothing: the layer's input and attention's output wait in the
+    memory of the host.
     """
 
     mode: str = 'full'
@@ -210,7 +218,8 @@ class RunConfig:
         choice('train.mode', self.train.mode, MODES)
         choice('model.weights', self.model.weights, ('checkpoint', 'random'))
         choice('model.dtype', self.model.dtype, ('float32', 'bfloat16'))
-        choice('train.remat', self.train.remat, ('none', 'full'))
+        choice('train.remat', self.train.remat, REMAT)
+        choice('model.attention', self.model.attention, ATTENTION)
         choice('model.base_dtype', self.model.base_dtype, ('float32', 'bfloat16', 'int8'))
         choice('model.new_rows', self.model.new_rows, ('description', 'mean', 'normal'))
         choice('data.answer_format', self.data.answer_format, ('letter', 'text'))

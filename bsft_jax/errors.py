@@ -2,6 +2,7 @@
 
 EXIT_DONE = 0
 EXIT_USER = 2
+EXIT_DOES_NOT_FIT = 3
 EXIT_RESTART = 75
 
 
@@ -20,3 +21,7 @@ class UserError(ValueError):
 
 class Preempted(Exception):
     """The run was asked to stop, saved a checkpoint, and should be started again (exit 75)."""
+
+
+class DoesNotFit(Exception):
+    """The planned run needs more memory than a device has (exit 3): one line with both figures and what would fit."""

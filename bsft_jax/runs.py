@@ -111,6 +111,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
         )
     store, plan = training_examples(config, base)
     mesh = mesh_lib.make_mesh(config.mesh)
+    base.network = base.network.on(mesh)
     sharding.check_heads(base.network.arch.heads, base.network.arch.kv_heads, mesh)
     multiple = config.train.accumulation * mesh_lib.batch_shards(mesh)
     if config.data.rows_per_step % multiple:
@@ -136,6 +137,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
         workdir_lib.write_environment(workdir)
         (workdir / 'parameters.txt').write_text(state_lib.table(shapes) + '\n')
     processes.say(f'mesh: {mesh_lib.describe(mesh)}')
+    processes.say(f'attention: {base.network.attention}')
 
     state = workdir_lib.initial_state(config, base, mesh)
     if base.behaviors.ids:

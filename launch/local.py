@@ -4,7 +4,7 @@
         -m bsft_jax.train --config=configs/quickstart.py --workdir=runs/two
 
 What stands behind `--` is what `python` is given in every process. Each line of theirs begins with the
-process's number. SIGTERM and Ctrl-C go to all of them; when one fails the others are stopped.
+process's number. SIGTERM and Ctrl-C tell all of them to save and stop; when one fails the others are stopped.
 `--devices_per_process` simulates so many CPU devices in each; without it a process has what it sees.
 The exit code is that of the first process that failed, or 0.
 """
@@ -37,6 +37,7 @@ def environment(index: int, processes: int, port: int, devices: int) -> dict[str
         flags = [f for f in env.get('XLA_FLAGS', '').split() if 'host_platform_device_count' not in f]
         env['XLA_FLAGS'] = ' '.join([*flags, f'--xla_force_host_platform_device_count={devices}'])
         env['JAX_PLATFORMS'] = 'cpu'
+        env.setdefault('NPROC', str(8 * devices))  # threads: each collective in progress takes one a device
     return env
 
 
@@ -106,7 +107,7 @@ def main() -> int:
         for index in range(options.processes)
     ]  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: send(running, received))
+        signal.signal(number, lambda *_: send(running, signal.SIGTERM))
     relays = [relay(index, process) for index, process in enumerate(running)]
     code = watch(running)
     for thread in relays:

@@ -6,6 +6,9 @@ import tempfile
 
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault(
+    'NPROC', '64'
+)  # threads of XLA: with one a device, two collectives at a time can wait for ever
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault(  # what one process compiles the others of a session find
     'JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'bsft_jax-tests-{os.getuid()}')

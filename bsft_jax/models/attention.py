@@ -1,13 +1,20 @@
-"""Attention masks, kept symbolic, and the back end that lowers them."""
+"""Attention masks, kept symbolic, and the dense back end: the reference for every other."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from bsft_jax.models import remat
+from bsft_jax.models.products import precision_for
+from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain, fitting, parts
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q_BTNH, k_BSKH, v_BSKH to out_BTNH
 SMALLEST_BLOCK = 64  # queries
 MOST_BLOCKS = 8  # of a row, since each is compiled by itself
 
@@ -18,7 +25,7 @@ class Layout:
 
     Attributes:
       segment_ids_BT: document of the token, 1, 2, …; 0 is padding, -1 a cache slot not written yet.
-      positions_BT: position within the document, from 0; it grows along the row.
+      positions_BT: position within the document, from 0; it grows by one from token to token of a row.
       branch_BT: 0 for a prompt, else the branch behind it that the token belongs to; None: all 0.
       leaf_BT: 0 for the stem of a branch, else the option behind it; None: all 0.
     """
@@ -45,6 +52,11 @@ class AttentionMask:
     query: Layout
     key: Layout
     window: int = flax.struct.field(pytree_node=False, default=0)
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether rows attend to themselves alone: training rows and prompts, not suffixes behind a view."""
+        return self.query is self.key and self.query.branch_BT is None and self.query.leaf_BT is None
 
     def dense(self) -> jax.Array:
         """The mask as bool_BTS, True where query t may see key s."""
@@ -91,6 +103,51 @@ def soft_cap(x: jax.Array, cap: float) -> jax.Array:
     return cap * jnp.tanh(x / cap) if cap else x
 
 
+def dense(mask: AttentionMask, scores: Scores) -> Attend:
+    """The back end of dense products: any mask, any platform. The mask of all pairs is made once.
+
+    Where `context` splits the queries of a row, the last part sees every key and decides the time, so no key is
+    left out there.
+    """
+    mask_BTS = mask.dense()
+    T = mask_BTS.shape[1]
+    ordered = mask.in_rows and parts(T, TOKENS) == 1
+    if parts(T, TOKENS) == 1:
+        run = lambda q, k, v: attend(q, k, v, mask_BTS, scores, ordered=ordered, window=mask.window)  # noqa: E731
+    else:
+        mask_BTS = constrain(mask_BTS, ROWS, TOKENS, None)
+
+        def run(q_BTNH, k_BSKH, v_BSKH):
+            local = lambda *args: attend(*args, scores, ordered=False)  # noqa: E731
+            spec = fitting(mask_BTS.shape, ROWS, TOKENS, None)
+            return on_devices(local, q_BTNH, k_BSKH, v_BSKH, (mask_BTS,), (spec,))
+
+    return lambda q, k, v: checkpoint_name(run(q, k, v), remat.ATTENTION)
+
+
+def on_devices(run: Callable, q_BTNH, k_BSKH, v_BSKH, more: tuple, specs: tuple) -> jax.Array:
+    """`run(q, k, v, *more)` on every device of the mesh in force, with its rows, its heads and its queries.
+
+    Keys and values are gathered over `context`, once, and their gradients scattered back; nothing else moves.
+    `specs` are those of `more`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return run(q_BTNH, k_BSKH, v_BSKH, *more)
+    whole = parts(k_BSKH.shape[2], 'tensor') != parts(q_BTNH.shape[2], 'tensor')
+    heads = None if whole else 'tensor'
+    q_spec, kv_spec = (fitting(x.shape, ROWS, TOKENS, heads, None) for x in (q_BTNH, k_BSKH))
+
+    def local(q_BTNH, k_BSKH, v_BSKH, *more):
+        if kv_spec[1]:
+            k_BSKH, v_BSKH = (jax.lax.all_gather(x, TOKENS, axis=1, tiled=True) for x in (k_BSKH, v_BSKH))
+        return run(q_BTNH, k_BSKH, v_BSKH, *more)
+
+    return jax.shard_map(
+        local, in_specs=(q_spec, kv_spec, kv_spec, *specs), out_specs=q_spec, check_vma=False
+    )(q_BTNH, k_BSKH, v_BSKH, *more)
+
+
 def attend(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
@@ -101,7 +158,7 @@ def attend(
     ordered: bool,
     window: int = 0,
 ) -> jax.Array:
-    """Grouped-query attention by dense products, softmax in float32: the reference back end.
+    """Grouped-query attention by dense products, softmax in float32.
 
     Queries go in blocks. With `ordered`, when no query sees a key behind its own place in the row (T = S),
     a block takes only the keys from the `window` of its first query up to its end, so that half of the
@@ -136,10 +193,13 @@ def _attend_block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, scores):
     """The queries of a group stand in one product: [B, K, G·T, H] by [B, K, S, H]."""
     B, K, G, T, H = q_BKGTH.shape
     rows_BKRH = q_BKGTH.reshape(B, K, G * T, H)
-    products_BKRS = jnp.einsum('BKRH,BKSH->BKRS', rows_BKRH, k_BKSH, preferred_element_type=jnp.float32)
+    precision = precision_for(q_BKGTH.dtype)
+    products_BKRS = jnp.einsum(
+        'BKRH,BKSH->BKRS', rows_BKRH, k_BKSH, precision=precision, preferred_element_type=jnp.float32
+    )
     scores_BKGTS = scores(products_BKRS.reshape(B, K, G, T, -1))
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, -1e30)
     probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BKSH.dtype)
-    return jnp.einsum('BKRS,BKSH->BKRH', probs_BKGTS.reshape(products_BKRS.shape), v_BKSH).reshape(
-        q_BKGTH.shape
-    )
+    probs_BKRS = probs_BKGTS.reshape(products_BKRS.shape)
+    out_BKRH = jnp.einsum('BKRS,BKSH->BKRH', probs_BKRS, v_BKSH, precision=precision)
+    return out_BKRH.reshape(q_BKGTH.shape)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from bsft_jax.config import LINEAR_MAPS
-from bsft_jax.models import attention as attention_lib
-from bsft_jax.models import behavior_rows, rope
-from bsft_jax.models.architecture import Architecture, LayerKind
-from bsft_jax.models.attention import AttentionMask, KVView, Layout
+from bsft_jax.models import backends, behavior_rows, remat, rope
+from bsft_jax.models.architecture import Architecture
+from bsft_jax.models.attention import Attend, AttentionMask, KVView, Layout, Scores
 from bsft_jax.models.linear import Linear
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain
@@ -25,15 +25,16 @@ RESIDUAL_INIT = 0.01  # of `init_std`, for what is added to the residual stream:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How the linear maps of a decoder are held beside their base kernels.
+    """How a decoder is held and computed.
 
-    `quantized` holds frozen kernels as int8; `lora` says which maps have an adapter. With `remat` the backward
-    pass computes every layer again from what went into it, instead of keeping what it made.
+    `quantized` holds frozen kernels of linear maps as int8; `lora` says which maps have an adapter. `remat` names
+    what a layer keeps for its backward pass, `attention` the resolved back end.
     """
 
     quantized: bool = False
     lora: LoraSpec | None = None
-    remat: bool = False
+    remat: str = 'none'
+    attention: str = 'dense'
 
 
 class RMSNorm(nnx.Module):
@@ -64,7 +65,6 @@ def _maker(part: str, arch: Architecture, form: Form, dtype, rngs: nnx.Rngs) -> 
 class Attention(nnx.Module):
     def __init__(self, arch: Architecture, form: Form, dtype, rngs: nnx.Rngs):
         self.head_width = arch.head_width
-        self.scores = attention_lib.Scores(arch.score_scale, arch.attention_cap)
         q_width, kv_width = arch.heads * arch.head_width, arch.kv_heads * arch.head_width
         make = _maker('attention', arch, form, dtype, rngs)
         self.q = make('q', arch.width, q_width, arch.qkv_bias)
@@ -88,9 +88,7 @@ class Attention(nnx.Module):
         if view_kv is not None:
             k_BSKH = jnp.concatenate([view_kv[0], k_BSKH], axis=1)
             v_BSKH = jnp.concatenate([view_kv[1], v_BSKH], axis=1)
-        out_BTNH = attention_lib.attend(
-            q_BTNH, k_BSKH, v_BSKH, place.mask_BTS, self.scores, ordered=view_kv is None, window=place.window
-        )
+        out_BTNH = place.attend(q_BTNH, k_BSKH, v_BSKH)
         return self.o(out_BTNH.reshape(B, T, -1), keys[3]), (k_BTKH, v_BTKH)
 
 
@@ -112,11 +110,10 @@ class Mlp(nnx.Module):
 
 @dataclasses.dataclass
 class Place:
-    """What attention needs to know of a layer's kind, computed once per call: angles, mask and window."""
+    """What attention needs to know of a layer's kind, made once per call: angles, and the mask lowered."""
 
     angles: tuple[jax.Array, jax.Array]
-    mask_BTS: jax.Array
-    window: int
+    attend: Attend
 
 
 class Layer(nnx.Module):
@@ -169,7 +166,7 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, arch: Architecture, form: Form, behavior_ids: tuple[int, ...], dtype, rngs: nnx.Rngs):
-        self.arch, self.behavior_ids, self.dtype, self.remat = arch, behavior_ids, dtype, form.remat
+        self.arch, self.form, self.behavior_ids, self.dtype = arch, form, behavior_ids, dtype
         self.embed = Embedding(arch, rngs)
 
         def stack(layers: int) -> Layer | None:
@@ -207,7 +204,7 @@ class Decoder(nnx.Module):
         hidden_BTD *= jnp.asarray(self.arch.embedding_scale, self.dtype)
         hidden_BTD = constrain(hidden_BTD, ROWS, TOKENS, None)
         keys = layout if view is None else _concatenate(view.layout, layout)
-        places = _places(self.arch.kinds, self.arch.head_width, layout, keys)
+        places = _places(self.arch, layout, keys, self.form.attention)
         beside = {}  # what stands beside the parameters of each layer
         if view is not None:
             beside['view_kv'] = view.k_LBSKH, view.v_LBSKH
@@ -222,7 +219,7 @@ class Decoder(nnx.Module):
 
         def some(graph, hidden_BTD, state, beside, layers: int):
             """Consecutive layers from the first of a period, their parameters stacked."""
-            kvs = []
+            hidden_BTD, kvs = checkpoint_name(hidden_BTD, remat.LAYER), []
             for place, one, extra in zip(
                 places, _unstack(state, layers), _unstack(beside, layers), strict=False
             ):
@@ -230,17 +227,15 @@ class Decoder(nnx.Module):
                 kvs.append(kv)
             return hidden_BTD, jax.tree.map(lambda *x: jnp.stack(x), *kvs)
 
-        def again(run, scanned: bool):
-            """`run`, computed again in the backward pass where the config says so."""
-            return jax.checkpoint(run, prevent_cse=not scanned) if self.remat else run
-
         graph, state = nnx.split(self.layers)
         by_period = jax.tree.map(
             lambda x: x.reshape(-1, period, *x.shape[1:]),
             (state, jax.tree.map(lambda x: x[:stacked], beside)),
         )
         hidden_BTD, kv = jax.lax.scan(
-            again(lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period), scanned=True),
+            remat.computed_again(
+                lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period), self.form.remat, scanned=True
+            ),
             hidden_BTD,
             by_period,
         )
@@ -250,16 +245,21 @@ class Decoder(nnx.Module):
         graph, state = nnx.split(self.rest)
         beside = jax.tree.map(lambda x: x[stacked:], beside)
         behind = self.arch.layers - stacked
-        run = again(lambda *layers: some(graph, *layers, behind), scanned=False)
+        run = remat.computed_again(
+            lambda *layers: some(graph, *layers, behind), self.form.remat, scanned=False
+        )
         hidden_BTD, more = run(hidden_BTD, state, beside)
         return hidden_BTD, jax.tree.map(lambda *x: jnp.concatenate(x), kv, more)
 
 
-def _places(kinds: tuple[LayerKind, ...], head_width: int, query: Layout, key: Layout) -> list[Place]:
+def _places(arch: Architecture, query: Layout, key: Layout, back_end: str) -> list[Place]:
     """A place per kind; equal ropes and windows are computed once."""
-    angles = {k.rope: rope.angles(query.positions_BT, head_width, k.rope) for k in kinds}
-    masks = {k.window: AttentionMask(query, key, k.window).dense() for k in kinds}
-    return [Place(angles[k.rope], masks[k.window], k.window) for k in kinds]
+    scores = Scores(arch.score_scale, arch.attention_cap)
+    angles = {k.rope: rope.angles(query.positions_BT, arch.head_width, k.rope) for k in arch.kinds}
+    lowered = {
+        k.window: backends.lower(AttentionMask(query, key, k.window), scores, back_end) for k in arch.kinds
+    }
+    return [Place(angles[k.rope], lowered[k.window]) for k in arch.kinds]
 
 
 def _unstack(tree, layers: int) -> list:

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from bsft_jax.models.attention import soft_cap
-from bsft_jax.parallel.sharding import constrain
+from bsft_jax.models.products import product
+from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain, parts
 
-TILE_ELEMENTS = 2**25  # most logits of a row that exist at a time
+TILE_ELEMENTS = 2**25  # most logits of a device that exist at a time
 MASKED = -1e30
 
 
@@ -16,21 +17,19 @@ def _products(model, hidden_BTD: jax.Array) -> tuple[jax.Array, jax.Array | None
     """Base logits [B, T, V] with the behavior columns masked, and row logits [B, T, n]; float32."""
     hidden_BTD = hidden_BTD.astype(model.dtype)
 
-    def product(spec: str, weights: jax.Array) -> jax.Array:
-        weights = weights.astype(model.dtype)
-        logits = jnp.einsum(spec, hidden_BTD, weights, preferred_element_type=jnp.float32)
-        return soft_cap(logits, model.arch.logit_cap)
+    def products(weights_DV: jax.Array) -> jax.Array:
+        return soft_cap(product(hidden_BTD, weights_DV, jnp.float32), model.arch.logit_cap)
 
     if model.head is None:
-        base_BTV = product('BTD,VD->BTV', constrain(model.embed.table[...], 'tensor', None))
+        base_BTV = products(constrain(model.embed.table[...], 'tensor', None).T)
     else:
-        base_BTV = product('BTD,DV->BTV', constrain(model.head.kernel[...], None, 'tensor'))
+        base_BTV = products(constrain(model.head.kernel[...], None, 'tensor'))
     if not model.behavior_ids:
         return base_BTV, None
     V = base_BTV.shape[-1]
     masked_V = jnp.isin(jnp.arange(V), jnp.asarray(model.behavior_ids))
     rows = model.behavior.input if model.head is None else model.behavior.output
-    return jnp.where(masked_V, MASKED, base_BTV), product('BTD,nD->BTn', constrain(rows[...], None, None))
+    return jnp.where(masked_V, MASKED, base_BTV), products(constrain(rows[...], None, None).T)
 
 
 def logits(model, hidden_BTD: jax.Array) -> jax.Array:
@@ -60,26 +59,32 @@ def _tile_logprobs(model, hidden_BTD, targets_BT):
 def target_logprobs(model, hidden_BTD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target and whether no token is more probable.
 
-    At most `TILE_ELEMENTS` logits of each row exist at a time; where that is not all, they are computed
-    again in the backward pass, so that memory does not grow with T · V.
+    At most `TILE_ELEMENTS` logits exist at a time on each device of the mesh in force; where that is not all of
+    its share, they are computed again in the backward pass, so that memory does not grow with B · T · V.
 
     Returns logprob_BT in float32 and correct_BT in bool.
     """
     B, T, _ = hidden_BTD.shape
-    tiles = -(-T * model.arch.vocab_size // TILE_ELEMENTS)
+    V, split = model.arch.vocab_size, parts(T, TOKENS)
+    logits = (B // parts(B, ROWS)) * (T // split) * (V // parts(V, 'tensor'))
+    tiles = min(-(-logits // TILE_ELEMENTS), T // split)
     if tiles == 1:
         return _tile_logprobs(model, hidden_BTD, targets_BT)
-    tile = -(-T // tiles)
-    padding = tiles * tile - T
+    tile = -(-T // (split * tiles))
+    padding = tiles * tile - T // split
 
-    def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(B, tiles, tile, *x.shape[2:]), 1, 0)
+    def cut(x: jax.Array) -> jax.Array:
+        """Tiles in front, each with as many tokens of every part that `context` makes of a row."""
+        x = x.reshape(B, split, T // split, *x.shape[2:])
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 3))
+        x = jnp.moveaxis(x.reshape(B, split, tiles, tile, *x.shape[3:]), 2, 0)
+        return x.reshape(tiles, B, split * tile, *x.shape[4:])
 
     one_tile = jax.checkpoint(lambda hidden, targets: _tile_logprobs(model, hidden, targets))
-    logprob, correct = jax.lax.map(lambda tile: one_tile(*tile), (split(hidden_BTD), split(targets_BT)))
+    logprob, correct = jax.lax.map(lambda tile: one_tile(*tile), (cut(hidden_BTD), cut(targets_BT)))
 
     def join(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x, 0, 1).reshape(B, tiles * tile)[:, :T]
+        x = jnp.moveaxis(x.reshape(tiles, B, split, tile), 0, 2).reshape(B, split, tiles * tile)
+        return x[:, :, : T // split].reshape(B, T)
 
     return join(logprob), join(correct)

@@ -33,7 +33,7 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(kernel_IO)
         self.kernel_scale = nnx.Param(scale_O) if quantized else None
         self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
-        self.lora = Lora(inputs, outputs, adapter, dtype, rngs) if adapter else None
+        self.lora = Lora(inputs, outputs, adapter, rngs) if adapter else None
         self.dtype = dtype
 
     def __call__(self, x_BTI: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -42,8 +42,8 @@ class Linear(nnx.Module):
         if self.kernel_scale is None:
             y_BTO = product(x_BTI, self.kernel[...])
         else:
-            y_BTO = product(x_BTI, self.kernel[...].astype(self.dtype))
-            y_BTO = (y_BTO.astype(jnp.float32) * self.kernel_scale[...]).astype(self.dtype)
+            y_BTO = product(x_BTI, self.kernel[...].astype(self.dtype), jnp.float32)
+            y_BTO = (y_BTO * self.kernel_scale[...]).astype(self.dtype)
         if self.bias is not None:
             y_BTO += self.bias[...].astype(self.dtype)
         return y_BTO if self.lora is None else y_BTO + self.lora(x_BTI, key)

@@ -41,13 +41,13 @@ class LoraSpec:
 class Lora(nnx.Module):
     """`scale · (x @ a) @ b`, a [I, r] uniform in ±I**-0.5 as in `peft`, b [r, O] zero: nothing at first."""
 
-    def __init__(self, inputs: int, outputs: int, spec: LoraSpec, dtype, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, spec: LoraSpec, rngs: nnx.Rngs):
         bound = inputs**-0.5
         self.a = nnx.Param(
             jax.random.uniform(rngs.params(), (inputs, spec.rank), minval=-bound, maxval=bound)
         )
         self.b = nnx.Param(jnp.zeros((spec.rank, outputs)))
-        self.spec, self.dtype = spec, dtype
+        self.spec = spec
 
     def __call__(self, x_BTI: jax.Array, key: jax.Array | None) -> jax.Array:
         """The addition to the map's result; `key` is the dropout's, None at inference."""

@@ -13,7 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
+from bsft_jax.models import backends
 from bsft_jax.models.architecture import Architecture
 from bsft_jax.models.decoder import Decoder, Form
 from bsft_jax.models.lora import LoraSpec
@@ -34,7 +36,8 @@ class Network:
       base_dtype: how the checkpoint's parameters are held: `float32`, or frozen ones in `bfloat16`, or
         with the kernels of linear maps in `int8` beside them. What trains is float32.
       lora: which linear maps have an adapter.
-      remat: layers are computed again in the backward pass; memory instead of time.
+      remat: what a layer keeps for its backward pass, one of `config.REMAT`.
+      attention: the back end, one of `backends.BACK_ENDS`, or what `on` makes one of.
     """
 
     arch: Architecture
@@ -42,11 +45,16 @@ class Network:
     dtype: str = 'float32'
     base_dtype: str = 'float32'
     lora: LoraSpec | None = None
-    remat: bool = False
+    remat: str = 'none'
+    attention: str = 'dense'
 
     def _make(self, key: jax.Array) -> Decoder:
-        form = Form(self.base_dtype == 'int8', self.lora, self.remat)
+        form = Form(self.base_dtype == 'int8', self.lora, self.remat, self.attention)
         return Decoder(self.arch, form, self.behavior_ids, jnp.dtype(self.dtype), nnx.Rngs(params=key))
+
+    def on(self, mesh: Mesh) -> Network:
+        """The network with the attention back end for the devices of a mesh; raises UserError as `resolve` does."""
+        return dataclasses.replace(self, attention=backends.resolve(self.attention, mesh))
 
     @functools.cached_property
     def _graph(self) -> tuple[Any, Any]:

@@ -86,8 +86,20 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    fitting = P(*(_fitting(axis, size, mesh) for axis, size in zip(axes, x.shape, strict=True)))
-    return jax.lax.with_sharding_constraint(x, fitting)
+    return jax.lax.with_sharding_constraint(x, fitting(x.shape, *axes))
+
+
+def fitting(shape: tuple[int, ...], *axes) -> P:
+    """The spec that `constrain` gives an activation of this shape on the mesh in force."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return P(*(_fitting(axis, size, mesh) for axis, size in zip(axes, shape, strict=True)))
+
+
+def parts(size: int, axis: str | tuple[str, ...]) -> int:
+    """Into how many parts `constrain` splits a dimension of this size; 1 without a mesh in force."""
+    mesh = jax.sharding.get_abstract_mesh()
+    names = () if mesh.empty else _fitting(axis, size, mesh) or ()
+    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
 def constrain_by_path(tree: Any) -> Any:

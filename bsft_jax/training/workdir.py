@@ -109,7 +109,8 @@ def open_base(config: RunConfig) -> BaseModel:
         chat_template=config.data.chat_template,
         base_dtype=config.model.base_dtype,
         new_rows=config.model.new_rows,
-        remat=config.train.remat == 'full',
+        remat=config.train.remat,
+        attention=config.model.attention,
         lora=LoraSpec(**dataclasses.asdict(config.lora)) if config.train.mode == 'lora' else None,
     )
 

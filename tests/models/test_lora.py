@@ -78,7 +78,7 @@ def test_dropout_zeroes_its_share_of_the_inputs_and_only_in_training():
     np.testing.assert_array_equal(
         hidden(network, params), hidden(Network(ARCH, lora=dataclasses.replace(spec, dropout=0.0)), params)
     )
-    made = lora.Lora(1000, 1000, LoraSpec(1000, 1000.0, dropout=0.25), jnp.float32, rngs=_rngs())
+    made = lora.Lora(1000, 1000, LoraSpec(1000, 1000.0, dropout=0.25), rngs=_rngs())
     made.a[...], made.b[...] = jnp.eye(1000), jnp.eye(1000)
     dropped = np.asarray(made(jnp.ones((1, 1, 1000)), jax.random.key(0)))
     assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.75)}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A throw-away Slurm on this machine: one slurmctld, two nodes of two processors, everything in one folder.
-#   bash tests/slurm/cluster.sh start DIR [LINE…]    LINE: more of slurm.conf, such as RequeueExit=75
+#   bash tests/slurm/cluster.sh start DIR [LINE…]    LINE: one more of slurm.conf, such as RequeueExit=75
 #   bash tests/slurm/cluster.sh stop DIR
 # Then SLURM_CONF=DIR/slurm.conf is what sbatch, squeue and scontrol need. Debian: apt install slurm-wlm.
 set -eu
@@ -9,7 +9,7 @@ command="${1:?start or stop}"
 mkdir -p "${2:?a folder}"
 dir="$(cd "$2" && pwd -P)"
 shift 2
-export SLURM_CONF="$dir/slurm.conf"
+export SLURM_CONF="$dir/slurm.conf" PATH="$PATH:/usr/sbin"
 
 free_ports() {
   python3 - "$1" <<'PYTHON'
@@ -69,6 +69,11 @@ CONF
 
 stop() {
   local file
+  scancel --full --signal=KILL --user="$(id -un)" 2>/dev/null || true
+  for _ in $(seq 100); do
+    [ -n "$(squeue --noheader --states=RUNNING,COMPLETING 2>/dev/null)" ] || break
+    sleep 0.1
+  done
   for file in "$dir"/slurmd-*.pid "$dir"/slurmctld.pid; do
     [ -f "$file" ] || continue
     kill "$(cat "$file")" 2>/dev/null || true

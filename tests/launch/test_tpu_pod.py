@@ -1,0 +1,173 @@
+"""launch/tpu_pod.sh: what it prints, and what it does with a gcloud whose slice is a folder of this machine."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+
+GOLDEN = ROOT / 'tests' / 'golden' / 'launch'
+NEEDED = ('--name=pod', '--zone=us-east5-b', '--accelerator=v6e-16', '--version=v2-alpha-tpuv6e')
+TRAIN = (
+    '-m', 'bsft_jax.train', '--config=configs/qwen2_5_7b.py', '--config.mesh.devices=16',
+    '--workdir=/mnt/nfs/run', "--note=it's 2 words",
+)  # fmt: skip
+GCLOUD = """#!{python}
+import json, os, pathlib, shutil, signal, subprocess, sys, time
+
+home, call = pathlib.Path(os.environ['HOST']), sys.argv[1:]
+with open(home / 'calls', 'a') as log:
+    print(json.dumps(call), file=log)
+state, verb = home / 'state', call[3]
+if verb == 'describe':
+    sys.exit(print(state.read_text()) if state.exists() else 1)
+if verb == 'create':
+    state.write_text('READY' if call[2] == 'tpu-vm' else 'ACTIVE')
+if verb == 'delete':
+    state.unlink()
+if verb == 'scp':
+    shutil.copy(*(home / path.partition(':')[2] if path.startswith('pod:') else path for path in call[4:6]))
+if verb == 'ssh':
+    command = call[-1].removeprefix('--command=')
+    if command.startswith('pkill'):
+        pid = home / 'pid'
+        if pid.exists():
+            os.kill(int(pid.read_text()), signal.SIGTERM)
+            while pid.exists():
+                time.sleep(0.05)
+        sys.exit()
+    if 'bsft_environment' in command:
+        unpack = command.partition('cd bsft_jax;')[0]
+        command = unpack + 'mkdir -p bsft_jax/.venv/bin; ln -sf "{python}" bsft_jax/.venv/bin/python'
+    if 'mountpoint' not in command:
+        sys.exit(subprocess.run(['bash', '-c', command], cwd=home).returncode)
+"""
+APP = """
+import os, pathlib, signal, sys, time
+
+def end(*_):
+    pid.unlink()
+    sys.exit(int(sys.argv[1]))
+
+signal.signal(signal.SIGTERM, end)
+assert os.environ['BSFT_DISTRIBUTED'] == '1'
+pid = pathlib.Path('../pid')
+pid.write_text(str(os.getpid()))
+workdir = pathlib.Path(sys.argv[2].partition('=')[2])
+workdir.mkdir(parents=True, exist_ok=True)
+(workdir / 'metrics.jsonl').write_text(sys.argv[3])
+print('the app runs', pathlib.Path('changed.txt').read_text(), flush=True)
+time.sleep(60 if 'wait' in sys.argv else 0)
+end()
+"""
+
+
+@pytest.mark.parametrize(
+    'golden, options',
+    [
+        ('tpu_vm.txt', ('--project=clinic', '--keep')),
+        ('queued.txt', ('--queued', '--spot', '--nfs=10.0.0.2:/share')),
+    ],
+)
+def test_a_dry_run_prints_every_command(golden, options):
+    arguments = (*NEEDED, *options, '--dry_run', '--', *TRAIN)
+    done = subprocess.run(
+        ['bash', 'launch/tpu_pod.sh', *arguments],
+        cwd=ROOT, env=os.environ | {'TMPDIR': '/tmp'}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == ''
+    assert done.stdout == (GOLDEN / golden).read_text()
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (NEEDED[1:], '--name=… is missing'),
+        (NEEDED, 'nothing to run'),
+        ((*NEEDED, '--zones=x', '--', 'a'), '--zones=x is no option'),
+    ],
+)
+def test_what_is_missing_is_said(arguments, message):
+    done = subprocess.run(['bash', 'launch/tpu_pod.sh', *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr
+
+
+@pytest.fixture
+def slice_(tmp_path):
+    """A repository of the script alone, a gcloud, and the folder that is the slice's only host."""
+    repository, host = tmp_path / 'a repository', tmp_path / 'host'
+    (repository / 'launch').mkdir(parents=True)
+    host.mkdir()
+    shutil.copy(ROOT / 'launch' / 'tpu_pod.sh', repository / 'launch')
+    (repository / 'changed.txt').write_text('as committed')
+    git = ('git', '-c', 'user.name=a', '-c', 'user.email=a@b')
+    for command in (('init', '-q'), ('add', '.'), ('commit', '-qm', 'a')):
+        subprocess.run([*git, *command], cwd=repository, check=True)
+    (repository / 'changed.txt').write_text('as it is now')
+    gcloud = tmp_path / 'bin' / 'gcloud'
+    gcloud.parent.mkdir()
+    gcloud.write_text(GCLOUD.format(python=sys.executable))
+    gcloud.chmod(0o755)
+    return repository, host, gcloud.parent
+
+
+def begin(slice_, *options, app):
+    repository, host, path = slice_
+    who = {f'GIT_{role}_{what}': 'a' for role in ('AUTHOR', 'COMMITTER') for what in ('NAME', 'EMAIL')}
+    env = os.environ | who | {
+        'PATH': f'{path}:{os.environ["PATH"]}', 'HOST': str(host), 'TMPDIR': str(host.parent)
+    }  # fmt: skip
+    return subprocess.Popen(
+        ['bash', 'launch/tpu_pod.sh', *NEEDED, *options, '--', '-c', APP, *app],
+        cwd=repository, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def verbs(host):
+    return [json.loads(line)[3] for line in (host / 'calls').read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    'code, before, options, made, kept',
+    [
+        (0, None, (), True, False),
+        (0, 'READY', ('--keep',), False, True),
+        (2, 'PREEMPTED', (), True, False),
+        (75, None, (), True, True),
+        (75, None, ('--queued', '--spot', '--nfs=10.0.0.2:/share'), True, False),
+        (255, None, ('--nfs=10.0.0.2:/share',), True, True),
+    ],
+)
+def test_a_run_on_a_slice(code, before, options, made, kept, slice_):
+    repository, host, _ = slice_
+    if before:
+        (host / 'state').write_text(before)
+    running = begin(slice_, *options, app=(str(code), '--workdir=runs/one', 'two words'))
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == code, said
+    assert 'the app runs as it is now' in said
+    assert (repository / 'runs' / 'pod' / 'metrics.jsonl').read_text() == 'two words'
+    assert ('create' in verbs(host)) == made
+    assert (verbs(host)[-1] == 'delete') == (not kept)
+    assert ('pod is kept, and costs' in said) == kept == (host / 'state').exists()
+
+
+def test_an_interrupt_lets_the_app_save(slice_):
+    repository, host, _ = slice_
+    running = begin(slice_, app=('75', '--workdir=runs/one', 'saved', 'wait'))
+    deadline = time.monotonic() + 30
+    while not (host / 'bsft_jax' / 'runs' / 'one' / 'metrics.jsonl').exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 75, said
+    assert not (host / 'pid').exists()
+    assert (repository / 'runs' / 'pod' / 'metrics.jsonl').read_text() == 'saved'
+    assert verbs(host)[-1] == 'scp' and 'pod is kept' in said

@@ -1,0 +1,48 @@
+"""Products: both forms of the kernel's gradient, its dtype, and the precision of float32."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bsft_jax.models import products
+from tests.tiny import assert_close
+
+
+@pytest.mark.parametrize('outputs', [3, 24], ids=['narrows', 'widens'])
+def test_gradients_are_those_of_a_plain_product(outputs):
+    x_BTI = jax.random.normal(jax.random.key(0), (2, 7, 8))
+    kernel_IO = jax.random.normal(jax.random.key(1), (8, outputs))
+    dy_BTO = jax.random.normal(jax.random.key(2), (2, 7, outputs))
+    expected, pull = jax.vjp(lambda x, kernel: x @ kernel, x_BTI, kernel_IO)
+    actual, own = jax.vjp(products.product, x_BTI, kernel_IO)
+    assert_close(actual, expected, 1e-6)
+    for mine, theirs in zip(own(dy_BTO), pull(dy_BTO), strict=True):
+        assert_close(mine, theirs, 1e-6)
+    assert_close(products._kernel_gradient_cpu(x_BTI, dy_BTO), products._kernel_gradient(x_BTI, dy_BTO), 1e-6)
+
+
+def lowered(dtype, platform):
+    gradient = jax.grad(lambda kernel, x: products.product(x, kernel, jnp.float32).sum(), argnums=(0, 1))
+    shapes = jax.ShapeDtypeStruct((8, 3), jnp.float32), jax.ShapeDtypeStruct((2, 7, 8), dtype)
+    return jax.jit(gradient).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_the_form_for_a_cpu_is_used_on_a_cpu_alone():
+    assert 'optimization_barrier' in lowered(jnp.float32, 'cpu')
+    assert 'optimization_barrier' not in lowered(jnp.float32, 'tpu')
+
+
+def test_products_of_float32_are_in_float32_on_every_platform():
+    for dtype, rounded in ((jnp.float32, False), (jnp.bfloat16, True)):
+        dots = [line for line in lowered(dtype, 'tpu').splitlines() if 'dot_general' in line]
+        assert len(dots) == 2 and all(('HIGHEST' in dot) != rounded for dot in dots)
+
+
+def test_a_kernels_gradient_is_not_rounded_to_the_dtype_of_activations():
+    x_BTI = jax.random.normal(jax.random.key(0), (4, 512, 8)).astype(jnp.bfloat16)
+    dy_BTO = jax.random.normal(jax.random.key(1), (4, 512, 3)).astype(jnp.bfloat16)
+    _, pull = jax.vjp(products.product, x_BTI, jnp.ones((8, 3)))
+    dx_BTI, dkernel_IO = pull(dy_BTO)
+    assert dx_BTI.dtype == jnp.bfloat16 and dkernel_IO.dtype == jnp.float32
+    exact_IO = jnp.einsum('BTI,BTO->IO', x_BTI.astype(jnp.float32), dy_BTO.astype(jnp.float32))
+    assert_close(dkernel_IO, exact_IO, 1e-6)
