@@ -128,7 +128,7 @@ def test_computing_layers_again_changes_no_gradient(base_dtype):
     params = with_random_b(plain.init(jax.random.key(0)))
     trained = {path: leaf for path, leaf in flatten(params).items() if '/lora/' in path}
     found, kept = [], []
-    for remat in (False, True):
+    for remat in ('none', 'dots', 'minimal', 'full'):
         network = dataclasses.replace(plain, remat=remat)
 
         def loss(trained, network=network):
@@ -139,6 +139,8 @@ def test_computing_layers_again_changes_no_gradient(base_dtype):
         found.append(jax.jit(jax.grad(loss))(trained))
         saved = jax.eval_shape(lambda t, loss=loss: jax.vjp(loss, t)[1], trained)
         kept.append(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved)))
-    for path, gradient in found[0].items():
-        np.testing.assert_allclose(found[1][path], gradient, rtol=1e-4, atol=1e-4)
-    assert kept[1] < 0.7 * kept[0]
+    for gradients in found[1:]:
+        for path, gradient in found[0].items():
+            np.testing.assert_allclose(gradients[path], gradient, rtol=1e-4, atol=1e-4)
+    assert kept == sorted(kept, reverse=True) and len(set(kept)) == len(kept), kept
+    assert kept[-1] < 0.7 * kept[0]
