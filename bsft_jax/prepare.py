@@ -124,7 +124,7 @@ def render(
 ) -> list[str]:
     """What training on each record sees with the tokenizer of `base` and its behavior tokens."""
     from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
-    from bsft_jax.data import rendering
+    from bsft_jax.data import checks, rendering
     from bsft_jax.data.tokenizer import load_tokenizer
     from bsft_jax.hub import files
 
@@ -133,7 +133,7 @@ def render(
     rows = files.read_config(directory).get('vocab_size')
     behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS, rows=rows)
     renderer = rendering.Renderer(tokenizer, behaviors, answer_format=answer_format)
-    rendering.check_records(records, renderer, DEFAULT_BEHAVIORS)
+    checks.check_records(records, renderer, DEFAULT_BEHAVIORS)
     ids = frozenset(behaviors.ids)
     return [inspection.describe(e, tokenizer, ids, colour) for e in renderer.examples(records)]
 

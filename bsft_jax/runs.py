@@ -6,6 +6,7 @@ The apps parse flags and call these; so do tests and notebooks.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -17,8 +18,9 @@ from bsft_jax import config as config_lib
 from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
 from bsft_jax.config import RunConfig
-from bsft_jax.data import labels, loader, packing, prompts, rendering
+from bsft_jax.data import checks, labels, loader, packing, prompts, rendering
 from bsft_jax.data.examples import ExampleStore
+from bsft_jax.data.mixture import Mixture
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub import export as export_lib
@@ -51,20 +53,31 @@ def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
 
 def training_examples(config: RunConfig, base: BaseModel) -> tuple[ExampleStore, packing.PackPlan]:
     """Records of the train split → examples and the plan of every step, before a device is touched."""
-    everything = sources.load_records(config.data.source, 'train')
-    records = labels.hold_out(everything, config.data.hold_out)
+    d = config.data
+    parts = sources.parts_of(d.source)
+    everything = [sources.load_records(source, 'train') for source, _ in parts]
+    kept = [labels.hold_out(records, d.hold_out) for records in everything]
+    records = list(itertools.chain.from_iterable(kept))
     renderer = training_renderer(config, base)
-    rendering.check_records(records, renderer, config.behaviors)
+    checks.check_records(records, renderer, config.behaviors, d.without_behavior)
     if config.arm == 'shuffled_token':
         records = labels.permute(records, config.seed)
-    records = labels.flip(records, config.data.label_noise, base.behaviors.names, config.seed)
-    length = config.data.sequence_length
-    store, report = rendering.render_examples(renderer, records, length, config.data.drop_long)
-    plan = packing.PackPlan(store.lengths, config.data.rows_per_step, length, config.seed)
-    if config.data.hold_out:
-        left_out = len(everything) - len(records)
-        processes.say(f'held out: {left_out} of {len(everything)} records of {config.data.hold_out}')
-    processes.say(f'{config.data.source}: {report}')
+    rest = iter(labels.flip(records, d.label_noise, base.behaviors.names, config.seed))
+    if d.hold_out:
+        total = sum(map(len, everything))
+        processes.say(f'held out: {total - len(records)} of {total} records of {d.hold_out}')
+    stores = []
+    for (source, _), part in zip(parts, kept, strict=True):
+        mine = list(itertools.islice(rest, len(part)))
+        store, report = rendering.render_examples(renderer, mine, d.sequence_length, d.drop_long, d.truncate)
+        stores.append(store)
+        processes.say(f'{source}: {report}')
+    mixture = None
+    if len(parts) > 1:
+        mixture = Mixture(tuple(map(len, stores)), tuple(weight for _, weight in parts))
+        processes.say(mixture.describe())
+    store = ExampleStore.joined(stores)
+    plan = packing.PackPlan(store.lengths, d.rows_per_step, d.sequence_length, config.seed, mixture)
     processes.say(f'training on {plan.describe()}')
     return store, plan
 

@@ -72,6 +72,14 @@ def earlier_answers(record: Record) -> list[int]:
     return [i for i, message in enumerate(turns) if message.role == 'assistant']
 
 
+def label_of(record: Record) -> str:
+    """How an error names a record: by its id, or by its first words."""
+    if record.id:
+        return f'record {record.id!r}'
+    words = record.text or ''.join(message.content for message in record.messages[:1])
+    return f'the record that begins {words[:40]!r}'
+
+
 _STRINGS = ('id', 'case_id', 'pair_id', 'split', 'source', 'license', 'category', 'group', 'behavior')
 _FIELDS = {field.name for field in dataclasses.fields(Record)}
 _NOT_TEXT = re.compile('[\0\ud800-\udfff]')  # what a UTF-8 file of texts cannot hold, or should not
