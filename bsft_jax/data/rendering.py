@@ -98,12 +98,12 @@ class Renderer:
             whole = whole.replace(f' {_PROBE} ', _PROBE)
         if not whole.startswith(prompt):
             raise UserError('its prompt does not begin the whole conversation', where='chat template')
-        _, written, rest = whole.rpartition(_PROBE)
+        before, written, rest = whole.rpartition(_PROBE)
         after = self._control.match(rest)
         if not written or after is None:
             raise UserError('it does not end a turn with a token of its own', where='chat template')
         self.stop_id = self.tokenizer.convert_tokens_to_ids(after[0])
-        self._lead = self._space_before_answers(prompt, written[len(prompt) :])
+        self._lead = self._space_before_answers(prompt, before[len(prompt) :])
 
     def _space_before_answers(self, prompt: str, lead: str) -> str:
         """The space that a template (Mistral) puts before an answer, unless the tokenizer does so itself."""
