@@ -66,7 +66,7 @@ def jsonl(path: str | pathlib.Path) -> Rows:
 
 
 def delimited(path: str | pathlib.Path) -> Rows:
-    """The rows of a CSV file (`.tsv`: of tabs) below its header, an empty cell left out, all cells text.
+    """The rows of a CSV file (`.tsv`: of tabs) below its header, all cells text, empty ones None.
 
     Raises UserError as `jsonl` does, and for a header with an empty or a double name, a row that is
     longer or shorter than the header, and quotes that do not close.
@@ -87,7 +87,10 @@ def delimited(path: str | pathlib.Path) -> Rows:
                 continue
             if len(cells) != len(header):
                 raise UserError(f'{len(cells)} cells below {len(header)} columns', where=where)
-            yield where, {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()}
+            yield (
+                where,
+                {name: cell if cell.strip() else None for name, cell in zip(header, cells, strict=True)},
+            )
     except csv.Error as error:
         raise UserError(f'not valid CSV ({error})', where=f'{path}:{reader.line_num}') from error
 
@@ -126,4 +129,4 @@ def hugging_face(name: str) -> dict[str, Rows]:
 def _named_rows(name: str, split: str, rows: Iterable[dict[str, Any]]) -> Rows:
     for number, row in enumerate(rows):
         where = f'{name}: {split} row {number}' if split else f'{name}: row {number}'
-        yield where, {'split': split, **{key: value for key, value in row.items() if value is not None}}
+        yield where, row if row.get('split') or not split else row | {'split': split}

@@ -167,11 +167,13 @@ def test_a_template_that_raises_names_the_record(renderer_of):
         renderer_of('trained', 'gemma').example(twice)
 
 
+def names(records):
+    turns = [m.behavior for record in records for m in record.messages[1:4:2]]
+    return turns + [record.behavior or record.messages[-1].behavior for record in records]
+
+
 def test_permuted_and_flipped_labels_reach_every_turn():
     records = [dataclasses.replace(CHAT, id=str(i)) for i in range(20)]
-    names = lambda records: [m.behavior for r in records for m in r.messages[1:4:2]] + [  # noqa: E731
-        r.behavior or r.messages[-1].behavior for r in records
-    ]
     permuted = labels.permute(records, 0)
     assert sorted(names(permuted)) == sorted(names(records))
     for i in (1, 3):
