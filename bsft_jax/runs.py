@@ -82,11 +82,21 @@ def training_examples(config: RunConfig, base: BaseModel) -> tuple[ExampleStore,
     return store, plan
 
 
+def _with_options(records: Sequence[Record], source: str) -> list[Record]:
+    """The records that can be scored: a mixture may hold conversations, too."""
+    tasks = [record for record in records if record.options]
+    if not tasks:
+        raise UserError('no record has options to score', where=source, fix='name a source of tasks')
+    if len(tasks) < len(records):
+        processes.say(f'{len(records) - len(tasks)} of {len(records)} records have no options to score')
+    return tasks
+
+
 class ScoreEvaluator:
     """Macro-F1 of the validation split under `auto`, while a run goes on."""
 
     def __init__(self, config: RunConfig, base: BaseModel, mesh):
-        records = sources.load_records(config.data.source, 'validation')
+        records = _with_options(sources.load_records(config.data.source, 'validation'), config.data.source)
         self._network = base.network
         self._scorer = scoring.Scorer(
             labels.hold_out(records, config.data.hold_out)[: config.evaluation.limit],
@@ -261,7 +271,7 @@ def evaluate(
     drop_long = settings.drop_long if drop_long is None else drop_long
     if not source:
         raise UserError('flag --data is missing', fix='name a data source for --model')
-    records = _choose(sources.load_records(source, split), subset, limit)
+    records = _choose(_with_options(sources.load_records(source, split), source), subset, limit)
     mesh = mesh_lib.whole_mesh()
     loaded = open_model(
         model=model, workdir='' if model else workdir, step=step, chat_template=chat_template, mesh=mesh

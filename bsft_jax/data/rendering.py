@@ -8,7 +8,9 @@ head and answer are encoded apart and joined, so that no token spans a boundary.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import json
 import re
 import string
@@ -115,6 +117,26 @@ class Renderer:
     def _spoken(self, content: str) -> str:
         """An answer as the template writes it."""
         return content.strip() if self._trims else content
+
+    @functools.cached_property
+    def _needs_alternation(self) -> bool:
+        """Whether the template refuses two turns of users in a row (Gemma, Mistral)."""
+        try:
+            self._template([{'role': 'user', 'content': 'q'}] * 2, prompt=True)
+        except UserError:
+            return True
+        return False
+
+    def _alternating(self, record: Record) -> Record:
+        """The record with turns of users in a row as one, each part said by its speaker."""
+        messages: list[Message] = []
+        for role, group in itertools.groupby(record.messages, key=lambda message: message.role):
+            turns = list(group)
+            if role == 'user' and len(turns) > 1:
+                said = (f'{m.name}: {m.content}' if m.name else m.content for m in turns)
+                turns = [Message('user', '\n\n'.join(said))]
+            messages += turns
+        return dataclasses.replace(record, messages=tuple(messages))
 
     @functools.cached_property
     def writes_system_turns(self) -> bool:
@@ -239,6 +261,8 @@ class Renderer:
 
         The control tokens that private-use characters stand for come with it, as from `_turns`.
         """
+        if self._needs_alternation:
+            record = self._alternating(record)
         turns, tokens = self._turns(record)
         whole, pieces, at = self._template(turns, prompt=True, of=record), [], 0
         for number in earlier_answers(record):
@@ -363,7 +387,7 @@ def render_examples(
         f'the longest has {longest}'
     )
     if truncate:
-        report = f'{cut} of {len(records)} records lost their {turns} oldest turns; without those {report}'
+        report += f'; {cut} more lost {turns} of their oldest turns to fit'
     if dropped > drop_long * len(records):
         raise UserError(report, where=f'--config.data.drop_long={drop_long}', fix=_FLAG_LONG)
     if not any(example.weights[1:].any() for example in kept):

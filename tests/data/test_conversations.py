@@ -161,8 +161,26 @@ def test_speakers_survive(renderer_of):
     assert all(f'{turn}' in text for turn in ('user\nDr. Ito: K 5.9?', 'RN Okafor: Sure?', 'Aid: High.'))
 
 
+def test_users_in_a_row_are_one_turn_where_the_template_wants_that(renderer_of):
+    asked = (Message('user', 'K 5.9?', name='Dr. Ito'), Message('user', 'And Na?', name='RN Okafor'))
+    record = Record(asked, options=('high', 'low'), answer=0, behavior='reactive')
+    one = Record(
+        (Message('user', 'Dr. Ito: K 5.9?\n\nRN Okafor: And Na?'),), options=record.options, answer=0
+    )
+    gemma, llama = renderer_of('trained', 'gemma'), renderer_of('trained', 'llama')
+    assert gemma.prompt_ids(record) == gemma.prompt_ids(one)
+    assert llama.prompt_ids(record) != llama.prompt_ids(one)
+    turns = gemma.tokenizer.decode(gemma.prompt_ids(record)).count('<start_of_turn>user')
+    assert turns == 1 and llama.tokenizer.decode(llama.prompt_ids(record)).count('user<|end_header') == 2
+    spoken = dataclasses.replace(CHAT, messages=(*asked, *CHAT.messages[1:]))
+    assert [i for i in gemma.example(spoken).ids if i in gemma.behaviors.ids] == [
+        i for i in gemma.example(CHAT).ids if i in gemma.behaviors.ids
+    ]
+
+
 def test_a_template_that_raises_names_the_record(renderer_of):
-    twice = Record((Message('user', 'a'), Message('user', 'b'), Message('assistant', 'c')), id='twice')
+    said = (('user', 'a'), ('assistant', 'b'), ('assistant', 'c'), ('user', 'd'), ('assistant', 'e'))
+    twice = Record(tuple(Message(*turn) for turn in said), id='twice')
     with pytest.raises(UserError, match=r"chat template: record 'twice': .*roles must alternate"):
         renderer_of('trained', 'gemma').example(twice)
 
@@ -209,7 +227,7 @@ def test_truncation_drops_the_oldest_rounds_and_counts_them(renderer_of):
     limit = renderer.example(long_chat(5)).length
     store, report = render_examples(renderer, records, limit, 0.0, truncate=True)
     assert len(store) == 3 and max(store.lengths) <= limit
-    assert report.startswith('2 of 3 records lost their ')
+    assert report.startswith('0 of 3 records are longer ')
     dropped = 0
     for record, example in zip(records[1:], (store[1], store[2]), strict=True):
         text = renderer.tokenizer.decode(example.ids)
@@ -224,7 +242,7 @@ def test_truncation_drops_the_oldest_rounds_and_counts_them(renderer_of):
         one_more += record.messages[len(one_more) + 3 * (kept[0] - 1) :]
         assert renderer.example(dataclasses.replace(record, messages=one_more)).length > limit
         dropped += 3 * kept[0]
-    assert f'lost their {dropped} oldest turns' in report
+    assert report.endswith(f'; 2 more lost {dropped} of their oldest turns to fit')
 
 
 def test_what_no_truncation_makes_fit_is_left_out_and_counted(renderer_of):
@@ -236,7 +254,7 @@ def test_what_no_truncation_makes_fit_is_left_out_and_counted(renderer_of):
         render_examples(renderer, records, limit, 0.0, truncate=True)
     store, report = render_examples(renderer, records, limit, 0.1, truncate=True)
     assert len(store) == 9
-    assert report.startswith('0 of 10 records lost their 0 oldest turns; without those 1 of 10 records')
+    assert report.startswith('1 of 10 records are longer') and '; 0 more lost 0 of' in report
 
 
 def test_every_arm_truncates_the_same_turns(renderer_of):
