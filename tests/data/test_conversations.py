@@ -264,3 +264,22 @@ def test_every_arm_truncates_the_same_turns(renderer_of):
         for form in ('none', 'tokens', 'words', 'neutral')
     }
     assert len(reports) == 1
+
+
+@pytest.mark.parametrize('style', ['llama', 'mistral', 'gemma'])
+def test_control_tokens_of_a_template_inside_a_conversation(renderer_of, style):
+    renderer = renderer_of('trained', style, loss_on='turns')
+    tokens = (*STYLES[style][1], '<bos>', '<|proactive|>')
+
+    def with_note(note):
+        said = [dataclasses.replace(m, content=f'{m.content} {note} {m.content}') for m in CHAT.messages]
+        return dataclasses.replace(CHAT, messages=tuple(said))
+
+    def controls(record):
+        return [i for i in renderer.example(record).ids if i in renderer.tokenizer.added_tokens_decoder]
+
+    for token in tokens:
+        with pytest.raises(UserError, match=r"record 'chat': the token .* inside a message"):
+            check_records([with_note(token)], renderer, DEFAULT_BEHAVIORS)
+        assert controls(with_note(token)) == controls(with_note('xx'))
+        assert renderer.tokenizer.decode(renderer.example(with_note(token)).ids).count(token) >= 6
