@@ -127,6 +127,11 @@ def hugging_face(name: str) -> dict[str, Rows]:
 
 
 def _named_rows(name: str, split: str, rows: Iterable[dict[str, Any]]) -> Rows:
-    for number, row in enumerate(rows):
-        where = f'{name}: {split} row {number}' if split else f'{name}: row {number}'
-        yield where, row if row.get('split') or not split else row | {'split': split}
+    number = -1
+    try:
+        for number, row in enumerate(rows):
+            where = f'{name}: {split} row {number}' if split else f'{name}: row {number}'
+            yield where, row if row.get('split') or not split else row | {'split': split}
+    except Exception as error:  # a column of pictures without a library for them
+        what = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f'cannot be read by datasets behind row {number} ({what})', where=name) from error

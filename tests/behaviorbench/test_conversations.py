@@ -163,3 +163,14 @@ def test_written_records_are_read_back(tmp_path):
     made = [record_from_dict(row | {'id': name}) for name, row in LAYOUTS.items()]
     write_jsonl(tmp_path / 'y.jsonl', made)
     assert read_jsonl(tmp_path / 'y.jsonl') == made
+
+
+def test_a_row_that_cannot_be_decoded_is_one_clear_line(monkeypatch):
+    def rows_of_a_set():
+        yield {'prompt': 'q', 'completion': 'a'}
+        raise ImportError('To support decoding images, please install Pillow.\nAnd more.')
+
+    monkeypatch.setattr(datasets, 'load_dataset', lambda *_: {'train': rows_of_a_set()})
+    with pytest.raises(UserError, match=r'^hf:a/b: cannot be read .* behind row 0 .To support') as caught:
+        sources.load_records('hf:a/b', 'train')
+    assert '\n' not in str(caught.value) and 'more' not in str(caught.value)
