@@ -19,6 +19,7 @@ setuptools.setup(
     python_requires='>=3.11',
     install_requires=[
         'absl-py>=2.5.1,<3',
+        'datasets>=5.2.0,<6',
         'flax>=0.12.8,<0.13',
         'grain>=0.2.18,<0.3',
         'huggingface_hub>=1.33,<3',

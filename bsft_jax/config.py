@@ -73,8 +73,10 @@ class DataSection:
 
     `rows_per_step` rows of `sequence_length` tokens make the global batch. `packed=False` keeps
     the records of each step and gives every record its own row. `drop_long` is the largest
-    share of records that may be left out because they are longer than a row. `loss_on='turns'` trains
-    on every turn of the assistant (pretraining), `'answer'` on the last alone.
+    share of records that may be left out because they are longer than a row; `truncate` has a longer
+    conversation lose its oldest turns first. `loss_on='turns'` trains on every turn of the assistant,
+    `'answer'` on the last alone. A record `without_behavior` is trained on without a token (`plain`) or
+    an error (`refuse`). A mixture of sources is written `0.7*SOURCE + 0.3*SOURCE`.
     `label_noise` is the share of labelled training records whose behavior is changed to another;
     `hold_out` names a category that is left out of training and validation. `behavior_weight` is
     the loss weight of an answer's head, spread over its tokens.
@@ -89,6 +91,8 @@ class DataSection:
     loss_on: str = 'answer'
     chat_template: str = ''
     drop_long: float = 0.01
+    truncate: bool = False
+    without_behavior: str = 'plain'
     label_noise: float = 0.0
     hold_out: str = ''
 
@@ -224,6 +228,7 @@ class RunConfig:
         choice('model.new_rows', self.model.new_rows, ('description', 'mean', 'normal'))
         choice('data.answer_format', self.data.answer_format, ('letter', 'text'))
         choice('data.loss_on', self.data.loss_on, ('answer', 'turns'))
+        choice('data.without_behavior', self.data.without_behavior, ('plain', 'refuse'))
         behaviors_lib.validate_behaviors(self.behaviors)
         if self.data.hold_out:
             choice('data.hold_out', self.data.hold_out, taxonomy.CATEGORIES)

@@ -15,14 +15,21 @@ from typing import Any
 from absl import flags
 
 from bsft_jax import cli
+from bsft_jax.behaviorbench import mapping as mapping_lib
 from bsft_jax.behaviorbench import shortcuts
 from bsft_jax.behaviorbench import sources as sources_lib
-from bsft_jax.behaviorbench.records import SPLITS, Record, write_jsonl
+from bsft_jax.behaviorbench.records import SPLITS, Record, behavior_of, write_jsonl
 from bsft_jax.data import inspection
 from bsft_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_multi_string(
-    'source', None, 'synthetic:CASES[:SEED], medec:DIR or jsonl:PATH; may be repeated.', required=True
+    'source',
+    None,
+    'synthetic:CASES[:SEED], medec:DIR, jsonl:PATH, csv:FILE or hf:PATH_OR_HUB_ID[:CONFIG]; may be repeated.',
+    required=True,
+)
+_MAP = flags.DEFINE_string(
+    'map', None, 'JSON file that says which columns of jsonl:, csv: and hf: sources are which fields.'
 )
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder of the data set.', required=True)
 _FORMAT = flags.DEFINE_enum('format', 'jsonl', ['jsonl'], 'How the data set is stored.')
@@ -43,13 +50,19 @@ CARD = 'card.json'
 FILES = (*(f'{split}.jsonl' for split in SPLITS), CARD)
 
 
-def prepare(sources: Sequence[str], output: str | pathlib.Path, seed: int = 0) -> dict[str, Any]:
+def prepare(
+    sources: Sequence[str],
+    output: str | pathlib.Path,
+    seed: int = 0,
+    mapping: mapping_lib.Mapping | None = None,
+) -> dict[str, Any]:
     """Writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and `card.json`, all or nothing.
 
     Args:
       sources: what `sources.load_raw` takes; no two records may have the same id, no case be in two splits.
       output: the folder; an earlier data set there is replaced, anything else is refused.
       seed: of the splits and of what adapters choose.
+      mapping: makes records of the rows of every source.
 
     Returns the card. Raises UserError for a source, a record or a folder that does not fit.
     """
@@ -57,7 +70,7 @@ def prepare(sources: Sequence[str], output: str | pathlib.Path, seed: int = 0) -
     partial = output.with_name(output.name + '.partial')
     _check_replaceable(output, [CARD])
     _check_replaceable(partial, [])
-    loaded = [(source, *sources_lib.load_raw(source, seed)) for source in sources]
+    loaded = [(source, *sources_lib.load_raw(source, seed, mapping)) for source in sources]
     records = [record for _, rows, _ in loaded for record in rows]
     _check_together(loaded)
     try:
@@ -88,6 +101,7 @@ def prepare(sources: Sequence[str], output: str | pathlib.Path, seed: int = 0) -
             (output / name).unlink(missing_ok=True)
         os.replace(partial, output)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f'cannot be written ({error.strerror})', where=str(output)) from error
     return card
 
@@ -110,7 +124,7 @@ def render(
 ) -> list[str]:
     """What training on each record sees with the tokenizer of `base` and its behavior tokens."""
     from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
-    from bsft_jax.data import rendering
+    from bsft_jax.data import checks, rendering
     from bsft_jax.data.tokenizer import load_tokenizer
     from bsft_jax.hub import files
 
@@ -119,7 +133,7 @@ def render(
     rows = files.read_config(directory).get('vocab_size')
     behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS, rows=rows)
     renderer = rendering.Renderer(tokenizer, behaviors, answer_format=answer_format)
-    rendering.check_records(records, renderer, DEFAULT_BEHAVIORS)
+    checks.check_records(records, renderer, DEFAULT_BEHAVIORS)
     ids = frozenset(behaviors.ids)
     return [inspection.describe(e, tokenizer, ids, colour) for e in renderer.examples(records)]
 
@@ -161,7 +175,7 @@ def _counts(records: Sequence[Record]) -> dict[str, dict[str, dict[str, int]]]:
     counts: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
     for record in records:
         of_category = counts[record.split].setdefault(record.category or 'none', {})
-        behavior = record.behavior or 'none'
+        behavior = behavior_of(record) or 'none'
         of_category[behavior] = of_category.get(behavior, 0) + 1
     return counts
 
@@ -177,7 +191,8 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value)
+    mapping = mapping_lib.read(_MAP.value) if _MAP.value is not None else None
+    card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value, mapping)
     for name, file in card['files'].items():
         print(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records')
     print(shortcuts.table(card['shortcuts']))

@@ -6,6 +6,7 @@ The apps parse flags and call these; so do tests and notebooks.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -17,8 +18,9 @@ from bsft_jax import config as config_lib
 from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
 from bsft_jax.config import RunConfig
-from bsft_jax.data import labels, loader, packing, prompts, rendering
+from bsft_jax.data import checks, labels, loader, packing, prompts, rendering
 from bsft_jax.data.examples import ExampleStore
+from bsft_jax.data.mixture import Mixture
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub import export as export_lib
@@ -51,29 +53,50 @@ def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
 
 def training_examples(config: RunConfig, base: BaseModel) -> tuple[ExampleStore, packing.PackPlan]:
     """Records of the train split → examples and the plan of every step, before a device is touched."""
-    everything = sources.load_records(config.data.source, 'train')
-    records = labels.hold_out(everything, config.data.hold_out)
+    d = config.data
+    parts = sources.parts_of(d.source)
+    everything = [sources.load_records(source, 'train') for source, _ in parts]
+    kept = [labels.hold_out(records, d.hold_out) for records in everything]
+    records = list(itertools.chain.from_iterable(kept))
     renderer = training_renderer(config, base)
-    rendering.check_records(records, renderer, config.behaviors)
+    checks.check_records(records, renderer, config.behaviors, d.without_behavior)
     if config.arm == 'shuffled_token':
         records = labels.permute(records, config.seed)
-    records = labels.flip(records, config.data.label_noise, base.behaviors.names, config.seed)
-    length = config.data.sequence_length
-    store, report = rendering.render_examples(renderer, records, length, config.data.drop_long)
-    plan = packing.PackPlan(store.lengths, config.data.rows_per_step, length, config.seed)
-    if config.data.hold_out:
-        left_out = len(everything) - len(records)
-        processes.say(f'held out: {left_out} of {len(everything)} records of {config.data.hold_out}')
-    processes.say(f'{config.data.source}: {report}')
+    rest = iter(labels.flip(records, d.label_noise, base.behaviors.names, config.seed))
+    if d.hold_out:
+        total = sum(map(len, everything))
+        processes.say(f'held out: {total - len(records)} of {total} records of {d.hold_out}')
+    stores = []
+    for (source, _), part in zip(parts, kept, strict=True):
+        mine = list(itertools.islice(rest, len(part)))
+        store, report = rendering.render_examples(renderer, mine, d.sequence_length, d.drop_long, d.truncate)
+        stores.append(store)
+        processes.say(f'{source}: {report}')
+    mixture = None
+    if len(parts) > 1:
+        mixture = Mixture(tuple(map(len, stores)), tuple(weight for _, weight in parts))
+        processes.say(mixture.describe())
+    store = ExampleStore.joined(stores)
+    plan = packing.PackPlan(store.lengths, d.rows_per_step, d.sequence_length, config.seed, mixture)
     processes.say(f'training on {plan.describe()}')
     return store, plan
+
+
+def _with_options(records: Sequence[Record], source: str) -> list[Record]:
+    """The records that can be scored: a mixture may hold conversations, too."""
+    tasks = [record for record in records if record.options]
+    if not tasks:
+        raise UserError('no record has options to score', where=source, fix='name a source of tasks')
+    if len(tasks) < len(records):
+        processes.say(f'{len(records) - len(tasks)} of {len(records)} records have no options to score')
+    return tasks
 
 
 class ScoreEvaluator:
     """Macro-F1 of the validation split under `auto`, while a run goes on."""
 
     def __init__(self, config: RunConfig, base: BaseModel, mesh):
-        records = sources.load_records(config.data.source, 'validation')
+        records = _with_options(sources.load_records(config.data.source, 'validation'), config.data.source)
         self._network = base.network
         self._scorer = scoring.Scorer(
             labels.hold_out(records, config.data.hold_out)[: config.evaluation.limit],
@@ -248,7 +271,7 @@ def evaluate(
     drop_long = settings.drop_long if drop_long is None else drop_long
     if not source:
         raise UserError('flag --data is missing', fix='name a data source for --model')
-    records = _choose(sources.load_records(source, split), subset, limit)
+    records = _choose(_with_options(sources.load_records(source, split), source), subset, limit)
     mesh = mesh_lib.whole_mesh()
     loaded = open_model(
         model=model, workdir='' if model else workdir, step=step, chat_template=chat_template, mesh=mesh

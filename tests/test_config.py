@@ -36,6 +36,7 @@ def changed(path, value):
         ('model.dtype', 'float16'),
         ('model.weights', 'pickle'),
         ('data.answer_format', 'number'),
+        ('data.without_behavior', 'ignore'),
         ('data.sequence_length', 4),
         ('data.rows_per_step', 0),
         ('data.label_noise', -0.1),

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from bsft_jax.behaviorbench import taxonomy
+from bsft_jax.behaviorbench import conversations, rows, taxonomy
 from bsft_jax.errors import UserError
 
 ROLES = ('system', 'user', 'assistant')
@@ -65,8 +66,28 @@ def behavior_of(record: Record) -> str:
     return record.messages[-1].behavior
 
 
+def earlier_answers(record: Record) -> list[int]:
+    """Places in `messages` of the assistant's turns before the answer."""
+    turns = record.messages if record.options else record.messages[:-1]
+    return [i for i, message in enumerate(turns) if message.role == 'assistant']
+
+
+def label_of(record: Record) -> str:
+    """How an error names a record: by its id, or by its first words."""
+    if record.id:
+        return f'record {record.id!r}'
+    words = record.text or ''.join(message.content for message in record.messages[:1])
+    return f'the record that begins {words[:40]!r}'
+
+
 _STRINGS = ('id', 'case_id', 'pair_id', 'split', 'source', 'license', 'category', 'group', 'behavior')
 _FIELDS = {field.name for field in dataclasses.fields(Record)}
+_NOT_TEXT = re.compile('[\0\ud800-\udfff]')  # what a UTF-8 file of texts cannot hold, or should not
+
+
+def _text(value: str, field: str, where: str) -> None:
+    if found := _NOT_TEXT.search(value):
+        raise UserError(f'field {field!r} holds the character U+{ord(found[0]):04X}', where=where)
 
 
 def _message(value: Any, where: str) -> Message:
@@ -80,39 +101,51 @@ def _message(value: Any, where: str) -> Message:
             raise UserError(f'unknown message field {key!r}', where=where)
         if not isinstance(text, str):
             raise UserError(f'message field {key!r} must be text', where=where)
+        _text(text, key, where)
     if value['role'] not in ROLES:
         raise UserError(f'role {value["role"]!r} is not one of {", ".join(ROLES)}', where=where)
+    if value.get('behavior') and value['role'] != 'assistant':
+        raise UserError("message field 'behavior' belongs to turns of the assistant", where=where)
     return Message(**value)
 
 
 def _strings(value: Any, field: str, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
         raise UserError(f'field {field!r} must be a list of texts', where=where)
+    for text in value:
+        _text(text, field, where)
     return tuple(value)
 
 
 def record_from_dict(obj: Any, where: str = 'record') -> Record:
-    """Checks one JSON object and makes a Record of it.
+    """Checks one JSON object, of any layout of `conversations`, and makes a Record of it.
 
     Raises UserError that begins with `where` and names the field.
     """
     if not isinstance(obj, dict):
         raise UserError(f'a record must be an object, got {type(obj).__name__}', where=where)
+    obj = conversations.normalize(obj, where)
     if unknown := sorted(obj.keys() - _FIELDS):
-        raise UserError(f'unknown field {unknown[0]!r}', where=where)
+        raise UserError(
+            f'unknown field {unknown[0]!r}', where=where, fix='prepare --map=FILE chooses among columns'
+        )
     values: dict[str, Any] = {}
     for field in (*_STRINGS, 'rationale', 'text'):
         values[field] = obj.get(field, '')
         if not isinstance(values[field], str):
             raise UserError(f'field {field!r} must be text', where=where)
+        _text(values[field], field, where)
     messages = obj.get('messages', [])
     if not isinstance(messages, list):
         raise UserError("field 'messages' must be a list", where=where)
-    if bool(messages) == bool(values['text']):
-        raise UserError("exactly one of 'messages' and 'text' must be given", where=where)
     values['messages'] = tuple(
         _message(message, f'{where}: messages[{i}]') for i, message in enumerate(messages)
     )
+    last = values['messages'][-1].behavior if values['messages'] and not obj.get('options') else ''
+    if last and values['behavior'] and last != values['behavior']:
+        raise UserError(
+            f"field 'behavior': {values['behavior']!r}, but its answer says {last!r}", where=where
+        )
     values['hard'] = obj.get('hard', False)
     if not isinstance(values['hard'], bool):
         raise UserError("field 'hard' must be true or false", where=where)
@@ -172,36 +205,29 @@ def record_to_dict(record: Record) -> dict[str, Any]:
     }
 
 
+def records_of_rows(
+    found: rows.Rows, name: str, make: Callable[[Any, str], Record] = record_from_dict
+) -> list[Record]:
+    """Records of rows, `make` applied to each and its place.
+
+    Raises UserError for an id that is there twice, and where there is no row, with `name` as the place.
+    """
+    records, seen = [], {}
+    for where, obj in found:
+        record = make(obj, where)
+        if record.id:
+            if record.id in seen:
+                raise UserError(f"field 'id': {record.id!r} is also at {seen[record.id]}", where=where)
+            seen[record.id] = where
+        records.append(record)
+    if not records:
+        raise UserError('no records in it', where=name)
+    return records
+
+
 def read_jsonl(path: str | pathlib.Path) -> list[Record]:
     """Records of a file, one JSON object a line; raises UserError naming file, line and field."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError('no such file', where=str(path))
-    records, seen = [], {}
-    try:
-        with path.open(encoding='utf-8') as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = f'{path}:{number}'
-                try:
-                    obj = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f'not valid JSON ({error.msg} at column {error.colno})', where=where
-                    ) from error
-                record = record_from_dict(obj, where)
-                if record.id and record.id in seen:
-                    raise UserError(
-                        f"field 'id': {record.id!r} is also on line {seen[record.id]}", where=where
-                    )
-                seen[record.id] = number
-                records.append(record)
-    except UnicodeDecodeError as error:
-        raise UserError(f'not UTF-8 ({error.reason} at byte {error.start})', where=str(path)) from error
-    if not records:
-        raise UserError('no records in this file', where=str(path))
-    return records
+    return records_of_rows(rows.jsonl(path), str(path))
 
 
 def write_jsonl(path: str | pathlib.Path, records: Iterable[Record]) -> None:

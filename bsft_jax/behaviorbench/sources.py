@@ -1,16 +1,20 @@
-"""Data sources by name: `synthetic:CASES[:SEED]`, `jsonl:PATH`, and for pretraining
-`synthetic_lists`, `synthetic_sheets` and `synthetic_text` with the same numbers."""
+"""Data sources by name: `synthetic:CASES[:SEED]`, `jsonl:PATH`, `hf:PATH_OR_HUB_ID[:CONFIG]`, mixtures
+`0.7*SOURCE + 0.3*SOURCE` of them, and for pretraining `synthetic_lists`, `synthetic_sheets` and
+`synthetic_text` with the same numbers."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
+import re
 from typing import Any
 
-from bsft_jax.behaviorbench import adapters, splits, text
+from bsft_jax.behaviorbench import adapters, rows, splits, text
 from bsft_jax.behaviorbench.builders import records_of
 from bsft_jax.behaviorbench.cases import simulate
-from bsft_jax.behaviorbench.records import SPLITS, Record, read_jsonl
+from bsft_jax.behaviorbench.mapping import Mapping
+from bsft_jax.behaviorbench.records import SPLITS, Record, read_jsonl, records_of_rows
 from bsft_jax.errors import UserError
 
 PRETRAINING = {
@@ -19,8 +23,38 @@ PRETRAINING = {
     'synthetic_text': text.conversation_records,
 }
 _FORMS = ', '.join(
-    [*(f'{scheme}:CASES[:SEED]' for scheme in ('synthetic', *PRETRAINING)), 'jsonl:FILE_OR_PREPARED_DIR']
+    [
+        *(f'{scheme}:CASES[:SEED]' for scheme in ('synthetic', *PRETRAINING)),
+        'jsonl:FILE_OR_PREPARED_DIR',
+        'hf:PATH_OR_HUB_ID[:CONFIG]',
+    ]
 )
+RAW = ('csv', *adapters.ADAPTERS)  # what only `prepare` reads
+_PART = re.compile(r'(\d+(?:\.\d*)?)\*(\S.*)')
+
+
+class NoSuchSplit(UserError):
+    """The source is there, the split that was asked for is not."""
+
+
+def parts_of(source: str) -> list[tuple[str, float]]:
+    """The sources of `0.7*SOURCE + 0.3*SOURCE` with their weights; any other source alone, weight 1.
+
+    Raises UserError for a weight of 0 and for a part without one.
+    """
+    if not _PART.match(source):
+        return [(source, 1.0)]
+    parts = []
+    for part in source.split(' + '):
+        match = _PART.fullmatch(part.strip())
+        if not match or not float(match[1]):
+            raise UserError(
+                f'cannot read {part.strip()!r} in a mixture',
+                where='data source',
+                fix='write 0.7*SOURCE + 0.3*SOURCE with weights above 0',
+            )
+        parts.append((match[2].strip(), float(match[1])))
+    return parts
 
 
 def _numbers(source: str, rest: str) -> tuple[int, int]:
@@ -62,46 +96,89 @@ def _unknown(source: str, forms: str) -> UserError:
 
 
 def load_records(source: str, split: str) -> list[Record]:
-    """The records of one split of a source.
+    """The records of one split of a source, of a mixture those of all its parts.
 
-    A prepared directory has one file per split; of a single file those records count whose
-    `split` is the one asked for or empty. Raises UserError for a source that does not exist.
+    A prepared directory has one file per split; of a set without splits those records count whose
+    `split` is the one asked for or empty. Raises UserError for a source that does not exist, and
+    NoSuchSplit where no part has the split.
     """
-    scheme, _, rest = source.partition(':')
-    if scheme in ('synthetic', *PRETRAINING):
-        return [record for record in _generated(scheme, source, rest) if record.split == split]
-    if scheme != 'jsonl' or not rest:
-        prepared = f'; {scheme}: goes through prepare first' if scheme in adapters.ADAPTERS else ''
-        raise _unknown(source, _FORMS + prepared)
-    path = pathlib.Path(rest)
-    if path.is_dir():
-        if not (path / f'{split}.jsonl').is_file():
-            raise UserError(
-                f'no {split}.jsonl in this folder', where=source, fix='name a folder that prepare wrote'
-            )
-        return read_jsonl(path / f'{split}.jsonl')
-    records = [record for record in read_jsonl(path) if record.split in ('', split)]
-    if not records:
-        raise UserError(f'no record of split {split!r}', where=source)
+    parts, records, missing = parts_of(source), [], None
+    for part, _ in parts:
+        try:
+            records += _load_part(part, split)
+        except NoSuchSplit as error:
+            missing = error
+    if missing is not None and not records:
+        raise missing
     return records
 
 
-def load_raw(source: str, seed: int) -> tuple[list[Record], dict[str, Any]]:
-    """All splits of a source that `prepare` takes (raw adapters included), and notes for its card."""
+def _load_part(source: str, split: str) -> list[Record]:
     scheme, _, rest = source.partition(':')
+    if scheme in ('synthetic', *PRETRAINING):
+        return [record for record in _generated(scheme, source, rest) if record.split == split]
+    path = pathlib.Path(rest)
+    if scheme == 'hf' and rest:
+        found = rows.hugging_face(rest)
+        if '' not in found and split not in found:
+            what = f'no split {split!r}, there are {", ".join(found)}'
+            raise NoSuchSplit(what, where=source, fix='prepare --map=FILE renames splits')
+        records = records_of_rows(found.get(split) or found[''], source)
+    elif scheme != 'jsonl' or not rest:
+        prepared = f'; {scheme}: goes through prepare first' if scheme in RAW else ''
+        raise _unknown(source, _FORMS + prepared)
+    elif path.is_dir():
+        file = path / f'{split}.jsonl'
+        if not file.is_file() or not file.stat().st_size:
+            what = f'no {split}.jsonl with records in this folder'
+            raise NoSuchSplit(what, where=source, fix='name a folder that prepare wrote')
+        records = read_jsonl(file)
+    else:
+        records = read_jsonl(path)
+    records = [record for record in records if record.split in ('', split)]
+    if not records:
+        raise NoSuchSplit(f'no record of split {split!r}', where=source)
+    return records
+
+
+def load_raw(source: str, seed: int, mapping: Mapping | None = None) -> tuple[list[Record], dict[str, Any]]:
+    """All splits of a source that `prepare` takes (raw adapters included), and notes for its card.
+
+    With a `mapping` the rows of `jsonl:FILE`, `csv:FILE` and `hf:SET` become records as it says.
+    """
+    scheme, _, rest = source.partition(':')
+    found = _rows_of(scheme, rest)
+    if mapping is not None and not found:
+        raise UserError('its rows are records already', where=source, fix='prepare it without --map')
+    if found:
+        name, given = found
+        records, notes = mapping.records(given, name) if mapping else (records_of_rows(given, name), {})
+        return _in_splits(records, seed), notes
     if scheme in adapters.ADAPTERS and rest:
         return adapters.ADAPTERS[scheme](rest, seed)
     if scheme in ('synthetic', *PRETRAINING):
         return _generated(scheme, source, rest), {}
     if scheme == 'jsonl' and rest:
-        if pathlib.Path(rest).is_dir():
-            return [record for split in SPLITS for record in load_records(source, split)], {}
-        records = read_jsonl(rest)
-        if all(record.split for record in records):
-            return records, {}
-        named = [
-            r if r.case_id else dataclasses.replace(r, case_id=r.id or f'line {i}')
-            for i, r in enumerate(records)
-        ]
-        return _with_splits(named, seed), {}
-    raise _unknown(source, f'{_FORMS}, {", ".join(f"{name}:DIR" for name in adapters.ADAPTERS)}')
+        return [record for split in SPLITS for record in load_records(source, split)], {}
+    raise _unknown(source, f'{_FORMS}, {", ".join(f"{name}:..." for name in RAW)}')
+
+
+def _rows_of(scheme: str, rest: str) -> tuple[str, rows.Rows] | None:
+    """Name and rows of a source of rows; None for any other."""
+    if scheme == 'csv' and rest:
+        return rest, rows.delimited(rest)
+    if scheme == 'jsonl' and rest and not pathlib.Path(rest).is_dir():
+        return rest, rows.jsonl(rest)
+    if scheme == 'hf' and rest:
+        return f'hf:{rest}', itertools.chain.from_iterable(rows.hugging_face(rest).values())
+    return None
+
+
+def _in_splits(records: list[Record], seed: int) -> list[Record]:
+    """Records with the splits that they name, or with new ones where one of them names none."""
+    if all(record.split for record in records):
+        return records
+    named = [
+        r if r.case_id else dataclasses.replace(r, case_id=r.id or f'line {i}') for i, r in enumerate(records)
+    ]
+    return _with_splits(named, seed)

@@ -21,6 +21,11 @@ class Example:
     weights: np.ndarray
     reserved: int = 0
 
+    @property
+    def length(self) -> int:
+        """Tokens in the longest arm."""
+        return len(self.ids) + self.reserved
+
 
 @dataclasses.dataclass(frozen=True)
 class ExampleStore:
@@ -38,6 +43,17 @@ class ExampleStore:
             weights=np.concatenate([example.weights for example in examples]),
             starts=np.cumsum([0, *(len(example.ids) for example in examples)]),
             reserved=np.asarray([example.reserved for example in examples]),
+        )
+
+    @classmethod
+    def joined(cls, stores: Sequence[ExampleStore]) -> ExampleStore:
+        """The examples of several stores, in their order."""
+        lengths = np.concatenate([np.diff(store.starts) for store in stores])
+        return cls(
+            ids=np.concatenate([store.ids for store in stores]),
+            weights=np.concatenate([store.weights for store in stores]),
+            starts=np.cumsum([0, *lengths]),
+            reserved=np.concatenate([store.reserved for store in stores]),
         )
 
     def __len__(self) -> int:

@@ -2,12 +2,15 @@
 
 The chat template renders the messages; options follow the last user turn as `A. …` lines; the
 answer is `head + "Answer: " + X + ". " + rationale + end of turn`, the head a behavior token or words
-(`BehaviorSet`). Prompt, head and answer are encoded apart and joined, so that no token spans a boundary.
+(`BehaviorSet`); an earlier turn of the assistant that has a behavior begins with its head, too. Prompt,
+head and answer are encoded apart and joined, so that no token spans a boundary.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import json
 import re
 import string
@@ -15,8 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Message, Record, behavior_of
-from bsft_jax.behaviors import NEUTRAL, Behavior, BehaviorSet
+from bsft_jax.behaviorbench.records import Message, Record, behavior_of, earlier_answers, label_of
+from bsft_jax.behaviors import BehaviorSet
+from bsft_jax.data import truncation
 from bsft_jax.data.examples import Example, ExampleStore
 from bsft_jax.errors import UserError
 
@@ -26,16 +30,9 @@ _CHUNK = 4096
 _FLAG_LONG = 'raise --config.data.sequence_length, or --config.data.drop_long to leave them out'
 
 
-def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Finds any of some tokens, the longest first."""
     return re.compile('|'.join(map(re.escape, sorted(tokens, key=len, reverse=True))) or '(?!)')
-
-
-def _label(record: Record) -> str:
-    """How an error names a record: by its id, or by its first words."""
-    if record.id:
-        return f'record {record.id!r}'
-    words = record.text or ''.join(message.content for message in record.messages[:1])
-    return f'the record that begins {words[:40]!r}'
 
 
 def list_options(content: str, options: Sequence[str]) -> str:
@@ -52,11 +49,12 @@ class Renderer:
       behaviors: with the heads of answers.
       answer_format: `letter`, or `text` for the option's own words.
       behavior_weight: loss weight of a head, spread over its tokens; every other answer token has weight 1.
-      loss_on: `answer`, or `turns` for weight 1 on the assistant's earlier turns and their ends, too.
+      loss_on: `answer`, or `turns` for the same weights on the assistant's earlier turns and their ends.
 
     Attributes:
       stop_id: the template's end of turn.
-      stem_ids: ids of `Answer:`.
+      stem_ids: ids of `Answer:` as it begins an answer.
+      on_turns: whether earlier turns count.
 
     Raises UserError for a tokenizer without template, a template whose prompt is not the beginning
     of the whole conversation, and one that does not end a turn with a token of its own.
@@ -73,34 +71,72 @@ class Renderer:
     ):
         self.tokenizer, self.behaviors = tokenizer, behaviors
         self._letters, self._behavior_weight = answer_format == 'letter', behavior_weight
-        self._on_turns = loss_on == 'turns'
+        self.on_turns = loss_on == 'turns'
         if not tokenizer.chat_template:
             raise UserError(
                 'the tokenizer has no chat template', fix='give one with --config.data.chat_template=FILE'
             )
-        self._control = _any_of(token.content for token in tokenizer.added_tokens_decoder.values())
-        self.stem_ids = self._encode([STEM])[0]
+        self._control = any_of(token.content for token in tokenizer.added_tokens_decoder.values())
         self._examine_template()
+        self._stem = self._lead + STEM
+        self.stem_ids = self._encode([self._stem])[0]
 
-    def _template(self, messages: list[dict[str, str]], *, prompt: bool) -> str:
+    def _template(self, messages: list[dict[str, str]], *, prompt: bool, of: Record | None = None) -> str:
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
         except Exception as error:  # a template may raise whatever it likes
-            raise UserError(f'the chat template fails ({error})', where='chat template') from error
+            where = f'chat template: {label_of(of)}' if of else 'chat template'
+            raise UserError(f'the chat template fails ({error})', where=where) from error
 
     def _examine_template(self) -> None:
         user = {'role': 'user', 'content': 'q'}
         named = self._template([user | {'name': _PROBE}], prompt=True)
         self._template_names_speakers = _PROBE in named
         prompt = self._template([user], prompt=True)
-        whole = self._template([user, {'role': 'assistant', 'content': _PROBE}], prompt=False)
+        answered = [user, {'role': 'assistant', 'content': f' {_PROBE} '}]
+        whole = self._template(answered, prompt=False)
+        self._trims = f' {_PROBE} ' not in whole
+        if not self._trims:
+            whole = whole.replace(f' {_PROBE} ', _PROBE)
         if not whole.startswith(prompt):
             raise UserError('its prompt does not begin the whole conversation', where='chat template')
-        _, written, rest = whole.rpartition(_PROBE)
+        before, written, rest = whole.rpartition(_PROBE)
         after = self._control.match(rest)
         if not written or after is None:
             raise UserError('it does not end a turn with a token of its own', where='chat template')
         self.stop_id = self.tokenizer.convert_tokens_to_ids(after[0])
+        self._lead = self._space_before_answers(prompt, before[len(prompt) :])
+
+    def _space_before_answers(self, prompt: str, lead: str) -> str:
+        """The space that a template (Mistral) puts before an answer, unless the tokenizer does so itself."""
+        if not lead.isspace():
+            return ''
+        first, second, whole = self._encode([prompt, STEM, prompt + lead + STEM])
+        return '' if first + second == whole else lead
+
+    def _spoken(self, content: str) -> str:
+        """An answer as the template writes it."""
+        return content.strip() if self._trims else content
+
+    @functools.cached_property
+    def _needs_alternation(self) -> bool:
+        """Whether the template refuses two turns of users in a row (Gemma, Mistral)."""
+        try:
+            self._template([{'role': 'user', 'content': 'q'}] * 2, prompt=True)
+        except UserError:
+            return True
+        return False
+
+    def _alternating(self, record: Record) -> Record:
+        """The record with turns of users in a row as one, each part said by its speaker."""
+        messages: list[Message] = []
+        for role, group in itertools.groupby(record.messages, key=lambda message: message.role):
+            turns = list(group)
+            if role == 'user' and len(turns) > 1:
+                said = (f'{m.name}: {m.content}' if m.name else m.content for m in turns)
+                turns = [Message('user', '\n\n'.join(said))]
+            messages += turns
+        return dataclasses.replace(record, messages=tuple(messages))
 
     @functools.cached_property
     def writes_system_turns(self) -> bool:
@@ -137,10 +173,10 @@ class Renderer:
         if messages and not record.options and messages[-1].role == 'assistant':
             messages.pop()
         if not messages:
-            raise UserError(f'{_label(record)} has nothing to answer')
+            raise UserError(f'{label_of(record)} has nothing to answer')
         if any(message.role == 'system' for message in messages) and not self.writes_system_turns:
             raise UserError(
-                f'{_label(record)} has a system turn, which the chat template drops or refuses',
+                f'{label_of(record)} has a system turn, which the chat template drops or refuses',
                 where='chat template',
                 fix='move it into the first user turn, or give another template',
             )
@@ -148,7 +184,7 @@ class Renderer:
         if record.options:
             last = max((i for i, m in enumerate(messages) if m.role == 'user'), default=None)
             if last is None:
-                raise UserError(f'{_label(record)} has options but no user turn')
+                raise UserError(f'{label_of(record)} has options but no user turn')
             contents[last] = list_options(contents[last], record.options)
         names = [message.name for message in messages]
         everything = '\0'.join(contents + names)
@@ -186,59 +222,65 @@ class Renderer:
 
         Content of messages is ordinary text even where it spells a control token.
         """
-        prompts = [self._turns(record) for record in records]
-        texts = [self._template(turns, prompt=True) for turns, _ in prompts]
-        encoded = self._encode(texts)
-        return [
-            self._marked_ids(text, tokens) if tokens else ids
-            for text, (_, tokens), ids in zip(texts, prompts, encoded, strict=True)
-        ]
+        return [prompt.ids.tolist() for prompt in self._prompts(records)]
 
     def prompt_ids(self, record: Record) -> list[int]:
         """`prompt_ids_of` for one record."""
         return self.prompt_ids_of([record])[0]
 
-    def _weighted_prompts(self, records: Sequence[Record]) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Ids and loss weights of each prompt; earlier answers count under `loss_on='turns'`.
+    def _prompts(self, records: Sequence[Record]) -> Iterator[Example]:
+        """Each prompt with its loss weights, which earlier answers have under `loss_on='turns'`.
 
-        Those are encoded apart, as the last answer is, so that no token spans their boundaries.
+        Those, and those that have a behavior, are encoded apart, as the last answer is, so that no
+        token spans their boundaries.
         """
-        if not self._on_turns:
-            for ids in self.prompt_ids_of(records):
-                yield ids, np.zeros(len(ids), np.float32)
-            return
         prompts = [self._pieces(record) for record in records]
-        encoded = iter(self._encode([text for pieces, _ in prompts for text, _ in pieces]))
+        encoded = iter(self._encode([text for pieces, _ in prompts for text, _, _ in pieces]))
         for pieces, tokens in prompts:
-            parts = [(next(encoded), weight) for _, weight in pieces]
-            if tokens:
-                parts = [(self._marked_ids(text, tokens), weight) for text, weight in pieces]
-            yield (
-                [i for ids, _ in parts for i in ids],
-                np.concatenate([np.full(len(ids), weight, np.float32) for ids, weight in parts]),
+            parts = []
+            for text, behavior, weight in pieces:
+                ids = next(encoded)
+                ids = self._marked_ids(text, tokens) if tokens else ids
+                parts.append(self._headed(behavior, ids, weight))
+            yield Example(
+                np.concatenate([part.ids for part in parts]),
+                np.concatenate([part.weights for part in parts]),
+                sum(part.reserved for part in parts),
             )
 
-    def _pieces(self, record: Record) -> tuple[list[tuple[str, float]], dict[str, str]]:
-        """The rendered prompt cut at the bounds of the assistant's turns, each piece with its weight.
+    def _headed(self, behavior: str, ids: list[int], weight: float = 1.0) -> Example:
+        """Ids behind the head of their behavior; `weight` 0 is without loss, 1 with it."""
+        head = self.behaviors.head(behavior) if behavior else ()
+        share = np.float32(self._behavior_weight / len(head)) if head else 0
+        weights = np.repeat(np.float32([share * weight, weight]), [len(head), len(ids)])
+        reserved = self.behaviors.longest - len(head) if behavior else 0
+        return Example(np.asarray([*head, *ids], np.int32), weights, reserved)
+
+    def _pieces(self, record: Record) -> tuple[list[tuple[str, str, float]], dict[str, str]]:
+        """The rendered prompt cut at the bounds of the assistant's turns: text, behavior and weight of each.
 
         The control tokens that private-use characters stand for come with it, as from `_turns`.
         """
+        if self._needs_alternation:
+            record = self._alternating(record)
         turns, tokens = self._turns(record)
-        whole, pieces, at = self._template(turns, prompt=True), [], 0
-        for number, turn in enumerate(turns):
-            if turn['role'] != 'assistant':
+        whole, pieces, at = self._template(turns, prompt=True, of=record), [], 0
+        for number in earlier_answers(record):
+            behavior = record.messages[number].behavior
+            if not (self.on_turns or behavior):
                 continue
-            before = self._template(turns[:number], prompt=True)
-            answer = turn['content'] + self.tokenizer.convert_ids_to_tokens(self.stop_id)
+            before = self._template(turns[:number], prompt=True, of=record)
+            stop = self.tokenizer.convert_ids_to_tokens(self.stop_id)
+            answer = self._lead + self._spoken(turns[number]['content']) + stop
             if not (whole.startswith(before) and whole.startswith(answer, len(before))):
                 raise UserError(
-                    f'{_label(record)}: it changes an earlier turn of the assistant',
+                    f'{label_of(record)}: it changes an earlier turn of the assistant',
                     where='chat template',
-                    fix='use --config.data.loss_on=answer',
+                    fix='use --config.data.loss_on=answer and no behavior on earlier turns',
                 )
-            pieces += [(whole[at : len(before)], 0.0), (answer, 1.0)]
+            pieces += [(whole[at : len(before)], '', 0.0), (answer, behavior, float(self.on_turns))]
             at = len(before) + len(answer)
-        return [*pieces, (whole[at:], 0.0)], tokens
+        return [*pieces, (whole[at:], '', 0.0)], tokens
 
     def _option_text(self, record: Record, option: int) -> str:
         """` X.` as it stands behind the stem."""
@@ -255,16 +297,19 @@ class Renderer:
     def option_ids(self, record: Record) -> list[list[int]]:
         """Ids of each option behind `stem_ids`, up to and including the `.`; what training sees there."""
         rests = [self._option_text(record, option) for option in range(len(record.options))]
-        joints = self._encode_content([STEM + rest for rest in rests])
+        joints = self._encode_content([self._stem + rest for rest in rests])
         return [self._apart(self.stem_ids, joint, rest) for joint, rest in zip(joints, rests, strict=True)]
 
     def examples(self, records: Sequence[Record]) -> list[Example]:
         """Documents to train on, one per record; raises UserError for a record without an answer."""
-        prompts = self._weighted_prompts([r for r in records if not r.text])
+        prompts = self._prompts([r for r in records if not r.text])
         tails = [self._tail(record) for record in records]
         rests = [self._option_text(r, r.answer) if r.options else '' for r in records]
-        heads = self._encode_content([STEM + rest for rest in rests])
-        wholes = self._encode_content([STEM + a + b if a else b for a, b in zip(rests, tails, strict=True)])
+        heads = self._encode_content([self._stem + rest for rest in rests])
+        begins = [
+            self._stem + a if a else '' if r.text else self._lead for a, r in zip(rests, records, strict=True)
+        ]
+        wholes = self._encode_content([a + b for a, b in zip(begins, tails, strict=True)])
         result = []
         for record, rest, tail, head, whole in zip(records, rests, tails, heads, wholes, strict=True):
             if record.text:
@@ -274,7 +319,7 @@ class Renderer:
             if rest:
                 answer = self.stem_ids + self._apart(self.stem_ids, head, rest)
                 answer = answer + (self._apart(answer, whole, tail) if tail else [])
-            result.append(self._answer_example(record, *next(prompts), answer))
+            result.append(_joined(next(prompts), self._headed(behavior_of(record), [*answer, self.stop_id])))
         return result
 
     def example(self, record: Record) -> Example:
@@ -292,25 +337,11 @@ class Renderer:
             return record.text
         if record.options:
             if record.answer is None:
-                raise UserError(f'{_label(record)} has options but no answer to train on')
+                raise UserError(f'{label_of(record)} has options but no answer to train on')
             return f' {record.rationale}' if record.rationale else ''
         if record.messages[-1].role != 'assistant':
-            raise UserError(f'{_label(record)} has no answer to train on')
-        return record.messages[-1].content
-
-    def _answer_example(
-        self, record: Record, prompt: list[int], prompt_weights: np.ndarray, answer: list[int]
-    ) -> Example:
-        behavior = behavior_of(record)
-        head = self.behaviors.head(behavior) if behavior else ()
-        ids, weights = [*answer, self.stop_id], np.ones(len(answer) + 1, np.float32)
-        if head:
-            ids = [*head, *ids]
-            share = np.float32(self._behavior_weight / len(head))
-            weights = np.concatenate([np.full(len(head), share), weights])
-        weights = np.concatenate([prompt_weights, weights])
-        reserved = self.behaviors.longest - len(head) if behavior else 0
-        return Example(np.asarray(prompt + ids, np.int32), weights, reserved)
+            raise UserError(f'{label_of(record)} has no answer to train on')
+        return self._spoken(record.messages[-1].content)
 
     def _text_example(self, ids: list[int]) -> Example:
         start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
@@ -318,62 +349,45 @@ class Renderer:
         return Example(np.asarray(ids, np.int32), np.ones(len(ids), np.float32))
 
 
-def check_records(records: Iterable[Record], renderer: Renderer, behaviors: tuple[Behavior, ...]) -> None:
-    """Raises UserError for a record that must not be trained on.
-
-    That is one whose messages, options or rationale spell a behavior token or a control token of
-    the tokenizer (nobody steers a model from inside a note), and one with an unknown behavior.
-    Heads without any record that has a behavior are an error as well.
-    """
-    tokens = {token.content for token in renderer.tokenizer.added_tokens_decoder.values()}
-    tokens |= {behavior.token for behavior in (*behaviors, NEUTRAL)}
-    control = _any_of(tokens)
-    names = {behavior.name for behavior in behaviors}
-    labelled = False
-    for record in records:
-        labelled = labelled or bool(behavior_of(record))
-        pieces = [*(m.content for m in record.messages), *(m.name for m in record.messages)]
-        for piece in (*pieces, *record.options, record.rationale, record.text):
-            if found := control.search(piece):
-                raise UserError(
-                    f'{_label(record)}: the token {found[0]} inside a message',
-                    fix='remove it; behavior and control tokens are written by the renderer alone',
-                )
-        for name in {record.behavior, *(m.behavior for m in record.messages)} - {''}:
-            if name not in names:
-                raise UserError(
-                    f'{_label(record)}: unknown behavior {name!r}',
-                    fix=f'known: {", ".join(sorted(names))}',
-                )
-    if renderer.behaviors.heads and not labelled:
-        raise UserError(
-            'no trainable token: no record has a behavior',
-            where='--config.data.source',
-            fix='label the records or use --config.arm=general_sft',
-        )
+def _joined(prompt: Example, answer: Example) -> Example:
+    return Example(
+        np.concatenate([prompt.ids, answer.ids]),
+        np.concatenate([prompt.weights, answer.weights]),
+        prompt.reserved + answer.reserved,
+    )
 
 
 def render_examples(
-    renderer: Renderer, records: Sequence[Record], sequence_length: int, drop_long: float
+    renderer: Renderer,
+    records: Sequence[Record],
+    sequence_length: int,
+    drop_long: float,
+    truncate: bool = False,
 ) -> tuple[ExampleStore, str]:
     """Examples of at most `sequence_length` tokens, and one line about what was left out.
 
-    A longer record is left out whole, never cut.
+    A longer record is left out whole; with `truncate` it first loses its oldest turns, as
+    `truncation.shortened` says.
 
     Raises UserError when more than the share `drop_long` is longer, or nothing is left to train on.
     """
-    kept, longest = [], 0
+    kept, longest, cut, turns = [], 0, 0, 0
     for start in range(0, len(records), _CHUNK):
-        for example in renderer.examples(records[start : start + _CHUNK]):
-            length = len(example.ids) + example.reserved
-            longest = max(longest, length)
-            if length <= sequence_length:
+        chunk = records[start : start + _CHUNK]
+        for record, example in zip(chunk, renderer.examples(chunk), strict=True):
+            longest = max(longest, example.length)
+            if example.length <= sequence_length:
                 kept.append(example)
+            elif truncate and (found := truncation.shortened(record, renderer.example, sequence_length)):
+                kept.append(found[0])
+                cut, turns = cut + 1, turns + found[1]
     dropped = len(records) - len(kept)
     report = (
         f'{dropped} of {len(records)} records are longer than {sequence_length} tokens, '
         f'the longest has {longest}'
     )
+    if truncate:
+        report += f'; {cut} more lost {turns} of their oldest turns to fit'
     if dropped > drop_long * len(records):
         raise UserError(report, where=f'--config.data.drop_long={drop_long}', fix=_FLAG_LONG)
     if not any(example.weights[1:].any() for example in kept):

@@ -7,7 +7,7 @@ import pytest
 
 from bsft_jax.behaviorbench.records import Message, Record
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, FORMS, Behavior, extend_tokenizer
-from bsft_jax.data.rendering import check_records
+from bsft_jax.data.checks import check_records
 from bsft_jax.errors import UserError
 
 RECORD = Record(

@@ -8,7 +8,8 @@ import pytest
 
 from bsft_jax.behaviorbench.records import Message, Record
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, BehaviorSet, extend_tokenizer
-from bsft_jax.data.rendering import STEM, Renderer, check_records, render_examples
+from bsft_jax.data.checks import check_records
+from bsft_jax.data.rendering import STEM, Renderer, render_examples
 from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.errors import UserError
 
