@@ -29,6 +29,7 @@ setuptools.setup(
         'numpy>=2.4.6,<3',
         'optax>=0.2.8,<0.3',
         'orbax-checkpoint>=0.12.8,<0.13',
+        'packaging>=26.3,<27',
         'safetensors>=0.8.0,<0.9',
         'scikit-learn>=1.9.1,<2',
         'tensorboardX>=2.6.5,<3',

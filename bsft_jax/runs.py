@@ -29,8 +29,8 @@ from bsft_jax.hub.model import BaseModel, Model
 from bsft_jax.inference import decoding, policies, scoring
 from bsft_jax.models.network import Params
 from bsft_jax.parallel import mesh as mesh_lib
-from bsft_jax.parallel import processes, sharding
-from bsft_jax.training import loop, optimizer
+from bsft_jax.parallel import processes, settings, sharding
+from bsft_jax.training import loop, placement
 from bsft_jax.training import state as state_lib
 from bsft_jax.training import workdir as workdir_lib
 from bsft_jax.training.checkpoint import Checkpoints
@@ -51,11 +51,23 @@ def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
     )
 
 
-def training_examples(config: RunConfig, base: BaseModel) -> tuple[ExampleStore, packing.PackPlan]:
-    """Records of the train split → examples and the plan of every step, before a device is touched."""
-    d = config.data
+def training_examples(
+    config: RunConfig, base: BaseModel, limit: int = 0
+) -> tuple[ExampleStore, packing.PackPlan]:
+    """Records of the train split → examples and the plan of every step, before a device is touched.
+
+    With a `limit` only about so many records of each source, evenly spread, are looked at.
+    """
+    d, positions = config.data, base.network.arch.max_positions
+    if d.sequence_length > positions:
+        raise UserError(
+            f'{d.sequence_length} is more than the {positions} positions of the model',
+            where='--config.data.sequence_length',
+        )
     parts = sources.parts_of(d.source)
     everything = [sources.load_records(source, 'train') for source, _ in parts]
+    if limit:
+        everything = [records[:: -(-len(records) // limit)] for records in everything]
     kept = [labels.hold_out(records, d.hold_out) for records in everything]
     records = list(itertools.chain.from_iterable(kept))
     renderer = training_renderer(config, base)
@@ -126,31 +138,14 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     config.validate()
     workdir = pathlib.Path(workdir)
     base = workdir_lib.open_base(config)
-    limit = base.network.arch.max_positions
-    if config.data.sequence_length > limit:
-        raise UserError(
-            f'{config.data.sequence_length} is more than the {limit} positions of the model',
-            where='--config.data.sequence_length',
-        )
     store, plan = training_examples(config, base)
-    mesh = mesh_lib.make_mesh(config.mesh)
-    base.network = base.network.on(mesh)
-    sharding.check_heads(base.network.arch.heads, base.network.arch.kv_heads, mesh)
-    multiple = config.train.accumulation * mesh_lib.batch_shards(mesh)
-    if config.data.rows_per_step % multiple:
-        raise UserError(
-            f'{config.data.rows_per_step} rows do not divide by accumulation × the devices of data and fsdp '
-            f'({multiple})',
-            where='--config.data.rows_per_step',
-        )
-    made = optimizer.make_optimizer(config.optimizer)
-    shapes = state_lib.abstract(base.network, config.trainable, made, mesh)
-    sharding.check_split(shapes, mesh)
+    placed = placement.place(config, base)
+    mesh = placed.mesh
     source = loader.StepSource(
         store,
         plan,
         packed=config.data.packed,
-        row_multiple=multiple,
+        row_multiple=placed.row_multiple,
         held=functools.partial(sharding.local_rows, mesh),
         steps=config.steps,
     )
@@ -158,9 +153,11 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     workdir_lib.claim(workdir, config)
     if processes.is_first():
         workdir_lib.write_environment(workdir)
-        (workdir / 'parameters.txt').write_text(state_lib.table(shapes) + '\n')
+        (workdir / 'parameters.txt').write_text(state_lib.table(placed.shapes) + '\n')
     processes.say(f'mesh: {mesh_lib.describe(mesh)}')
     processes.say(f'attention: {base.network.attention}')
+    if lacking := settings.lacking():
+        processes.say(lacking)
 
     state = workdir_lib.initial_state(config, base, mesh)
     if base.behaviors.ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,50 +22,62 @@ CACHE_LINE = 64  # bytes
 IGNORED = ('rotary_emb.inv_freq',)  # buffers that older exports wrote
 
 
-def _check(files: TensorFiles, arch, table: dict[str, tables.Entry], shapes: dict[str, tuple]) -> None:
-    expected = {}
-    for path, entry in table.items():
-        shape = shapes[path][1:] if entry.stacked else shapes[path]
-        for name in entry.tensors:
-            expected[name] = shape[::-1] if entry.transpose else shape
-    where = str(files.directory)
-    present = {name for name in files.names if not name.endswith(IGNORED)}
-    if arch.tied:
-        present.discard('lm_head.weight')
-    if missing := sorted(expected.keys() - present):
-        raise UserError(f'{len(missing)} tensors are missing, first {missing[0]}', where=where)
-    if extra := sorted(present - expected.keys()):
-        raise UserError(f'{len(extra)} unknown tensors, first {extra[0]}', where=where)
-    for name, shape in expected.items():
-        if files.shape(name) != shape:
-            raise UserError(f'{name} has shape {files.shape(name)}, config.json says {shape}', where=where)
-
-
-def load_params(directory: pathlib.Path, network: Network, mesh: Mesh) -> Params:
-    """Reads the base parameters (all but behavior rows and adapters) in their dtype, sharded over `mesh`.
-
-    Kernels that the network holds in int8 are read in bfloat16 and quantized on the devices.
+class BaseCheckpoint:
+    """The tensors of a model directory, as a network names its parameters.
 
     Raises UserError for missing, unknown or wrongly shaped tensors, before reading any.
     """
-    files, arch = TensorFiles(directory), network.arch
-    abstract = flatten(network.abstract())
-    table = tables.entries(arch, abstract)
-    _check(files, arch, table, {path: abstract[path].shape for path in table})
 
-    flat = {}
-    for path, entry in table.items():
-        leaf = abstract[path]
-        place = jax.sharding.NamedSharding(mesh, sharding.spec_for(path, leaf.shape, mesh))
-        dtype = jnp.bfloat16 if leaf.dtype == jnp.int8 else leaf.dtype
-        array = _read(files, entry, leaf.shape, dtype, place)
-        if leaf.dtype == jnp.int8:
-            scale_path = f'{path}_scale'
-            scale_place = sharding.spec_for(scale_path, abstract[scale_path].shape, mesh)
-            places = place, jax.sharding.NamedSharding(mesh, scale_place)
-            array, flat[scale_path] = jax.jit(linear.quantize, out_shardings=places)(array)
-        flat[path] = array
-    return unflatten(flat)
+    def __init__(self, directory: pathlib.Path, network: Network):
+        self._files, self._abstract = TensorFiles(directory), flatten(network.abstract())
+        self._table = tables.entries(network.arch, self._abstract)
+        self._check(network.arch.tied)
+
+    def _check(self, tied: bool) -> None:
+        expected = {}
+        for path, entry in self._table.items():
+            shape = self._abstract[path].shape[1 if entry.stacked else 0 :]
+            for name in entry.tensors:
+                expected[name] = shape[::-1] if entry.transpose else shape
+        where = str(self._files.directory)
+        present = {name for name in self._files.names if not name.endswith(IGNORED)}
+        if tied:
+            present.discard('lm_head.weight')
+        if missing := sorted(expected.keys() - present):
+            raise UserError(f'{len(missing)} tensors are missing, first {missing[0]}', where=where)
+        if extra := sorted(present - expected.keys()):
+            raise UserError(f'{len(extra)} unknown tensors, first {extra[0]}', where=where)
+        for name, shape in expected.items():
+            if self._files.shape(name) != shape:
+                found = self._files.shape(name)
+                raise UserError(f'{name} has shape {found}, config.json says {shape}', where=where)
+
+    @property
+    def paths(self) -> list[str]:
+        """All that can be read: every parameter but behavior rows, adapters and scales of int8 kernels."""
+        return list(self._table)
+
+    def read(self, paths: Sequence[str], mesh: Mesh) -> Params:
+        """Parameters in their dtype, sharded over `mesh`; kernels held in int8 are quantized on the devices."""
+        flat = {}
+        for path in paths:
+            leaf = self._abstract[path]
+            place = jax.sharding.NamedSharding(mesh, sharding.spec_for(path, leaf.shape, mesh))
+            dtype = jnp.bfloat16 if leaf.dtype == jnp.int8 else leaf.dtype
+            array = _read(self._files, self._table[path], leaf.shape, dtype, place)
+            if leaf.dtype == jnp.int8:
+                scale_path = f'{path}_scale'
+                scale_place = sharding.spec_for(scale_path, self._abstract[scale_path].shape, mesh)
+                places = place, jax.sharding.NamedSharding(mesh, scale_place)
+                array, flat[scale_path] = jax.jit(linear.quantize, out_shardings=places)(array)
+            flat[path] = array
+        return unflatten(flat)
+
+
+def load_params(directory: pathlib.Path, network: Network, mesh: Mesh) -> Params:
+    """The base parameters of a directory, all but behavior rows and adapters; see `BaseCheckpoint`."""
+    checkpoint = BaseCheckpoint(directory, network)
+    return checkpoint.read(checkpoint.paths, mesh)
 
 
 def _transpose(source: np.ndarray, target: np.ndarray) -> None:

@@ -1,0 +1,36 @@
+"""Checks a run before it waits in a queue: `python -m bsft_jax.doctor --config=FILE --workdir=DIR`.
+
+A line for each check; exits 2 when one fails. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import flags
+
+from bsft_jax import cli
+from bsft_jax.errors import UserError
+
+_CONFIG = cli.define_config()
+_WORKDIR = flags.DEFINE_string('workdir', '.', 'Folder that the run would have; only its disk is looked at.')
+
+
+def main(argv) -> None:
+    del argv
+    config = _CONFIG.value.validate()
+    from bsft_jax import checkup
+    from bsft_jax.parallel import processes
+
+    processes.start()
+    failed = []
+    for finding in checkup.Checkup(config, _WORKDIR.value)():
+        processes.say(finding.line(sys.stdout.isatty()), file=sys.stdout)
+        if finding.verdict == checkup.FAIL:
+            failed.append(finding.name)
+    if failed:
+        raise UserError(f'{", ".join(failed)}: this run would not start')
+
+
+if __name__ == '__main__':
+    cli.run(main)
