@@ -83,7 +83,7 @@ def _head_logprobs(decoder, heads: Heads, logits_BV, prompt: KVView, length_B) -
         jnp.ones(shape, jnp.int32), length_B[:, None] + offset_S - 1, jnp.broadcast_to(head_S + 1, shape)
     )
     hidden_BSD, _ = decoder(before_BS, layout, prompt)
-    return first_Bn.at[:, head_S].add(head.target_logprobs(decoder, hidden_BSD, target_BS)[0])
+    return first_Bn.at[:, head_S].add(head.target_logprobs(decoder, hidden_BSD, target_BS))
 
 
 @functools.partial(jax.jit, static_argnames=('network', 'heads', 'policy', 'max_new', 'stop_id'))

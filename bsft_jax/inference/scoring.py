@@ -58,7 +58,7 @@ def slot_logprobs(network: Network, params: Params, batch: BranchBatch, slots: i
     suffix_BSD, _ = decoder(batch.suffix_tokens_BS, suffix, view)
     hidden_BTD = jnp.concatenate([prompt_BTD, suffix_BSD], axis=1)
     hidden_BMD = jnp.take_along_axis(hidden_BTD, batch.source_BM[..., None], axis=1)
-    logprob_BM, _ = head.target_logprobs(decoder, hidden_BMD, batch.target_BM)
+    logprob_BM = head.target_logprobs(decoder, hidden_BMD, batch.target_BM)
     sums = jnp.zeros((logprob_BM.shape[0], slots + 1))
     rows_B1 = jnp.arange(logprob_BM.shape[0])[:, None]
     return sums.at[rows_B1, batch.slot_BM].add(logprob_BM)[:, :slots]

@@ -36,26 +36,28 @@ def _forward(x_BTI, kernel_IO, result):
     return _product(x_BTI, kernel_IO, result), (x_BTI, kernel_IO)
 
 
-def _kernel_gradient(x_BTI: jax.Array, dy_BTO: jax.Array, spec: str = 'BTI,BTO->IO') -> jax.Array:
-    """Summed over tokens in float32, whatever the dtype of the activations."""
-    return jnp.einsum(
-        spec, x_BTI, dy_BTO, precision=precision_for(x_BTI.dtype), preferred_element_type=jnp.float32
-    )
+def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """`xᵀ dy` [I, O] of [..., I] and [..., O], summed over tokens in float32, whatever the dtype of the two."""
+    return jax.lax.platform_dependent(x, dy, cpu=_kernel_gradient_cpu, default=_kernel_gradient)
 
 
-def _kernel_gradient_cpu(x_BTI: jax.Array, dy_BTO: jax.Array) -> jax.Array:
-    """The same. XLA's CPU product is fastest with few rows in its result, and without what made `dy` fused
-    into the transposed copy that it takes."""
-    dy_BTO = jax.lax.optimization_barrier(dy_BTO)
-    if dy_BTO.shape[-1] < x_BTI.shape[-1]:
-        return _kernel_gradient(dy_BTO, x_BTI, 'BTO,BTI->OI').T
-    return _kernel_gradient(x_BTI, dy_BTO)
+def _kernel_gradient(x: jax.Array, dy: jax.Array, spec: str = '...I,...O->IO') -> jax.Array:
+    return jnp.einsum(spec, x, dy, precision=precision_for(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _kernel_gradient_cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """XLA's CPU product is fastest with few rows in its result, and without what made `dy` fused into the
+    transposed copy that it takes."""
+    dy = jax.lax.optimization_barrier(dy)
+    if dy.shape[-1] < x.shape[-1]:
+        return _kernel_gradient(dy, x, '...O,...I->OI').T
+    return _kernel_gradient(x, dy)
 
 
 def _backward(result, saved, dy_BTO):
     x_BTI, kernel_IO = saved
     dy_BTO = dy_BTO.astype(x_BTI.dtype)
-    dkernel_IO = jax.lax.platform_dependent(x_BTI, dy_BTO, cpu=_kernel_gradient_cpu, default=_kernel_gradient)
+    dkernel_IO = kernel_gradient(x_BTI, dy_BTO)
     dx_BTI = jnp.einsum(
         'BTO,IO->BTI', dy_BTO, kernel_IO.astype(x_BTI.dtype), precision=precision_for(x_BTI.dtype)
     )

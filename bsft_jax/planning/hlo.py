@@ -88,9 +88,12 @@ class Module:
         return counts, unknown
 
     def trips(self, caller: str, loop: Instruction) -> int | None:
-        """Iterations of a loop: what the compiler says, or what a counter and its bound say; None if neither does."""
+        """Iterations of a loop: what the compiler says, what a counter and its bound say, or the most that its name
+        allows (`at_most_8_times`, a scope of the program); None where nothing does."""
         if known := re.search(r'known_trip_count[^\d}]*?n[^\d}]*?(\d+)', loop.attributes):
             return int(known[1])
+        if most := re.search(r'op_name="[^"]*at_most_(\d+)_times\)*/while"', loop.attributes):
+            return int(most[1])
         callees = dict(loop.callees)
         condition, body = (self.computations[callees[kind]] for kind in ('condition', 'body'))
         test = next(i for i in condition.values() if i.root)

@@ -24,11 +24,11 @@ def weighted_sums(
     """
     decoder, layout = network.bind(params), Layout(batch.segment_ids_BT, batch.positions_BT)
     hidden_BTD, _ = decoder(batch.tokens_BT, layout, dropout_key=dropout_key)
-    logprob_BT, correct_BT = head.target_logprobs(decoder, hidden_BTD, batch.targets_BT)
+    loss, logprob_BT, correct_BT = head.weighted_loss(decoder, hidden_BTD, batch.targets_BT, batch.weights_BT)
     has_weight_BT = batch.weights_BT > 0
     is_behavior_BT = jnp.isin(batch.targets_BT, jnp.asarray(network.behavior_ids, jnp.int32))
     sums = {
-        'loss': -jnp.sum(batch.weights_BT * logprob_BT),
+        'loss': loss,
         'tokens': jnp.sum(batch.segment_ids_BT > 0, dtype=jnp.float32),
     }
     for name, chosen_BT in (

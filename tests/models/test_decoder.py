@@ -91,22 +91,3 @@ def test_behavior_rows_leave_old_logits_bit_equal(ids, tied):
     others = [i for i in range(96) if i not in ids]
     assert new.shape[-1] == max(96, max(ids) + 1)
     assert jnp.array_equal(old[..., jnp.asarray(others)], new[..., jnp.asarray(others)])
-
-
-@pytest.mark.parametrize('tile', [2**25, 96 * 128], ids=['whole', 'tiles'])
-@pytest.mark.parametrize('ids', [(90, 91), (96, 97)], ids=['spare rows', 'growth'])
-@pytest.mark.parametrize('tied', [True, False])
-def test_target_logprobs_equal_full_logits(ids, tied, tile, monkeypatch):
-    monkeypatch.setattr(head, 'TILE_ELEMENTS', tile)
-    network = Network(_tiny_arch(tied=tied), ids)
-    params = _params(network, 4)
-    decoder = network.bind(params)
-    rng = np.random.default_rng(4)
-    tokens_BT = jnp.asarray(rng.choice([*range(90), *ids], (2, 300)))
-    targets_BT = jnp.roll(tokens_BT, -1, 1)
-    hidden_BTD, _ = decoder(tokens_BT, Layout.single(tokens_BT))
-    reference = jax.nn.log_softmax(head.logits(decoder, hidden_BTD))
-    logprob_BT, correct_BT = head.target_logprobs(decoder, hidden_BTD, targets_BT)
-    expected = jnp.take_along_axis(reference, targets_BT[..., None], -1)[..., 0]
-    assert_close(logprob_BT, expected, 1e-6)
-    assert jnp.array_equal(correct_BT, reference.argmax(-1) == targets_BT)

@@ -65,8 +65,11 @@ def test_layers_logits_and_gradients_equal_torch(shape, tmp_path, monkeypatch):
 
     def loss(params):
         decoder = network.bind(params)
-        logprob_BT, _ = head.target_logprobs(decoder, decoder(tokens_BT, layout)[0], targets_BT)
-        return -jnp.sum(jnp.where(counted_BT, logprob_BT, 0.0)) / counted_BT.sum()
+        weights_BT = counted_BT.astype(jnp.float32)
+        return (
+            head.weighted_loss(decoder, decoder(tokens_BT, layout)[0], targets_BT, weights_BT)[0]
+            / counted_BT.sum()
+        )
 
     start = 0
     ours = run(params)

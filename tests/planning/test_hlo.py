@@ -94,6 +94,13 @@ def test_a_loop_of_unknown_length_is_named():
     assert sum(one.runs for one in found if one.kind == 'all-gather') == 1
 
 
+def test_a_loop_may_be_named_by_the_most_that_it_runs():
+    name = '{}, metadata={op_name="jit(step)/jvp(at_most_3_times)/while" stack_frame_id=1}'
+    found, unknown = collectives.find(hlo.parse(LOOPS.replace('{LENGTH}', name)), [0] * 8)
+    assert not unknown
+    assert sum(one.runs for one in found if one.kind == 'all-gather') == 3
+
+
 @pytest.mark.parametrize(
     'spelled, axes',
     [
