@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bsft_jax.hub import configs, files, loading, tables
-from bsft_jax.models import head
+from bsft_jax.models import cross_entropy, head
 from bsft_jax.models.attention import Layout
 from bsft_jax.models.network import Network
 from bsft_jax.parallel import mesh as mesh_lib
@@ -46,7 +46,7 @@ def packed_row(documents):
 
 @pytest.mark.parametrize('shape', SHAPES)
 def test_layers_logits_and_gradients_equal_torch(shape, tmp_path, monkeypatch):
-    monkeypatch.setattr(head, 'TILE_ELEMENTS', 100 * 100)  # several tiles a row
+    monkeypatch.setattr(cross_entropy, 'SMALLEST_TILE', 16)  # several tiles
     theirs = save_torch(tmp_path, **SHAPES[shape])
     network, params = load(tmp_path)
     assert network.arch.parameters == sum(p.numel() for p in theirs.parameters())
