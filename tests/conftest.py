@@ -10,12 +10,15 @@ os.environ.setdefault(
     'NPROC', '64'
 )  # threads of XLA: with one a device, two collectives at a time can wait for ever
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
-os.environ.setdefault(  # what one process compiles the others of a session find
+os.environ.setdefault(  # what one child of a session compiles the others find
     'JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'bsft_jax-tests-{os.getuid()}')
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
+import jax
 import pytest
+
+jax.config.update('jax_enable_compilation_cache', False)  # here are eight devices: see parallel/mesh.py
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh
 
 from bsft_jax.config import MESH_AXES, MeshSection
@@ -19,9 +20,16 @@ SLICED = ('data', 'fsdp')  # axes that may cross the slow network between slices
 def make_mesh(section: MeshSection, devices: Sequence | None = None) -> Mesh:
     """The mesh of a config over `devices` (default: all); a size of -1 takes what is left.
 
+    Over several CPU devices this process keeps no compiled programs and reads none: one that is read back has lost the
+    order of its collectives, and devices that start them in different orders wait for each other for ever (XLA of
+    jaxlib 0.10.2).
+
     Raises UserError as `resolve` and `place` do.
     """
     placed = place(section, jax.devices() if devices is None else devices)
+    if placed.size > 1 and placed.flat[0].platform == 'cpu':
+        jax.config.update('jax_enable_compilation_cache', False)
+        compilation_cache.reset_cache()  # jax has read the setting when it first compiled
     return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 

@@ -5,6 +5,9 @@
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -85,6 +88,28 @@ def test_slices_that_no_axis_can_be_split_over():
 def test_the_rows_of_a_process_are_those_of_its_devices(sizes):
     mesh = mesh_lib.make_mesh(MeshSection(*sizes), jax.devices()[: math.prod(sizes)])
     assert sharding.local_rows(mesh, 16) == list(range(16))
+
+
+KEEPS = """
+import os, jax
+from bsft_jax.config import MeshSection
+from bsft_jax.parallel import mesh
+folder = os.environ['JAX_COMPILATION_CACHE_DIR']
+for devices in (1, 8):
+    before = len(os.listdir(folder)) if os.path.isdir(folder) else 0
+    with jax.set_mesh(mesh.make_mesh(MeshSection(), jax.devices()[:devices])):
+        jax.jit(lambda x: x @ x.T + devices)(jax.numpy.ones((8, 8))).block_until_ready()
+    print(len(os.listdir(folder)) - before > 0)
+"""
+
+
+def test_a_program_for_several_simulated_devices_is_not_kept(tmp_path):
+    env = os.environ | {
+        'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'xla'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+    done = subprocess.run([sys.executable, '-c', KEEPS], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ['True', 'False']
 
 
 def abstract(name: str, devices: int) -> state.TrainState:
