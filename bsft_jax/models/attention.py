@@ -197,9 +197,8 @@ def _attend_block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, scores):
     products_BKRS = jnp.einsum(
         'BKRH,BKSH->BKRS', rows_BKRH, k_BKSH, precision=precision, preferred_element_type=jnp.float32
     )
-    scores_BKGTS = scores(products_BKRS.reshape(B, K, G, T, -1))
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, -1e30)
-    probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BKSH.dtype)
-    probs_BKRS = probs_BKGTS.reshape(products_BKRS.shape)
+    mask_BGTS = jnp.broadcast_to(mask_BTS[:, None], (B, G, *mask_BTS.shape[1:]))
+    scores_BKRS = jnp.where(mask_BGTS.reshape(B, 1, G * T, -1), scores(products_BKRS), -1e30)
+    probs_BKRS = jax.nn.softmax(scores_BKRS, axis=-1).astype(v_BKSH.dtype)
     out_BKRH = jnp.einsum('BKRS,BKSH->BKRH', probs_BKRS, v_BKSH, precision=precision)
     return out_BKRH.reshape(q_BKGTH.shape)

@@ -45,9 +45,12 @@ class RMSNorm(nnx.Module):
         self.eps, self.offset = arch.norm_eps, arch.norm_offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return ((self.scale[...].astype(jnp.float32) + self.offset) * wide).astype(x.dtype)
+        def normed(x, scale):
+            wide = x.astype(jnp.float32)
+            wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+            return ((scale.astype(jnp.float32) + self.offset) * wide).astype(x.dtype)
+
+        return jax.checkpoint(normed, prevent_cse=False)(x, self.scale[...])  # keeps x alone
 
 
 def _maker(part: str, arch: Architecture, form: Form, dtype, rngs: nnx.Rngs) -> Callable[..., Linear]:
@@ -103,8 +106,9 @@ class Mlp(nnx.Module):
         self.activation = arch.activation
 
     def __call__(self, x_BTD, keys):
-        gate_BTF = ACTIVATIONS[self.activation](self.gate(x_BTD, keys[0]))
-        gated_BTF = gate_BTF * self.up(x_BTD, keys[1])
+        # The backward pass keeps the two factors, and makes what is between them again.
+        gated = jax.checkpoint(lambda gate, up: ACTIVATIONS[self.activation](gate) * up, prevent_cse=False)
+        gated_BTF = gated(self.gate(x_BTD, keys[0]), self.up(x_BTD, keys[1]))
         return self.down(constrain(gated_BTF, ROWS, TOKENS, 'tensor'), keys[2])
 
 
