@@ -70,10 +70,10 @@ def test_same_seed_same_bytes_and_other_seed_other_splits(source, tmp_path):
 def test_several_sources_and_notes(source, tmp_path, shared):
     medec = f'medec:{shared / "data" / "medec"}'
     card = app.prepare([source, medec], tmp_path / 'set', 0)
-    assert [entry['records'] for entry in card['sources']] == [30, 638]
+    assert [entry['records'] for entry in card['sources']] == [30, 1595]
     assert card['sources'][1]['notes']['clusters'] == 318
     assert card['licenses'] == ['CC-BY-4.0', 'CC0-1.0']
-    assert sum(file['records'] for file in card['files'].values()) == 668
+    assert sum(file['records'] for file in card['files'].values()) == 1625
 
 
 def test_an_earlier_data_set_is_replaced(source, tmp_path):

@@ -155,7 +155,7 @@ def load_raw(source: str, seed: int, mapping: Mapping | None = None) -> tuple[li
         records, notes = mapping.records(given, name) if mapping else (records_of_rows(given, name), {})
         return _in_splits(records, seed), notes
     if scheme in adapters.ADAPTERS and rest:
-        return adapters.ADAPTERS[scheme](rest, seed)
+        return adapters.load(scheme, rest, seed)
     if scheme in ('synthetic', *PRETRAINING):
         return _generated(scheme, source, rest), {}
     if scheme == 'jsonl' and rest:

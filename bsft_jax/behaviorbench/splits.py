@@ -5,9 +5,13 @@ from __future__ import annotations
 import collections
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bsft_jax.behaviorbench.records import Record
 
 SHINGLE_WORDS = 4
+FEWEST_RUNS = 20  # what fewer hold is what everybody says: `No known drug allergies.`
 NEAR = 0.4  # MEDEC: two versions of a vignette share 0.49 or more, two vignettes at most 0.28
 
 
@@ -28,20 +32,29 @@ def split_of_clusters(cluster_ids: Sequence[str], seed: int) -> list[str]:
     return [split_of[cluster] for cluster in cluster_ids]
 
 
-def near_duplicates(texts: Sequence[str]) -> list[int]:
-    """Cluster of each text: the index of the first text in it.
+def near_duplicates(texts: Sequence[str], cases: Sequence[str] = ()) -> list[int]:
+    """Cluster of each text: the index of the first text in it. Texts of one case are in one cluster.
 
     Two texts are near duplicates if they share at least `NEAR` of the runs of `SHINGLE_WORDS`
-    words of the one that has fewer; clusters are the connected components. Case, spacing and
-    punctuation do not count.
+    words of the one that has fewer, or of `FEWEST_RUNS`; or all of them, both. Clusters are the connected
+    components. Case, spacing and punctuation do not count.
     """
-    parent = list(range(len(texts)))
+    first_of: dict[str, int] = {}
+    parent = [first_of.setdefault(case, i) for i, case in enumerate(cases)] or list(range(len(texts)))
 
     def root(i: int) -> int:
         while parent[i] != i:
             parent[i] = i = parent[parent[i]]
         return i
 
+    for i, j in _near_pairs(texts):
+        first, second = sorted((root(i), root(j)))
+        parent[second] = first
+    return [root(i) for i in range(len(texts))]
+
+
+def _near_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """All pairs (later, earlier) of near duplicates, by counting the runs that each shares with those before it."""
     sizes: list[int] = []
     holders: dict[tuple[str, ...], list[int]] = {}
     for i, text in enumerate(texts):
@@ -51,9 +64,30 @@ def near_duplicates(texts: Sequence[str]) -> list[int]:
         sizes.append(len(shingles))
         shared = collections.Counter(j for shingle in shingles for j in holders.get(shingle, ()))
         for j, count in shared.items():
-            if count >= NEAR * min(sizes[i], sizes[j]):
-                first, second = sorted((root(i), root(j)))
-                parent[second] = first
+            fewer, more = sorted((sizes[i], sizes[j]))
+            if count >= NEAR * max(fewer, FEWEST_RUNS) or count == more:
+                yield i, j
         for shingle in shingles:
             holders.setdefault(shingle, []).append(i)
-    return [root(i) for i in range(len(texts))]
+
+
+def told(record: Record) -> str:
+    """What a record says without the last paragraph of each message, which is its request."""
+    return '\n\n'.join(message.content.rpartition('\n\n')[0] for message in record.messages)
+
+
+def leakage(records: Sequence[Record]) -> dict[str, Any]:
+    """What the splits share, counted anew from what the records say, whatever made the splits.
+
+    Returns `pairs`: how many pairs of cases in different splits are near duplicates, and their ids (ten at most) as
+    `examples`; and `cases`, how many were compared.
+    """
+    texts = {(record.case_id, record.split, told(record)): None for record in records}
+    keys = [(case, split) for case, split, _ in texts]
+    near = {(keys[i], keys[j]) for i, j in _near_pairs([text for _, _, text in texts])}
+    shared = sorted(pair for pair in near if pair[0][1] != pair[1][1])
+    return {
+        'cases': len({case for case, _ in keys}),
+        'pairs': len(shared),
+        'examples': [[first, second] for (first, _), (second, _) in shared[:10]],
+    }

@@ -2,6 +2,7 @@ import csv
 
 import pytest
 
+from bsft_jax.behaviorbench import adapters
 from bsft_jax.behaviorbench.adapters import medec
 from bsft_jax.behaviorbench.builders.scene import REVIEW
 from bsft_jax.behaviorbench.records import record_from_dict, record_to_dict
@@ -61,18 +62,37 @@ def rows(folder):
 
 @pytest.fixture(scope='module')
 def loaded(folder):
-    return medec.load(folder, 0)
+    return adapters.load('medec', folder, 0)
+
+
+@pytest.fixture(scope='module')
+def named(loaded):
+    """Twins in which the wrong sentence is to be named."""
+    return [r for r in loaded[0] if r.category == 'error_correction' and len(r.options) == 4]
+
+
+@pytest.fixture(scope='module')
+def flagged(loaded):
+    return [r for r in loaded[0] if r.category == 'error_correction' and len(r.options) == 2]
+
+
+@pytest.fixture(scope='module')
+def worded(loaded):
+    return [r for r in loaded[0] if not r.pair_id]
 
 
 def test_every_row_is_counted(loaded):
     records, notes = loaded
-    assert len(records) == 2 * 319
+    assert len(records) == 5 * 319
+    assert notes.pop('leakage')['pairs'] == 0
     assert notes == {
         'rows': 574,
         'rows_with_error': 319,
         'clean_rows_not_used': 255,
         'rows_dropped': {'without_text_id': 0, 'sentence_not_found': 0, 'too_few_sentences': 0},
         'clusters': 318,
+        'clusters_across_sets': 0,
+        'moved_to_test': [],
     }
 
 
@@ -93,17 +113,18 @@ def test_clusters_and_twins_stay_in_one_split(loaded):
     split_of_case, split_of_pair = {}, {}
     for record in loaded[0]:
         assert split_of_case.setdefault(record.case_id, record.split) == record.split
-        assert split_of_pair.setdefault(record.pair_id, record.split) == record.split
+        pair = record.pair_id or record.id
+        assert split_of_pair.setdefault(pair, record.split) == record.split
     shares = [
         list(split_of_case.values()).count(s) / len(split_of_case) for s in ('train', 'validation', 'test')
     ]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
 
 
-def test_records_say_what_the_rows_say(loaded, rows):
+def test_records_say_what_the_rows_say(named, rows):
     """Read from the raw columns alone, without the adapter's own parsing."""
     row_of = {r['Text ID']: r for r in rows}
-    for record in loaded[0]:
+    for record in named:
         name, _, kind = record.id.removeprefix('medec-').rpartition('-')
         raw, note = row_of[name], record.messages[0].content
         right = ' '.join(raw['Corrected Sentence'].split())
@@ -126,14 +147,36 @@ def test_records_are_valid_and_have_distinct_ids(loaded):
     records = loaded[0]
     assert len({record.id for record in records}) == len(records)
     for record in records:
-        assert len(record.options) == 4
-        assert (record.category, record.group, record.source) == ('error_correction', 'proactive', 'medec')
+        assert (record.source, record.license) == ('medec', 'CC-BY-4.0')
         assert record_from_dict(record_to_dict(record)) == record
 
 
-def test_twins_differ_in_one_sentence_only(loaded):
-    records = loaded[0]
-    for error, clean in zip(records[::2], records[1::2], strict=True):
+def test_twins_that_only_say_whether_something_is_wrong(named, flagged):
+    for which, flag in zip(named, flagged, strict=True):
+        note, request = flag.messages[0].content.rsplit('\n\n', 1)
+        assert note == which.messages[0].content.rsplit('\n\n', 1)[0] and request in REVIEW.seen
+        assert (flag.behavior, flag.case_id) == (which.behavior, which.case_id)
+        right = {'proactive': medec.ERROR, 'reactive': medec.NO_ERROR}[flag.behavior]
+        assert flag.options[flag.answer] == right and {*flag.options} == {medec.ERROR, medec.NO_ERROR}
+
+
+def test_the_wording_of_a_sentence_is_asked_without_it(worded, rows):
+    row_of = {r['Text ID']: r for r in rows}
+    categories = {'diagnosis': 'differential_diagnosis', 'causalOrganism': 'differential_diagnosis'}
+    assert len(worded) == 319
+    for record in worded:
+        raw = row_of[record.id.removeprefix('medec-').removesuffix('-wording')]
+        wrong, right = (' '.join(raw[f'{x} Sentence'].split()) for x in ('Error', 'Corrected'))
+        note, request = record.messages[0].content.split('\n\n')
+        assert note.count(medec.GAP) == 1 and request == medec.WHICH
+        assert note.replace(medec.GAP, wrong) == ' '.join(raw['Text'].split())
+        assert record.options[record.answer] == right and {*record.options} == {wrong, right}
+        assert (record.behavior, record.group) == ('reactive', 'reactive')
+        assert record.category == categories.get(raw['Error Type'], 'treatment_selection')
+
+
+def test_twins_differ_in_one_sentence_only(named):
+    for error, clean in zip(named[::2], named[1::2], strict=True):
         assert error.pair_id == clean.pair_id and error.case_id == clean.case_id
         assert error.option_behaviors == clean.option_behaviors
         differing = [i for i in range(4) if error.options[i] != clean.options[i]]
@@ -142,9 +185,9 @@ def test_twins_differ_in_one_sentence_only(loaded):
         assert note.replace(error.options[error.answer], clean.options[error.answer]) == corrected
 
 
-def test_places_of_answers_are_even(loaded):
+def test_places_of_answers_are_even(named):
     counts = [
-        [r.answer for r in loaded[0] if r.behavior == b].count(i)
+        [r.answer for r in named if r.behavior == b].count(i)
         for b in ('proactive', 'reactive')
         for i in range(4)
     ]
@@ -152,8 +195,8 @@ def test_places_of_answers_are_even(loaded):
 
 
 def test_seed_decides(folder, loaded):
-    assert medec.load(folder, 0)[0] == loaded[0]
-    other = medec.load(folder, 1)[0]
+    assert adapters.load('medec', folder, 0)[0] == loaded[0]
+    other = adapters.load('medec', folder, 1)[0]
     assert [r.id for r in other] == [r.id for r in loaded[0]]
     assert [r.split for r in other] != [r.split for r in loaded[0]]
     assert [r.options for r in other] != [r.options for r in loaded[0]]
@@ -195,8 +238,11 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path):
         ],
     )  # fmt: skip
     (tmp_path / 'readme.txt').write_text('not read')
-    records, notes = medec.load(tmp_path, 0)
-    assert [record.id for record in records] == ['medec-ms-2-error', 'medec-ms-2-clean']
+    found = medec.read(tmp_path)
+    records, notes = found.records, found.notes
+    assert [record.id for record in records] == [
+        f'medec-ms-2{kind}' for kind in ('-error', '-clean', '-flag-error', '-flag-clean', '-wording')
+    ]
     assert notes['rows'] == 9 and notes['clean_rows_not_used'] == 1
     assert notes['rows_dropped'] == {'without_text_id': 1, 'sentence_not_found': 5, 'too_few_sentences': 1}
     assert records[0].options[records[0].answer] == short
@@ -204,7 +250,7 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path):
 
 def test_other_sentences_are_whole_ones_if_there_are_enough(tmp_path):
     write(tmp_path / 'a.csv', [row()])
-    records, _ = medec.load(tmp_path, 0)
+    records = medec.read(tmp_path).records
     assert {*records[0].options} == {
         medec.NO_ERROR, SENTENCES[0], SENTENCES[2], SENTENCES[3]
     }  # fmt: skip
@@ -212,22 +258,22 @@ def test_other_sentences_are_whole_ones_if_there_are_enough(tmp_path):
 
 def test_errors_say_what_and_where(tmp_path):
     with pytest.raises(UserError, match='absent: no such folder'):
-        medec.load(tmp_path / 'absent', 0)
-    with pytest.raises(UserError, match='no CSV file'):
-        medec.load(tmp_path, 0)
+        medec.read(tmp_path / 'absent')
+    with pytest.raises(UserError, match=r'no \*\.csv in this folder'):
+        medec.read(tmp_path)
     path = tmp_path / 'notes.csv'
     write(path, [{k: v for k, v in row().items() if k not in ('Sentences', 'Error Flag')}])
     with pytest.raises(UserError, match=r'notes\.csv: column Sentences, Error Flag is missing'):
-        medec.load(tmp_path, 0)
+        medec.read(tmp_path)
     path.write_bytes(b'')
-    with pytest.raises(UserError, match='column Text ID'):
-        medec.load(tmp_path, 0)
+    with pytest.raises(UserError, match='no rows in it'):
+        medec.read(tmp_path)
     path.write_bytes(b'Text ID,\xff\xfe\n')
-    with pytest.raises(UserError, match=r'notes\.csv: not a CSV file in UTF-8'):
-        medec.load(tmp_path, 0)
+    with pytest.raises(UserError, match=r'notes\.csv:1: not UTF-8'):
+        medec.read(tmp_path)
     write(path, [row('ms-1'), row('ms-1')])
     with pytest.raises(UserError, match=r"notes\.csv:\d+: Text ID 'ms-1' is there twice"):
-        medec.load(tmp_path, 0)
+        medec.read(tmp_path)
     write(path, [row(**{'Error Flag': 'yes'})])
     with pytest.raises(UserError, match="Error Flag 'yes'"):
-        medec.load(tmp_path, 0)
+        medec.read(tmp_path)

@@ -1,60 +1,66 @@
 """MEDEC (github.com/abachaa/MEDEC, CC BY 4.0): clinical notes, some with one wrong sentence.
 
-A note with an error gives twins: the note as it is, where the wrong sentence is to be named, and
-its own corrected text, where nothing is wrong. The set's clean notes are not used: they move the
-fact to another place of the note, which gives the answer away.
+A note with an error gives twins: the note as it is, and its own corrected text, where nothing is wrong. Once the
+wrong sentence is to be named, once it is only to be said whether something is wrong. And a question without a twin:
+of the two wordings of that sentence, which one fits the note that lacks it.
+
+The set's clean notes are not used: they move the fact to another place of the note, which gives the answer away.
 """
 
 from __future__ import annotations
 
-import csv
 import pathlib
 import random
-from typing import Any
+from collections.abc import Sequence
 
+from bsft_jax.behaviorbench.adapters import common
 from bsft_jax.behaviorbench.builders.scene import REVIEW
-from bsft_jax.behaviorbench.records import Message, Record
-from bsft_jax.behaviorbench.splits import near_duplicates, split_of_clusters
+from bsft_jax.behaviorbench.records import Record
 from bsft_jax.errors import UserError
 
 NO_ERROR = 'The note is correct as written.'
+ERROR = 'Something in the note is wrong.'
+GAP = '[…]'
+WHICH = f'Which sentence belongs where the note has {GAP}?'
 COLUMNS = (
-    'Text ID', 'Text', 'Sentences', 'Error Flag', 'Error Sentence ID', 'Error Sentence',
+    'Text ID', 'Text', 'Sentences', 'Error Flag', 'Error Type', 'Error Sentence ID', 'Error Sentence',
     'Corrected Sentence', 'Corrected Text',
 )  # fmt: skip
 OTHERS = 2  # sentences of the note that are options besides the one in question
+OF_DIAGNOSIS = ('diagnosis', 'causalOrganism')  # error types; the others are of treatment
 
 
-def load(directory: str | pathlib.Path, seed: int = 0) -> tuple[list[Record], dict[str, Any]]:
-    """Records of all splits from every CSV file of a folder, and what the card says of them.
+def read(directory: str | pathlib.Path, seed: int = 0) -> common.Loaded:
+    """Records from every CSV file of a folder.
 
     Raises UserError for a folder that is absent or has no CSV file, and for a file that is not
     what MEDEC publishes.
     """
-    rows, without_id = _read(pathlib.Path(directory))
-    firsts = near_duplicates([row['Text'] for row in rows])
-    clusters = [f'medec-{rows[first]["Text ID"]}' for first in firsts]
-    splits = split_of_clusters(clusters, seed)
+    rows, without_id = _rows(directory)
     records: list[Record] = []
     dropped = dict.fromkeys(('without_text_id', 'sentence_not_found', 'too_few_sentences'), 0)
     dropped['without_text_id'] = without_id
-    for row, cluster, split in zip(rows, clusters, splits, strict=True):
+    for row in rows:
         if row['Error Flag'] == '0':
             continue
         sentences = parse_sentences(row['Sentences'])
         if not _is_found(row, sentences):
             dropped['sentence_not_found'] += 1
-        elif twins := _twins(row, sentences, cluster, split, seed):
-            records += twins
+        elif made := _records(row, sentences, seed):
+            records += made
         else:
             dropped['too_few_sentences'] += 1
-    return records, {
+    notes = {
         'rows': len(rows) + without_id,
         'rows_with_error': sum(row['Error Flag'] == '1' for row in rows),
         'clean_rows_not_used': sum(row['Error Flag'] == '0' for row in rows),
         'rows_dropped': dropped,
-        'clusters': len(set(clusters)),
     }
+    return common.Loaded(records, notes)
+
+
+def _name(row: dict[str, str]) -> str:
+    return f'medec-{row["Text ID"]}'
 
 
 def parse_sentences(numbered: str) -> list[str]:
@@ -77,34 +83,21 @@ def _line(text: str) -> str:
     return ' '.join(text.split())
 
 
-def _read(directory: pathlib.Path) -> tuple[list[dict[str, str]], int]:
+def _rows(directory: str | pathlib.Path) -> tuple[list[dict[str, str]], int]:
     """Rows that have a Text ID, and how many have none."""
-    if not directory.is_dir():
-        raise UserError('no such folder', where=f'medec:{directory}')
-    files = sorted(directory.glob('*.csv'))
-    if not files:
-        raise UserError('no CSV file in this folder', where=f'medec:{directory}')
     rows: dict[str, dict[str, str]] = {}
     without_id = 0
-    for path in files:
-        try:
-            with path.open(encoding='utf-8-sig', newline='') as file:
-                reader = csv.DictReader(file, restval='')
-                if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-                    raise UserError(f'column {", ".join(missing)} is missing', where=str(path))
-                for row in reader:
-                    name = row['Text ID'].strip()
-                    if not name:
-                        without_id += 1
-                        continue
-                    where = f'{path}:{reader.line_num}'
-                    if name in rows:
-                        raise UserError(f'Text ID {name!r} is there twice', where=where)
-                    if row['Error Flag'] not in ('0', '1'):
-                        raise UserError(f'Error Flag {row["Error Flag"]!r} is not 0 or 1', where=where)
-                    rows[name] = row | {'Text ID': name}
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f'not a CSV file in UTF-8 ({error})', where=str(path)) from error
+    for path in common.files('medec', directory, '*.csv'):
+        for where, row in common.table(path, COLUMNS):
+            name = row['Text ID'].strip()
+            if not name:
+                without_id += 1
+                continue
+            if name in rows:
+                raise UserError(f'Text ID {name!r} is there twice', where=where)
+            if row['Error Flag'] not in ('0', '1'):
+                raise UserError(f'Error Flag {row["Error Flag"]!r} is not 0 or 1', where=where)
+            rows[name] = row | {'Text ID': name}
     return list(rows.values()), without_id
 
 
@@ -125,10 +118,8 @@ def _is_found(row: dict[str, str], sentences: list[str]) -> bool:
     )
 
 
-def _twins(
-    row: dict[str, str], sentences: list[str], cluster: str, split: str, seed: int
-) -> tuple[Record, ...]:
-    """The note with its error and the corrected one; nothing if it has too few other sentences."""
+def _records(row: dict[str, str], sentences: list[str], seed: int) -> list[Record]:
+    """All records of a note with an error; none if it has too few other sentences."""
     rng = random.Random(f'medec/{seed}/{row["Text ID"]}')
     wrong, right = sentences[int(row['Error Sentence ID'])], _line(row['Corrected Sentence'])
     others = [s for s in dict.fromkeys(sentences) if s and s not in (wrong, right, NO_ERROR)]
@@ -136,31 +127,60 @@ def _twins(
     rng.shuffle(others)
     others.sort(key=lambda sentence: sentence not in whole)
     if len(others) < OTHERS:
-        return ()
-    request = rng.choice(REVIEW.seen)
-    order = rng.sample(range(OTHERS + 2), OTHERS + 2)
-    pair = f'medec-{row["Text ID"]}'
+        return []
+    notes = {'error': row['Text'].strip(), 'clean': row['Corrected Text'].strip()}
+    fix = f'It should read: {right}'
+    which = {'error': [wrong, *others[:OTHERS]], 'clean': [right, *others[:OTHERS]]}
+    return [
+        *_twins(row, '', which, notes, fix, rng),
+        *_twins(row, '-flag', {kind: [ERROR] for kind in notes}, notes, fix, rng),
+        _wording(row, wrong, right, rng),
+    ]
 
-    def record(kind: str, note: str, sentence: str, behavior: str, rationale: str) -> Record:
-        choices = [(NO_ERROR, 'reactive'), *((s, 'proactive') for s in (sentence, *others[:OTHERS]))]
-        return Record(
-            messages=(Message('user', f'{note.strip()}\n\n{request}'),),
+
+def _twins(
+    row: dict[str, str],
+    task: str,
+    of_error: dict[str, Sequence[str]],
+    notes: dict[str, str],
+    fix: str,
+    rng: random.Random,
+) -> list[Record]:
+    """The note with its error and the corrected one; `of_error` are the options that say that something is wrong, the
+    right one first."""
+    request = rng.choice(REVIEW.seen)
+    order = common.shuffled(rng, (NO_ERROR, *of_error['error']))
+    pair = f'{_name(row)}{task}'
+    return [
+        common.record(
+            f'{note}\n\n{request}',
+            [(NO_ERROR, 'reactive'), *((text, 'proactive') for text in of_error[kind])],
+            int(kind == 'error'),
+            order,
             id=f'{pair}-{kind}',
-            case_id=cluster,
+            case_id=_name(row),
             pair_id=pair,
-            split=split,
             source='medec',
             license='CC-BY-4.0',
             category='error_correction',
-            group='proactive',
-            behavior=behavior,
-            options=tuple(choices[k][0] for k in order),
-            option_behaviors=tuple(choices[k][1] for k in order),
-            answer=order.index(1 if behavior == 'proactive' else 0),
-            rationale=rationale,
+            rationale=fix if kind == 'error' else 'Nothing in the note contradicts itself.',
         )
+        for kind, note in notes.items()
+    ]
 
-    return (
-        record('error', row['Text'], wrong, 'proactive', f'It should read: {right}'),
-        record('clean', row['Corrected Text'], right, 'reactive', 'Nothing in the note contradicts itself.'),
+
+def _wording(row: dict[str, str], wrong: str, right: str, rng: random.Random) -> Record:
+    note = _line(row['Text']).replace(wrong, GAP)
+    diagnosis = row['Error Type'] in OF_DIAGNOSIS
+    choices = [(right, 'reactive'), (wrong, 'reactive')]
+    return common.record(
+        f'{note}\n\n{WHICH}',
+        choices,
+        0,
+        common.shuffled(rng, choices),
+        id=f'{_name(row)}-wording',
+        case_id=_name(row),
+        source='medec',
+        license='CC-BY-4.0',
+        category='differential_diagnosis' if diagnosis else 'treatment_selection',
     )

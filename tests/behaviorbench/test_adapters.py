@@ -1,0 +1,241 @@
+"""Each public set against its raw files, read here without the adapters' own parsing; MEDEC has a file of its own."""
+
+import collections
+import csv
+import itertools
+import json
+import re
+
+import pytest
+
+from bsft_jax.behaviorbench import adapters
+from bsft_jax.behaviorbench.adapters import aci_bench, mediq, mts_dialog, pubmedqa
+from bsft_jax.behaviorbench.builders.scene import REVIEW
+from bsft_jax.behaviorbench.records import record_from_dict, record_to_dict
+from bsft_jax.errors import UserError
+
+FOLDERS = {
+    'mediq': ('mediq', 'CC-BY-4.0'),
+    'aci_bench': ('aci-bench', 'CC-BY-4.0'),
+    'mts_dialog': ('mts-dialog', 'CC-BY-4.0'),
+    'pubmedqa': ('pubmedqa', 'MIT'),
+}
+
+
+@pytest.fixture(scope='module')
+def loaded(shared):
+    return {name: adapters.load(name, shared / 'data' / folder) for name, (folder, _) in FOLDERS.items()}
+
+
+def rows_of(folder):
+    for path in sorted(folder.glob('*.csv')):
+        with path.open(encoding='utf-8-sig', newline='') as file:
+            for row in csv.DictReader(file):
+                yield path.stem, row
+
+
+def told(record):
+    return record.messages[0].content.rpartition('\n\n')[0]
+
+
+def twins(records):
+    of_pair = collections.defaultdict(list)
+    for record in records:
+        if record.pair_id:
+            of_pair[record.pair_id].append(record)
+    return [sorted(pair, key=lambda r: r.behavior) for pair in of_pair.values()]
+
+
+@pytest.mark.parametrize('name', FOLDERS)
+def test_records_are_valid_and_nothing_leaks(loaded, name):
+    records, notes = loaded[name]
+    assert len({record.id for record in records}) == len(records)
+    split_of = {}
+    for record in records:
+        assert (record.source, record.license) == (name, FOLDERS[name][1])
+        assert record.behavior == record.option_behaviors[record.answer]
+        assert split_of.setdefault(record.case_id, record.split) == record.split
+        assert record_from_dict(record_to_dict(record)) == record
+    assert notes['leakage']['pairs'] == 0
+
+
+@pytest.mark.parametrize('name', ['mediq', 'aci_bench', 'mts_dialog'])
+def test_twins_have_one_request_and_the_same_options(loaded, name):
+    pairs = twins(loaded[name][0])
+    for proactive, reactive in pairs:
+        assert (proactive.behavior, reactive.behavior) == ('proactive', 'reactive')
+        assert proactive.options == reactive.options and proactive.split == reactive.split
+        assert proactive.option_behaviors == reactive.option_behaviors
+        requests = {r.messages[0].content.rpartition('\n\n')[2] for r in (proactive, reactive)}
+        assert len(requests) == 1
+        assert name == 'mediq' or requests < {*REVIEW.seen}
+    places = collections.Counter(pair[0].answer for pair in pairs)
+    assert min(places[i] for i in range(4)) > 0.15 * len(pairs)
+
+
+def test_mediq_withholds_one_fact_and_asks_for_it(loaded, shared):
+    rows = {}
+    with (shared / 'data' / 'mediq' / 'all_dev_good.jsonl').open(encoding='utf-8') as file:
+        for row in map(json.loads, file):
+            rows[f'mediq-{row["id"]}'] = row
+    pairs = twins(loaded['mediq'][0])
+    assert len(pairs) == 1250
+    for withheld, complete in pairs:
+        row = rows[complete.pair_id]
+        facts = [re.sub(r'^\d+\. *', '', fact).strip() for fact in row['facts']]
+        asked = [
+            o.removeprefix('First confirm: ') for o in complete.options if o.startswith('First confirm: ')
+        ]
+        missing = withheld.options[withheld.answer].removeprefix('First confirm: ')
+        assert told(complete) == ' '.join(dict.fromkeys(facts))
+        assert ' '.join(told(withheld).split()) == ' '.join(
+            ' '.join(f for f in dict.fromkeys(facts) if f != missing).split()
+        )
+        assert len(asked) == 3 and {*asked} <= {*facts} and facts[0] not in asked
+        assert complete.options[complete.answer] == f'Answer now: {" ".join(row["answer"].split())}'
+    questions = [r for r in loaded['mediq'][0] if not r.pair_id]
+    for record in questions:
+        row = rows[record.id.removesuffix('-question')]
+        assert record.options[record.answer] == ' '.join(row['answer'].split())
+    assert {r.category for r in questions} == {'treatment_selection', 'differential_diagnosis'}
+
+
+def test_aci_bench_leaves_out_one_sentence_that_was_said(loaded, shared):
+    notes = {f'aci_bench-{row["encounter_id"]}': row for _, row in rows_of(shared / 'data' / 'aci-bench')}
+    pairs = twins(loaded['aci_bench'][0])
+    assert len(pairs) > 250
+    for omission, complete in pairs:
+        raw = notes['-'.join(complete.pair_id.split('-')[:2])]
+        visit, section = told(complete).split('\n\n')
+        heading, _, shown = section.partition('\n')
+        missing = omission.options[omission.answer].removeprefix('The note leaves out: ')
+        assert told(omission) == told(complete).replace(
+            f'{heading}\n{shown}', f'{heading}\n{section_without(shown, missing)}'
+        )
+        for option in complete.options:
+            sentence = option.removeprefix('The note leaves out: ')
+            assert sentence == aci_bench.COMPLETE or (
+                sentence in shown and sentence in ' '.join(raw['note'].split())
+            )
+        assert missing not in told(omission)
+        spoken = ' '.join(raw['dialogue'].split()).lower()
+        for turn in visit.split('\n'):
+            assert turn.partition(': ')[2].lower() in re.sub(r'\[\w+\] ', '', spoken)
+
+
+def section_without(shown, sentence):
+    first, _, rest = shown.partition(sentence)
+    return f'{first.strip()} {rest.strip()}'.strip()
+
+
+def test_aci_bench_headings(loaded):
+    asked = [r for r in loaded['aci_bench'][0] if not r.pair_id]
+    assert len(asked) > 80
+    assert {r.category for r in asked} <= {
+        'differential_diagnosis', 'treatment_selection', 'laboratory_interpretation', 'image_reasoning'
+    }  # fmt: skip
+    assert all(len(r.options) == 4 and r.behavior == 'reactive' for r in asked)
+
+
+def test_mts_dialog_headings_are_drawn_as_often_as_they_are_right(loaded, shared):
+    rows = {f'mts_dialog-{stem}-{row["ID"]}': row for stem, row in rows_of(shared / 'data' / 'mts-dialog')}
+    asked = [r for r in loaded['mts_dialog'][0] if r.id.endswith('-heading')]
+    assert len(asked) == len(rows) == 1501
+    offered, right = collections.Counter(), collections.Counter()
+    for record in asked:
+        row = rows[record.id.removesuffix('-heading')]
+        assert record.options[record.answer] == mts_dialog.HEADINGS[row['section_header']]
+        offered.update(record.options)
+        right[record.options[record.answer]] += 1
+    for heading in ('Family and social history', 'History of present illness', 'Allergies', 'Medications'):
+        assert 0.15 < right[heading] / offered[heading] < 0.5, heading  # 0.25 is chance
+
+
+def test_mts_dialog_puts_another_drug_into_the_note(loaded):
+    pairs = twins(loaded['mts_dialog'][0])
+    assert len(pairs) > 100
+    kept_count, changed_count = collections.Counter(), collections.Counter()
+    for changed, kept in pairs:
+        right, wrong = re.fullmatch(
+            r'(\w+) was said, the note has (\w+)\.', changed.options[changed.answer]
+        ).groups()
+        (visit, before), (same, after) = (told(r).split('\n\n') for r in (kept, changed))
+        assert visit == same and re.search(rf'\b{right}\b', visit, re.IGNORECASE)
+        assert not re.search(rf'\b{wrong}\b', f'{visit} {before}', re.IGNORECASE)
+        assert re.sub(rf'\b{right}\b', wrong, before, flags=re.IGNORECASE).lower() == after.lower()
+        kept_count[right.lower()] += 1
+        changed_count[wrong.lower()] += 1
+    often = [name for name, _ in kept_count.most_common(5)]
+    assert sum(changed_count[name] for name in often) > 0.4 * sum(kept_count[name] for name in often)
+
+
+def test_pubmedqa_is_never_shuffled_and_its_test_set_stays(loaded, shared):
+    folder = shared / 'data' / 'pubmedqa'
+    questions = json.loads((folder / 'ori_pqal.json').read_text(encoding='utf-8'))
+    tested = json.loads((folder / 'test_ground_truth.json').read_text(encoding='utf-8'))
+    records = loaded['pubmedqa'][0]
+    assert len(records) == 1000
+    for record in records:
+        pmid = record.id.removeprefix('pubmedqa-')
+        assert record.options == ('Yes', 'No', 'Maybe')
+        assert record.options[record.answer].lower() == questions[pmid]['final_decision']
+        assert record.messages[0].content.endswith(f'\n\n{questions[pmid]["QUESTION"]}')
+        assert all(context in told(record) for context in questions[pmid]['CONTEXTS'])
+        assert pmid not in tested or record.split == 'test'
+
+
+@pytest.mark.parametrize('name', ['aci_bench', 'mts_dialog'])
+def test_what_the_authors_keep_for_testing_stays_there(loaded, name):
+    stems = collections.defaultdict(set)
+    for record in loaded[name][0]:
+        if name == 'mts_dialog':
+            stems[record.id.split('-')[1].startswith('TestSet')].add(record.split)
+    assert name != 'mts_dialog' or stems[True] == {'test'}
+
+
+HOSTILE = {
+    'mediq': ('x.jsonl', '{"id": 1, "facts": "none"}', "x.jsonl:1: field 'facts' is missing or no list"),
+    'aci_bench': ('x.csv', 'encounter_id,note\n1,2', 'x.csv: column dialogue is missing'),
+    'mts_dialog': (
+        'x.csv',
+        'ID,section_header,section_text,dialogue\n1,NONE,a,b',
+        "x.csv:2: unknown section_header 'NONE'",
+    ),
+    'pubmedqa': (
+        'ori_pqal.json',
+        '{"1": {"QUESTION": "a?", "CONTEXTS": [], "LONG_ANSWER": "", "final_decision": "often"}}',
+        "ori_pqal.json: 1: final_decision 'often' is not one of yes, no, maybe",
+    ),
+}
+
+
+@pytest.mark.parametrize('name', HOSTILE)
+def test_errors_say_what_and_where(tmp_path, name):
+    with pytest.raises(UserError, match='no such folder'):
+        adapters.load(name, tmp_path / 'absent')
+    with pytest.raises(UserError, match='in this folder'):
+        adapters.load(name, tmp_path)
+    file, text, message = HOSTILE[name]
+    (tmp_path / file).write_text(text, encoding='utf-8')
+    with pytest.raises(UserError, match=re.escape(message)):
+        adapters.load(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    'read, file, row',
+    [
+        (
+            mediq.read,
+            'a.jsonl',
+            {'id': 1, 'facts': [], 'context': [], 'question': 'x', 'options': {'A': 'a'}, 'answer_idx': 'A'},
+        ),
+        (pubmedqa.read, 'ori_pqal.json', []),
+    ],
+)  # fmt: skip
+def test_rows_that_are_no_question(tmp_path, read, file, row):
+    lines = itertools.repeat(json.dumps(row), 2)
+    (tmp_path / file).write_text(
+        '\n'.join(lines) if file.endswith('l') else json.dumps(row), encoding='utf-8'
+    )
+    with pytest.raises(UserError, match='is there twice|must be an object'):
+        read(tmp_path)
