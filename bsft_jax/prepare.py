@@ -1,4 +1,4 @@
-"""Makes a data set: `python -m bsft_jax.prepare --source=medec:DIR --output=DIR`."""
+"""Makes a data set: `python -m bsft_jax.prepare --source=open:DIR --output=DIR`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from bsft_jax.errors import UserError
 _SOURCE = flags.DEFINE_multi_string(
     'source',
     None,
-    'synthetic:CASES[:SEED], medec:DIR, jsonl:PATH, csv:FILE or hf:PATH_OR_HUB_ID[:CONFIG]; may be repeated.',
+    'synthetic:CASES[:SEED], open:DIR, medec:DIR (mediq:, aci_bench:, mts_dialog:, pubmedqa:), jsonl:PATH, csv:FILE or '
+    'hf:PATH_OR_HUB_ID[:CONFIG]; may be repeated.',
     required=True,
 )
 _MAP = flags.DEFINE_string(

@@ -18,7 +18,7 @@ CONFIGS = {
     'quickstart-text_sft': ('quickstart.py', 'text_sft'),
     'quickstart-neutral_token': ('quickstart.py', 'neutral_token'),
     'quickstart-shuffled_token': ('quickstart.py', 'shuffled_token'),
-    'medec-behavior_sft': ('medec.py', 'behavior_sft'),
+    'open-behavior_sft': ('open.py', 'behavior_sft'),
     'stories260k-behavior_sft': ('stories260k.py', 'behavior_sft'),
     **{
         f'{size}-{mode}': (f'{size}.py', mode)

@@ -1,0 +1,19 @@
+"""The five arms on real clinical text, from the bundled base.
+
+    python -m bsft_jax.prepare --source=open:DIR --output=runs/open/data
+    python -m bsft_jax.study --config=configs/studies/open.py --workdir=runs/open/study
+
+Named beforehand: proactive macro-F1 of behavior_sft against general_sft, both choosing for themselves.
+"""
+
+from bsft_jax.studies.study import Arm, Study
+
+
+def get_config() -> Study:
+    arms = ('general_sft', 'behavior_sft', 'text_sft', 'neutral_token', 'shuffled_token')
+    return Study(
+        name='open',
+        config='configs/open.py',
+        arms=tuple(Arm(name, {'arm': name}) for name in arms),
+        seeds=(0, 1),
+    )
