@@ -23,6 +23,7 @@ setuptools.setup(
         'flax>=0.12.8,<0.13',
         'grain>=0.2.18,<0.3',
         'huggingface_hub>=1.33,<3',
+        'importlib_resources>=6',  # tensorflow-datasets needs it and does not say so
         'jax>=0.10.2,<0.12',
         'jinja2>=3.1.6,<4',
         'ml_collections>=1.1.0,<2',
@@ -33,6 +34,7 @@ setuptools.setup(
         'safetensors>=0.8.0,<0.9',
         'scikit-learn>=1.9.1,<2',
         'tensorboardX>=2.6.5,<3',
+        'tensorflow-datasets>=4.9.10,<5',
         'tokenizers>=0.23.3,<0.24',
         'tqdm>=4.70.1,<5',
         'transformers>=5.17.0,<6',

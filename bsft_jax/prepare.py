@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -33,7 +33,7 @@ _MAP = flags.DEFINE_string(
     'map', None, 'JSON file that says which columns of jsonl:, csv: and hf: sources are which fields.'
 )
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder of the data set.', required=True)
-_FORMAT = flags.DEFINE_enum('format', 'jsonl', ['jsonl'], 'How the data set is stored.')
+_FORMAT = flags.DEFINE_enum('format', 'jsonl', ['jsonl', 'tfds'], 'JSON lines, or array_record for tfds:.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the splits and of what adapters choose.')
 _INSPECT = flags.DEFINE_integer(
     'inspect', 0, 'Print this many training records, and how --base renders them.', lower_bound=0
@@ -49,6 +49,7 @@ _TEMPLATE = flags.DEFINE_string('chat_template', '', 'Template for a --base that
 
 CARD = 'card.json'
 FILES = (*(f'{split}.jsonl' for split in SPLITS), CARD)
+TFDS = 'behavior_bench'  # folder of --format=tfds
 
 
 def prepare(
@@ -56,8 +57,12 @@ def prepare(
     output: str | pathlib.Path,
     seed: int = 0,
     mapping: mapping_lib.Mapping | None = None,
+    stored: str = 'jsonl',
 ) -> dict[str, Any]:
     """Writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and `card.json`, all or nothing.
+
+    Stored as `tfds` the records are in `behavior_bench/CONFIG/VERSION` instead, CONFIG being the scheme of a single
+    source `synthetic:` or `open:`, else `jsonl`.
 
     Args:
       sources: what `sources.load_raw` takes; no two records may have the same id, no case be in two splits.
@@ -77,15 +82,12 @@ def prepare(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        files = {}
         of_split = {split: [record for record in records if record.split == split] for split in SPLITS}
-        for split, rows in of_split.items():
-            path = partial / f'{split}.jsonl'
-            write_jsonl(path, rows)
-            files[path.name] = {
-                'records': len(rows),
-                'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
-            }
+        written = _as_tfds(partial, sources, records) if stored == 'tfds' else _as_jsonl(partial, of_split)
+        files = {
+            name: {'records': count, 'sha256': hashlib.sha256((partial / name).read_bytes()).hexdigest()}
+            for name, count in written.items()
+        }
         card = {
             'seed': seed,
             'sources': [
@@ -100,11 +102,28 @@ def prepare(
         (partial / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
         for name in FILES:
             (output / name).unlink(missing_ok=True)
+        shutil.rmtree(output / TFDS, ignore_errors=True)
         os.replace(partial, output)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f'cannot be written ({error.strerror})', where=str(output)) from error
     return card
+
+
+def _as_jsonl(directory: pathlib.Path, of_split: Mapping[str, Sequence[Record]]) -> dict[str, int]:
+    """Files and how many records each has."""
+    for split, rows in of_split.items():
+        write_jsonl(directory / f'{split}.jsonl', rows)
+    return {f'{split}.jsonl': len(rows) for split, rows in of_split.items()}
+
+
+def _as_tfds(directory: pathlib.Path, sources: Sequence[str], records: Sequence[Record]) -> dict[str, int]:
+    """Files and how many records each has."""
+    from bsft_jax.behaviorbench import tfds_builder
+
+    scheme = sources[0].partition(':')[0]
+    config = scheme if len(sources) == 1 and scheme in ('synthetic', 'open') else 'jsonl'
+    return tfds_builder.write(directory, config, records)
 
 
 def describe(record: Record) -> str:
@@ -146,7 +165,7 @@ def _check_replaceable(folder: pathlib.Path, must_hold: Sequence[str]) -> None:
     if not folder.is_dir():
         raise UserError('is not a folder', where=str(folder), fix='name another --output')
     held = {path.name for path in folder.iterdir()}
-    if held and not set(must_hold) <= held <= {*FILES, *(f'{name}.partial' for name in FILES)}:
+    if held and not set(must_hold) <= held <= {*FILES, TFDS, *(f'{name}.partial' for name in FILES)}:
         raise UserError(
             'holds something else than a data set', where=str(folder), fix='name another --output'
         )
@@ -193,12 +212,17 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
 def main(argv: Sequence[str]) -> None:
     del argv
     mapping = mapping_lib.read(_MAP.value) if _MAP.value is not None else None
-    card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value, mapping)
+    card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value, mapping, _FORMAT.value)
     for name, file in card['files'].items():
         print(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records')
     print(shortcuts.table(card['shortcuts']))
-    if _INSPECT.value and card['files']['train.jsonl']['records']:
-        records = sources_lib.load_records(f'jsonl:{_OUTPUT.value}', 'train')[: _INSPECT.value]
+    if _INSPECT.value and card['counts']['train']:
+        place = (
+            _OUTPUT.value
+            if _FORMAT.value == 'jsonl'
+            else pathlib.Path(_OUTPUT.value, min(card['files'])).parent
+        )
+        records = sources_lib.load_records(f'{_FORMAT.value}:{place}', 'train')[: _INSPECT.value]
         colour = sys.stdout.isatty()
         shown = render(records, _BASE.value, _ANSWER_FORMAT.value, _TEMPLATE.value, colour)
         print(f'\n{inspection.legend(colour)}')

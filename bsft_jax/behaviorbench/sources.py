@@ -1,6 +1,6 @@
-"""Data sources by name: `synthetic:CASES[:SEED]`, `jsonl:PATH`, `hf:PATH_OR_HUB_ID[:CONFIG]`, mixtures
-`0.7*SOURCE + 0.3*SOURCE` of them, and for pretraining `synthetic_lists`, `synthetic_sheets` and
-`synthetic_text` with the same numbers."""
+"""Data sources by name: `synthetic:CASES[:SEED]`, `jsonl:PATH`, `hf:PATH_OR_HUB_ID[:CONFIG]`,
+`tfds:behavior_bench/CONFIG`, mixtures `0.7*SOURCE + 0.3*SOURCE` of them, and for pretraining `synthetic_lists`,
+`synthetic_sheets` and `synthetic_text` with the same numbers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,20 @@ _FORMS = ', '.join(
         *(f'{scheme}:CASES[:SEED]' for scheme in ('synthetic', *PRETRAINING)),
         'jsonl:FILE_OR_PREPARED_DIR',
         'hf:PATH_OR_HUB_ID[:CONFIG]',
+        'tfds:behavior_bench/CONFIG',
     ]
 )
 RAW = ('csv', *adapters.ADAPTERS)  # what only `prepare` reads
 _PART = re.compile(r'(\d+(?:\.\d*)?)\*(\S.*)')
+
+
+def _tfds(name: str) -> dict[str, rows.Rows]:
+    from bsft_jax.behaviorbench import tfds_builder
+
+    return tfds_builder.read(name)
+
+
+_SETS = {'hf': rows.hugging_face, 'tfds': _tfds}  # a name → split → rows
 
 
 class NoSuchSplit(UserError):
@@ -118,8 +128,8 @@ def _load_part(source: str, split: str) -> list[Record]:
     if scheme in ('synthetic', *PRETRAINING):
         return [record for record in _generated(scheme, source, rest) if record.split == split]
     path = pathlib.Path(rest)
-    if scheme == 'hf' and rest:
-        found = rows.hugging_face(rest)
+    if scheme in _SETS and rest:
+        found = _SETS[scheme](rest)
         if '' not in found and split not in found:
             what = f'no split {split!r}, there are {", ".join(found)}'
             raise NoSuchSplit(what, where=source, fix='prepare --map=FILE renames splits')
@@ -169,8 +179,8 @@ def _rows_of(scheme: str, rest: str) -> tuple[str, rows.Rows] | None:
         return rest, rows.delimited(rest)
     if scheme == 'jsonl' and rest and not pathlib.Path(rest).is_dir():
         return rest, rows.jsonl(rest)
-    if scheme == 'hf' and rest:
-        return f'hf:{rest}', itertools.chain.from_iterable(rows.hugging_face(rest).values())
+    if scheme in _SETS and rest:
+        return f'{scheme}:{rest}', itertools.chain.from_iterable(_SETS[scheme](rest).values())
     return None
 
 

@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+from bsft_jax import prepare
 from bsft_jax.config import flatten
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
@@ -208,10 +209,21 @@ def test_a_run_moves_between_processes_and_meshes(base, alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('count, devices, mesh', [(2, 4, {}), (4, 2, {'fsdp': 4}), (2, 4, {'tensor': 2})])
-def test_processes_agree(count, devices, mesh, base, alone, tmp_path):
+@pytest.mark.parametrize(
+    'count, devices, mesh, source',
+    [
+        (2, 4, {}, 'synthetic:40'),
+        (4, 2, {'fsdp': 4}, 'synthetic:40'),
+        (2, 4, {'tensor': 2}, 'tfds:behavior_bench/synthetic'),
+    ],
+)
+def test_processes_agree(count, devices, mesh, source, base, alone, tmp_path, monkeypatch):
     workdir = tmp_path / 'run'
-    for arguments in (training(base, workdir, mesh), evaluation(workdir)):
+    if source.startswith('tfds'):
+        prepare.prepare(['synthetic:40'], tmp_path / 'set', stored='tfds')
+        monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'set'))
+    train = training(base, workdir, mesh, f'--config.data.source={source}')
+    for arguments in (train, evaluation(workdir)):
         done = launch(count, devices, *arguments)
         assert done.returncode == 0, done.stderr
     assert_same_curve(workdir, alone)
