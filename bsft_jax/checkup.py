@@ -19,7 +19,6 @@ import numpy as np
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from bsft_jax import runs
 from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import SPLITS
 from bsft_jax.config import RunConfig
@@ -30,6 +29,7 @@ from bsft_jax.hub import model as model_lib
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import settings
 from bsft_jax.training import placement
+from bsft_jax.training import records as records_lib
 from bsft_jax.training import workdir as workdir_lib
 
 OK, WARN, FAIL, SKIPPED = 'ok', 'warn', 'FAIL', 'skipped'
@@ -146,13 +146,13 @@ class Checkup:
 
     def _template(self) -> tuple[str, rendering.Renderer]:
         base = self._found['base']
-        renderer = runs.training_renderer(self._config, base)
+        renderer = records_lib.training_renderer(self._config, base)
         stop = base.tokenizer.convert_ids_to_tokens(renderer.stop_id)
         heads = [base.tokenizer.decode(head) for head in base.behaviors.heads] or ['no head']
         return f'answers begin with {" or ".join(map(repr, heads))} and end with {stop!r}', renderer
 
     def _data(self) -> tuple[str, None]:
-        store, plan = runs.training_examples(self._config, self._found['base'], SAMPLE)
+        store, plan = records_lib.training_examples(self._config, self._found['base'], SAMPLE)
         trained = sum(float(np.sum(store[i].weights > 0)) for i in range(len(store.lengths)))
         if not trained:
             raise UserError('no token of the records has weight', where=self._config.data.source)

@@ -21,6 +21,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from bsft_jax import config as config_lib
+from bsft_jax.data import cache
 from bsft_jax.errors import EXIT_DOES_NOT_FIT, EXIT_RESTART, EXIT_USER, DoesNotFit, Preempted, UserError
 
 EXIT_INTERRUPTED = 130
@@ -48,8 +49,7 @@ def define_config() -> flags.FlagHolder[config_lib.RunConfig]:
 
 def keep_compiled() -> None:
     """What a command compiles later ones find: `JAX_COMPILATION_CACHE_DIR`, by default in the user's cache folder."""
-    home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
-    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(home, 'bsft_jax', 'xla'))
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache.home() / 'xla'))
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', CACHE_FROM_SECONDS)
 
 

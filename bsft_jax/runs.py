@@ -6,7 +6,6 @@ The apps parse flags and call these; so do tests and notebooks.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import pathlib
@@ -18,9 +17,7 @@ from bsft_jax import config as config_lib
 from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
 from bsft_jax.config import RunConfig
-from bsft_jax.data import checks, labels, loader, packing, prompts, rendering
-from bsft_jax.data.examples import ExampleStore
-from bsft_jax.data.mixture import Mixture
+from bsft_jax.data import labels, loader, prompts, rendering
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub import export as export_lib
@@ -31,6 +28,7 @@ from bsft_jax.models.network import Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import processes, settings, sharding
 from bsft_jax.training import loop, placement
+from bsft_jax.training import records as records_lib
 from bsft_jax.training import state as state_lib
 from bsft_jax.training import workdir as workdir_lib
 from bsft_jax.training.checkpoint import Checkpoints
@@ -38,60 +36,6 @@ from bsft_jax.training.loop import Run
 from bsft_jax.training.telemetry import Clock, progress
 
 SUBSETS = ('all', 'hard')
-
-
-def training_renderer(config: RunConfig, base: BaseModel) -> rendering.Renderer:
-    """How a run writes its records: with the heads of its arm."""
-    return rendering.Renderer(
-        base.tokenizer,
-        base.behaviors,
-        answer_format=config.data.answer_format,
-        behavior_weight=config.data.behavior_weight,
-        loss_on=config.data.loss_on,
-    )
-
-
-def training_examples(
-    config: RunConfig, base: BaseModel, limit: int = 0
-) -> tuple[ExampleStore, packing.PackPlan]:
-    """Records of the train split → examples and the plan of every step, before a device is touched.
-
-    With a `limit` only about so many records of each source, evenly spread, are looked at.
-    """
-    d, positions = config.data, base.network.arch.max_positions
-    if d.sequence_length > positions:
-        raise UserError(
-            f'{d.sequence_length} is more than the {positions} positions of the model',
-            where='--config.data.sequence_length',
-        )
-    parts = sources.parts_of(d.source)
-    everything = [sources.load_records(source, 'train') for source, _ in parts]
-    if limit:
-        everything = [records[:: -(-len(records) // limit)] for records in everything]
-    kept = [labels.hold_out(records, d.hold_out) for records in everything]
-    records = list(itertools.chain.from_iterable(kept))
-    renderer = training_renderer(config, base)
-    checks.check_records(records, renderer, config.behaviors, d.without_behavior)
-    if config.arm == 'shuffled_token':
-        records = labels.permute(records, config.seed)
-    rest = iter(labels.flip(records, d.label_noise, base.behaviors.names, config.seed))
-    if d.hold_out:
-        total = sum(map(len, everything))
-        processes.say(f'held out: {total - len(records)} of {total} records of {d.hold_out}')
-    stores = []
-    for (source, _), part in zip(parts, kept, strict=True):
-        mine = list(itertools.islice(rest, len(part)))
-        store, report = rendering.render_examples(renderer, mine, d.sequence_length, d.drop_long, d.truncate)
-        stores.append(store)
-        processes.say(f'{source}: {report}')
-    mixture = None
-    if len(parts) > 1:
-        mixture = Mixture(tuple(map(len, stores)), tuple(weight for _, weight in parts))
-        processes.say(mixture.describe())
-    store = ExampleStore.joined(stores)
-    plan = packing.PackPlan(store.lengths, d.rows_per_step, d.sequence_length, config.seed, mixture)
-    processes.say(f'training on {plan.describe()}')
-    return store, plan
 
 
 def _with_options(records: Sequence[Record], source: str) -> list[Record]:
@@ -112,7 +56,7 @@ class ScoreEvaluator:
         self._network = base.network
         self._scorer = scoring.Scorer(
             labels.hold_out(records, config.data.hold_out)[: config.evaluation.limit],
-            training_renderer(config, base),
+            records_lib.training_renderer(config, base),
             base.network,
             mesh,
             policy='auto',
@@ -138,7 +82,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     config.validate()
     workdir = pathlib.Path(workdir)
     base = workdir_lib.open_base(config)
-    store, plan = training_examples(config, base)
+    store, plan = records_lib.training_examples(config, base)
     placed = placement.place(config, base)
     mesh = placed.mesh
     source = loader.StepSource(

@@ -10,6 +10,7 @@ os.environ.setdefault(
     'NPROC', '64'
 )  # threads of XLA: with one a device, two collectives at a time can wait for ever
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='bsft_jax-cache-')
 os.environ.setdefault(  # what one child of a session compiles the others find
     'JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'bsft_jax-tests-{os.getuid()}')
 )

@@ -11,6 +11,7 @@ from bsft_jax.behaviorbench import taxonomy
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.training import records as records_lib
 from bsft_jax.training import workdir as workdir_lib
 from tests.tiny import random_model
 
@@ -29,7 +30,7 @@ def examples(directory):
         for name, value in data.items():
             setattr(config.data, name, value)
         base = workdir_lib.open_base(config.validate())
-        return base, *runs.training_examples(config, base)
+        return base, *records_lib.training_examples(config, base)
 
     return make
 
@@ -63,7 +64,7 @@ def test_a_run_is_taught_the_labels_of_its_arm(examples):
 def test_a_category_is_held_out_of_training_and_validation_only(examples, directory, capsys):
     _, store, _ = examples(hold_out='omission_detection')
     assert 0 < len(store) < len(examples()[1])
-    assert 'held out: ' in capsys.readouterr().err
+    assert 'records of omission_detection are held out' in capsys.readouterr().err
     config = RunConfig()
     config.model.base, config.data.source = directory, 'synthetic:40'
     config.data.hold_out = 'omission_detection'

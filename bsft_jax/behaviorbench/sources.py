@@ -15,6 +15,7 @@ from bsft_jax.behaviorbench.builders import records_of
 from bsft_jax.behaviorbench.cases import simulate
 from bsft_jax.behaviorbench.mapping import Mapping
 from bsft_jax.behaviorbench.records import SPLITS, Record, read_jsonl, records_of_rows
+from bsft_jax.data import cache
 from bsft_jax.errors import UserError
 
 PRETRAINING = {
@@ -149,6 +150,21 @@ def _load_part(source: str, split: str) -> list[Record]:
     if not records:
         raise NoSuchSplit(f'no record of split {split!r}', where=source)
     return records
+
+
+def fingerprint(source: str, split: str) -> str:
+    """A digest that changes with the records of a split; '' where only reading them could tell.
+
+    For simulated cases that is the name of the source.
+    """
+    scheme, _, rest = source.partition(':')
+    path = pathlib.Path(rest)
+    if scheme in ('synthetic', *PRETRAINING):
+        return source
+    if scheme == 'jsonl' and rest:
+        path = path / f'{split}.jsonl' if path.is_dir() else path
+        return cache.digest_of_files([path]) if path.is_file() else ''
+    return ''
 
 
 def load_raw(source: str, seed: int, mapping: Mapping | None = None) -> tuple[list[Record], dict[str, Any]]:

@@ -48,6 +48,8 @@ class ExampleStore:
     @classmethod
     def joined(cls, stores: Sequence[ExampleStore]) -> ExampleStore:
         """The examples of several stores, in their order."""
+        if len(stores) == 1:
+            return stores[0]
         lengths = np.concatenate([np.diff(store.starts) for store in stores])
         return cls(
             ids=np.concatenate([store.ids for store in stores]),

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from bsft_jax import runs
 from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS
 from bsft_jax.config import DataSection, RunConfig
@@ -16,6 +15,7 @@ from bsft_jax.data.mixture import Mixture, apportion
 from bsft_jax.data.packing import PackPlan
 from bsft_jax.errors import UserError
 from bsft_jax.hub import model as model_lib
+from bsft_jax.training import records as records_lib
 
 SIZES, WEIGHTS = (300, 40, 7), (0.5, 0.3, 0.2)
 
@@ -160,12 +160,12 @@ def test_records_of_a_mixture_are_those_of_its_parts(chats):
 def test_training_mixes_and_says_so(chats, capsys):
     config = RunConfig(data=DataSection(source=chats, sequence_length=64, rows_per_step=2))
     base = model_lib.open_base('tiny-clinical', behaviors=DEFAULT_BEHAVIORS)
-    store, plan = runs.training_examples(config, base)
+    store, plan = records_lib.training_examples(config, base)
     assert len(store) == 36
     drawn = [item for step in range(plan.steps_per_epoch) for row in plan.rows(step) for item in row]
     assert sum(item < 30 for item in drawn) == sum(item >= 30 for item in drawn) == 18
     said = capsys.readouterr().err
     assert 'an epoch of the mixture draws 18 of 30 + 18 of 6 records' in said
     assert said.count('0 of 30 records are longer') == said.count('0 of 6 records are longer') == 1
-    again = runs.training_examples(config, base)[1]
+    again = records_lib.training_examples(config, base)[1]
     assert again.hash == plan.hash and again.rows(40) == plan.rows(40)

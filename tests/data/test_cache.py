@@ -1,0 +1,125 @@
+"""Rendered examples on disk: the same as rendered again, and found only by a run that would render the same."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bsft_jax.behaviorbench import sources
+from bsft_jax.behaviorbench.records import write_jsonl
+from bsft_jax.config import DataSection, RunConfig
+from bsft_jax.data import cache, rendering
+from bsft_jax.training import records as records_lib
+from bsft_jax.training import workdir
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setattr(cache, 'FROM_SECONDS', 0.0)
+    return tmp_path / 'cache' / 'bsft_jax' / 'examples'
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """How often records were rendered."""
+    calls, render = [], rendering.render_examples
+    monkeypatch.setattr(rendering, 'render_examples', lambda *args: calls.append(args) or render(*args))
+    return calls
+
+
+def config_of(source='synthetic:6', arm='behavior_sft', **changes):
+    return RunConfig(arm=arm, data=DataSection(source=source, sequence_length=256, drop_long=1.0, **changes))
+
+
+def made(config):
+    return records_lib.training_examples(config, workdir.open_base(config))
+
+
+def assert_same(one, two):
+    for field in dataclasses.fields(one):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(two, field.name))
+
+
+def test_a_second_start_finds_what_the_first_made(folder, rendered, capfd):
+    store, plan = made(config_of())
+    first = capfd.readouterr().err
+    again, same_plan = made(config_of())
+    assert len(rendered) == 1 and len([*folder.iterdir()]) == 1
+    assert_same(store, again)
+    assert (plan.hash, store.hash) == (same_plan.hash, again.hash)
+    assert capfd.readouterr().err == first  # the reports, too
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'source': 'synthetic:7'},
+        {'arm': 'text_sft'},
+        {'arm': 'general_sft'},
+        {'answer_format': 'text'},
+        {'behavior_weight': 0.5},
+        {'hold_out': 'omission_detection'},
+        {'label_noise': 0.5},
+        {'source': '0.5*synthetic:6 + 0.5*synthetic:5:1'},
+    ],
+)
+def test_another_config_is_rendered_anew(rendered, changes):
+    made(config_of())
+    before = len(rendered)
+    store, _ = made(config_of(**changes))
+    assert len(rendered) == before + max(1, changes.get('source', '').count('*'))
+    cached, _ = made(config_of(**changes))
+    assert_same(store, cached)
+
+
+def test_changed_records_are_rendered_anew(tmp_path, rendered):
+    path = tmp_path / 'mine.jsonl'
+    records = sources.load_records('synthetic:6', 'train')
+    write_jsonl(path, records)
+    made(config_of(f'jsonl:{path}'))
+    made(config_of(f'jsonl:{path}'))
+    assert len(rendered) == 1
+    write_jsonl(path, [dataclasses.replace(records[0], rationale='Otherwise.'), *records[1:]])
+    made(config_of(f'jsonl:{path}'))
+    assert len(rendered) == 2
+
+
+def test_a_prepared_folder_is_known_by_the_file_of_the_split(tmp_path):
+    for split in ('train', 'test'):
+        write_jsonl(tmp_path / f'{split}.jsonl', sources.load_records('synthetic:6', split))
+    found = sources.fingerprint(f'jsonl:{tmp_path}', 'train')
+    assert found and found != sources.fingerprint(f'jsonl:{tmp_path}', 'test')
+    assert sources.fingerprint('hf:somewhere', 'train') == ''
+
+
+def test_a_damaged_entry_is_rendered_anew(folder, rendered):
+    store, _ = made(config_of())
+    (entry,) = folder.iterdir()
+    (entry / '0-ids.npy').write_bytes(b'')
+    again, _ = made(config_of())
+    assert len(rendered) == 2
+    assert_same(store, again)
+    assert_same(store, made(config_of())[0])
+    assert len(rendered) == 2
+
+
+def test_what_was_fast_is_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(cache, 'FROM_SECONDS', 3600.0)
+    made(config_of())
+    assert not folder.exists()
+
+
+def test_a_cache_that_cannot_be_written_stops_nobody(folder, rendered):
+    folder.parent.mkdir(parents=True)
+    folder.write_text('a file')
+    made(config_of())
+    made(config_of())
+    assert len(rendered) == 2
+
+
+def test_the_oldest_entries_go(folder, monkeypatch):
+    monkeypatch.setattr(cache, 'KEPT', 2)
+    for cases in (4, 5, 6):
+        made(config_of(f'synthetic:{cases}'))
+    assert len([*folder.iterdir()]) == 2
