@@ -57,6 +57,7 @@ setuptools.setup(
             'pytest>=9.2.0,<10',
             'pytest-xdist>=3.8.0,<4',
             'torch==2.13.0; python_version < "3.12"',
+            'trl>=1.16.0,<2; python_version < "3.12"',
         ],
     },
 )
