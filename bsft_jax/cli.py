@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
+from bsft_jax import cache
 from bsft_jax import config as config_lib
-from bsft_jax.data import cache
 from bsft_jax.errors import EXIT_DOES_NOT_FIT, EXIT_RESTART, EXIT_USER, DoesNotFit, Preempted, UserError
 
 EXIT_INTERRUPTED = 130

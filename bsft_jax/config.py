@@ -14,7 +14,6 @@ import re
 from typing import Any
 
 from bsft_jax import behaviors as behaviors_lib
-from bsft_jax.behaviorbench import taxonomy
 from bsft_jax.errors import UserError
 
 ARMS = {  # arm → form of the heads of its answers
@@ -178,6 +177,13 @@ class EvaluationSection:
 
 
 @dataclasses.dataclass
+class ProfileSection:
+    """`steps`, as `FIRST:END`, writes a trace of steps FIRST to END - 1 to `WORKDIR/profile`; '' of none."""
+
+    steps: str = free('')
+
+
+@dataclasses.dataclass
 class RunConfig:
     seed: int = 0
     arm: str = 'behavior_sft'
@@ -191,11 +197,27 @@ class RunConfig:
     mesh: MeshSection = dataclasses.field(default_factory=MeshSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
     evaluation: EvaluationSection = dataclasses.field(default_factory=EvaluationSection)
+    profile: ProfileSection = dataclasses.field(default_factory=ProfileSection)
 
     @property
     def steps(self) -> int:
         """Steps to run: `train.steps`, or the schedule's length."""
         return self.train.steps or self.optimizer.schedule_steps
+
+    @property
+    def profiled(self) -> range:
+        """Steps whose trace is written; raises UserError for a spelling that is none."""
+        if not self.profile.steps:
+            return range(0)
+        match = re.fullmatch(r'(\d+):(\d+)', self.profile.steps)
+        steps = range(int(match[1]), int(match[2])) if match else range(0)
+        if not steps or steps[0] < 1:
+            raise UserError(
+                f'cannot read {self.profile.steps!r}',
+                where='--config.profile.steps',
+                fix='write FIRST:END, as 10:13 for steps 10, 11 and 12',
+            )
+        return steps
 
     @property
     def form(self) -> str:
@@ -209,120 +231,10 @@ class RunConfig:
 
     def validate(self) -> RunConfig:
         """Checks everything that can be checked before a device is touched; raises UserError."""
+        from bsft_jax import config_checks
 
-        def choice(field: str, value: str, allowed) -> None:
-            if value not in allowed:
-                raise UserError(f'{value!r} is not one of {", ".join(allowed)}', where=f'--config.{field}')
-
-        def at_least(field: str, value, lowest) -> None:
-            if not value >= lowest:
-                raise UserError(f'{value} is below {lowest}', where=f'--config.{field}')
-
-        choice('arm', self.arm, ARMS)
-        choice('train.mode', self.train.mode, MODES)
-        choice('model.weights', self.model.weights, ('checkpoint', 'random'))
-        choice('model.dtype', self.model.dtype, ('float32', 'bfloat16'))
-        choice('train.remat', self.train.remat, REMAT)
-        choice('model.attention', self.model.attention, ATTENTION)
-        choice('model.base_dtype', self.model.base_dtype, ('float32', 'bfloat16', 'int8'))
-        choice('model.new_rows', self.model.new_rows, ('description', 'mean', 'normal'))
-        choice('data.answer_format', self.data.answer_format, ('letter', 'text'))
-        choice('data.loss_on', self.data.loss_on, ('answer', 'turns'))
-        choice('data.without_behavior', self.data.without_behavior, ('plain', 'refuse'))
-        behaviors_lib.validate_behaviors(self.behaviors)
-        if self.data.hold_out:
-            choice('data.hold_out', self.data.hold_out, taxonomy.CATEGORIES)
-        d, o, t = self.data, self.optimizer, self.train
-        for field, value, lowest in (
-            ('data.sequence_length', d.sequence_length, 8),
-            ('data.rows_per_step', d.rows_per_step, 1),
-            ('data.behavior_weight', d.behavior_weight, 0.0),
-            ('data.drop_long', d.drop_long, 0.0),
-            ('data.label_noise', d.label_noise, 0.0),
-            ('optimizer.learning_rate', o.learning_rate, 0.0),
-            ('optimizer.warmup_steps', o.warmup_steps, 0),
-            ('optimizer.schedule_steps', o.schedule_steps, 1),
-            ('optimizer.weight_decay', o.weight_decay, 0.0),
-            ('train.accumulation', t.accumulation, 1),
-            ('lora.rank', self.lora.rank, 1),
-            ('lora.dropout', self.lora.dropout, 0.0),
-            ('train.steps', t.steps, 0),
-            ('mesh.devices', self.mesh.devices, 0),
-            ('checkpoint.interval', self.checkpoint.interval, 1),
-            ('checkpoint.keep', self.checkpoint.keep, 1),
-            ('evaluation.interval', self.evaluation.interval, 0),
-            ('evaluation.limit', self.evaluation.limit, 1),
-            ('log_interval', self.log_interval, 1),
-        ):
-            at_least(field, value, lowest)
-        if d.label_noise > 1:
-            raise UserError(f'{d.label_noise} is above 1', where='--config.data.label_noise')
-        if not o.clip_norm > 0:
-            raise UserError(f'{o.clip_norm} is not above 0', where='--config.optimizer.clip_norm')
-        self._validate_frozen()
-        if self.steps > o.schedule_steps:
-            raise UserError(
-                f'{t.steps} steps are more than the schedule has ({o.schedule_steps})',
-                where='--config.train.steps',
-                fix='raise --config.optimizer.schedule_steps',
-            )
-        if o.warmup_steps >= o.schedule_steps:
-            raise UserError(
-                f'{o.warmup_steps} warmup steps leave nothing of {o.schedule_steps}',
-                where='--config.optimizer.warmup_steps',
-            )
-        if d.rows_per_step % t.accumulation:
-            raise UserError(
-                f'{t.accumulation} does not divide the {d.rows_per_step} rows of a step',
-                where='--config.train.accumulation',
-            )
-        if t.mode == 'behavior_rows' and self.form not in ('tokens', 'neutral'):
-            raise UserError(
-                f'no trainable token: arm {self.arm!r} adds no behavior rows',
-                where='--config.train.mode',
-                fix='use --config.arm=behavior_sft or --config.train.mode=full',
-            )
-        self._validate_mesh()
+        config_checks.check(self)
         return self
-
-    def _validate_mesh(self) -> None:
-        """Checks what the mesh says before there are devices."""
-        sizes = {axis: getattr(self.mesh, axis) for axis in MESH_AXES}
-        if sum(s == -1 for s in sizes.values()) > 1 or any(s < 1 and s != -1 for s in sizes.values()):
-            raise UserError(
-                f'mesh sizes {" ".join(f"{axis}={size}" for axis, size in sizes.items())} must be positive, one may be -1',
-                where='--config.mesh',
-            )
-        context, length = self.mesh.context, self.data.sequence_length
-        if context > 1 and length % context:
-            raise UserError(
-                f'{context} does not divide the {length} tokens of a row',
-                where='--config.mesh.context',
-                fix='change --config.data.sequence_length',
-            )
-
-    def _validate_frozen(self) -> None:
-        """Checks what belongs to a frozen base: its dtype and the adapters."""
-        if self.train.mode == 'full' and self.model.base_dtype != 'float32':
-            raise UserError(
-                f'{self.model.base_dtype} is for frozen parameters, and every parameter trains',
-                where='--config.model.base_dtype',
-                fix='use --config.train.mode=lora or behavior_rows, or --config.model.dtype=bfloat16',
-            )
-        if self.model.weights == 'random' and self.model.base_dtype == 'int8':
-            raise UserError('int8 needs weights of a checkpoint', where='--config.model.base_dtype')
-        if not self.lora.dropout < 1:
-            raise UserError(f'{self.lora.dropout} is not below 1', where='--config.lora.dropout')
-        try:
-            targets = re.compile(self.lora.targets)
-        except re.error as error:
-            raise UserError(f'not a regular expression ({error})', where='--config.lora.targets') from error
-        if not any(targets.fullmatch(path) for path in LINEAR_MAPS):
-            raise UserError(
-                f'{self.lora.targets!r} matches no linear map',
-                where='--config.lora.targets',
-                fix=f'there are {", ".join(LINEAR_MAPS)}',
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionary of plain JSON values."""

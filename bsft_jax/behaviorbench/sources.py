@@ -10,12 +10,12 @@ import pathlib
 import re
 from typing import Any
 
+from bsft_jax import cache
 from bsft_jax.behaviorbench import adapters, rows, splits, text
 from bsft_jax.behaviorbench.builders import records_of
 from bsft_jax.behaviorbench.cases import simulate
 from bsft_jax.behaviorbench.mapping import Mapping
 from bsft_jax.behaviorbench.records import SPLITS, Record, read_jsonl, records_of_rows
-from bsft_jax.data import cache
 from bsft_jax.errors import UserError
 
 PRETRAINING = {

@@ -25,7 +25,7 @@ from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import step as step_lib
 from bsft_jax.training.checkpoint import Checkpoints
 from bsft_jax.training.state import TrainState
-from bsft_jax.training.telemetry import Clock, MetricsFile, progress
+from bsft_jax.training.telemetry import Clock, MetricsFile, Trace, progress
 
 
 class Evaluator(Protocol):
@@ -145,6 +145,7 @@ def train(
     batches = loader.iterate(source, start, config.steps)
     bar = progress(f'{config.arm} steps', config.steps, start, shown=processes.is_first())
     metrics_file = MetricsFile(run.workdir / 'metrics.jsonl', start, writes=processes.is_first())
+    trace = Trace(config.profiled, run.workdir / 'profile')
     config_dict = config.to_dict()
 
     def save(state: TrainState) -> None:
@@ -158,6 +159,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.callback(metrics_file.close)
         stack.callback(bar.close)
+        stack.callback(trace.close)
         stack.enter_context(jax.set_mesh(run.mesh))
         stopping = stack.enter_context(_termination())
         batch = device_batch(next(batches), run.mesh, source.held, source.rows)
@@ -165,7 +167,9 @@ def train(
         log = _Log(run, metrics_file, clock, bar)
         clock.start()
         for step in range(start + 1, config.steps + 1):
+            trace.begin(step, state)
             state, metrics = compiled(state, batch)
+            trace.end(step, state)
             log.push(step, metrics)
             stopped = stopping(step)
             last = stopped or step == config.steps

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import time
 
+from bsft_jax import cache
 from bsft_jax.behaviorbench import sources
 from bsft_jax.config import RunConfig
-from bsft_jax.data import cache, checks, labels, packing, rendering
+from bsft_jax.data import checks, labels, packing, rendering
 from bsft_jax.data.examples import ExampleStore
 from bsft_jax.data.mixture import Mixture
 from bsft_jax.errors import UserError
@@ -41,13 +42,14 @@ def training_examples(
             where='--config.data.sequence_length',
         )
     name = _entry(config, base)
-    found = cache.load(name) if name and not limit else None
-    if found is None:
+    kept = cache.load(name) if name and not limit else None
+    if kept is None:
         begun = time.monotonic()
-        found = _rendered(config, base, limit)
+        stores, reports = _rendered(config, base, limit)
         if name and not limit and time.monotonic() - begun > cache.FROM_SECONDS:
-            cache.save(name, *found)
-    stores, reports = found
+            cache.save(name, [vars(store) for store in stores], reports)
+    else:
+        stores, reports = [ExampleStore(**arrays) for arrays in kept[0]], kept[1]
     for report in reports:
         processes.say(report)
     parts, mixture = sources.parts_of(d.source), None

@@ -1,4 +1,4 @@
-"""metrics.jsonl with its copy for TensorBoard, the clock and the progress bar."""
+"""metrics.jsonl with its copy for TensorBoard, the clock, the profiler's trace and the progress bar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import pathlib
 import sys
 import time
+from typing import Any
 
+import jax
 from tqdm import tqdm
 
 _FLUSH_SECONDS = 10
@@ -91,6 +93,34 @@ class Clock:
 
     def state(self) -> dict[str, float]:
         return {'seconds': self.lap(), 'tokens': self.tokens, 'data_seconds': self.data_seconds}
+
+
+class Trace:
+    """The profiler's trace of some steps, below `folder`: for TensorBoard's profile plugin, xprof and Perfetto.
+
+    The first step that is traced begins with an idle device, and the last one ends before the trace does.
+    """
+
+    def __init__(self, steps: range, folder: pathlib.Path):
+        self._steps, self._folder, self._running = steps, folder, False
+
+    def begin(self, step: int, state: Any) -> None:
+        """Before a step from `state`."""
+        if step in self._steps and not self._running:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def end(self, step: int, state: Any) -> None:
+        """After the step that gives `state`."""
+        if self._running and step + 1 not in self._steps:
+            jax.block_until_ready(state)
+            self.close()
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
 
 
 def progress(description: str, total: int, initial: int = 0, *, shown: bool = True) -> tqdm:

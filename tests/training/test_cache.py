@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from bsft_jax import cache
 from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import write_jsonl
 from bsft_jax.config import DataSection, RunConfig
-from bsft_jax.data import cache, rendering
+from bsft_jax.data import rendering
 from bsft_jax.training import records as records_lib
 from bsft_jax.training import workdir
 

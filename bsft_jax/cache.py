@@ -7,24 +7,22 @@ settings, and the code that reads and renders.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-import bsft_jax
-from bsft_jax.data.examples import ExampleStore
-
 KEPT = 20  # entries, the newest
 FROM_SECONDS = 5.0  # of rendering; what is made faster is not kept
-_REPORTS = 'reports.json'
+_INDEX = 'index.json'
+
+Arrays = Mapping[str, np.ndarray]
 
 
 def home() -> pathlib.Path:
@@ -44,18 +42,18 @@ def digest_of_files(paths: Sequence[pathlib.Path]) -> str:
 
 def key(*made_of: Any) -> str:
     """Name of an entry, of plain JSON values and the code below `data` and `behaviorbench`."""
-    package = pathlib.Path(bsft_jax.__file__).parent
+    package = pathlib.Path(__file__).parent
     code = sorted(path for part in ('data', 'behaviorbench') for path in (package / part).rglob('*.py'))
     return hashlib.sha256(json.dumps([digest_of_files(code), made_of]).encode()).hexdigest()
 
 
-def load(name: str) -> tuple[list[ExampleStore], list[str]] | None:
-    """Stores and what was said of each, or None where there is no whole entry of that name."""
+def load(name: str) -> tuple[list[Arrays], list[str]] | None:
+    """The parts of an entry and what was said of each; None where there is no whole entry of that name."""
     folder = home() / 'examples' / name
     try:
-        reports = json.loads((folder / _REPORTS).read_text(encoding='utf-8'))
-        stores = [
-            ExampleStore(**{field.name: _mapped(folder, number, field.name) for field in _FIELDS})
+        reports, names = json.loads((folder / _INDEX).read_text(encoding='utf-8'))
+        parts = [
+            {field: np.load(folder / f'{number}-{field}.npy', mmap_mode='r') for field in names}
             for number in range(len(reports))
         ]
         os.utime(folder)
@@ -64,17 +62,10 @@ def load(name: str) -> tuple[list[ExampleStore], list[str]] | None:
     except (OSError, EOFError, ValueError):  # damaged
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return stores, reports
+    return parts, reports
 
 
-_FIELDS = dataclasses.fields(ExampleStore)
-
-
-def _mapped(folder: pathlib.Path, number: int, field: str) -> np.ndarray:
-    return np.load(folder / f'{number}-{field}.npy', mmap_mode='r')
-
-
-def save(name: str, stores: Sequence[ExampleStore], reports: Sequence[str]) -> None:
+def save(name: str, parts: Sequence[Arrays], reports: Sequence[str]) -> None:
     """Keeps an entry, whole or not at all; where nothing can be written nothing is kept."""
     folder = home() / 'examples'
     try:
@@ -83,10 +74,11 @@ def save(name: str, stores: Sequence[ExampleStore], reports: Sequence[str]) -> N
     except OSError:
         return
     try:
-        for number, store in enumerate(stores):
-            for field in _FIELDS:
-                np.save(partial / f'{number}-{field.name}.npy', getattr(store, field.name))
-        (partial / _REPORTS).write_text(json.dumps(list(reports)), encoding='utf-8')
+        for number, arrays in enumerate(parts):
+            for field, array in arrays.items():
+                np.save(partial / f'{number}-{field}.npy', array)
+        index = json.dumps([list(reports), list(parts[0])])
+        (partial / _INDEX).write_text(index, encoding='utf-8')
         partial.rename(folder / name)  # fails where another process was faster
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
