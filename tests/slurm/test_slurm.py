@@ -79,7 +79,8 @@ class Slurm:
             if (found := self.state(job))[0] in states:
                 return found
             time.sleep(0.1)
-        raise AssertionError(f'{found}\n' + (self.folder / f'{job}.log').read_text())
+        log = self.folder / f'{job}.log'
+        raise AssertionError(f'{found}\n' + (log.read_text() if log.exists() else 'not started'))
 
 
 def until(condition, seconds=120):
