@@ -29,7 +29,7 @@ MODES = {
     'behavior_rows': ('behavior/.*',),
 }
 
-ATTENTION = ('auto', 'dense', 'splash')
+ATTENTION = ('auto', 'dense', 'blockwise', 'splash')
 REMAT = ('none', 'dots', 'minimal', 'full', 'offload')
 MESH_AXES = ('data', 'fsdp', 'context', 'tensor')
 
@@ -54,8 +54,8 @@ class ModelSection:
     `bfloat16`, or with the kernels of linear maps in `int8` beside them; what trains is float32.
     `new_rows` is the first value of new behavior rows: the mean over the tokens of the behavior's
     `description`, the `mean` of the table, or `normal` with the table's mean and deviation.
-    `attention` is how rows attend: `dense` products (any device), the `splash` kernel (TPU), or `auto`, which is
-    splash on TPUs and dense elsewhere.
+    `attention` is how rows attend: `dense` products (any device), `blockwise`, whose memory does not grow with the
+    square of a row (any device), the `splash` kernel (TPU), or `auto`: splash on TPUs, blockwise on CPUs, else dense.
     """
 
     base: str = free('tiny-clinical')

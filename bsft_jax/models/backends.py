@@ -6,11 +6,13 @@ from jax.sharding import Mesh
 
 from bsft_jax.errors import UserError
 from bsft_jax.models.attention import Attend, AttentionMask, Scores, dense
+from bsft_jax.models.blockwise import blockwise
 from bsft_jax.models.splash import splash
 
 INTERPRETED = 'splash, interpreted'  # on a CPU: for tests
 BACK_ENDS = {
     'dense': dense,
+    'blockwise': blockwise,
     'splash': splash,
     INTERPRETED: lambda mask, scores: splash(mask, scores, interpret=True),
 }
@@ -19,13 +21,13 @@ BACK_ENDS = {
 def resolve(name: str, mesh: Mesh) -> str:
     """The back end that `model.attention` means on the devices of a mesh, which may be promised ones.
 
-    `auto` is splash on TPUs and dense elsewhere. Raises UserError for splash on a GPU.
+    `auto` is splash on TPUs, blockwise on CPUs and dense elsewhere. Raises UserError for splash on a GPU.
     """
     if name in BACK_ENDS and name != 'splash':
         return name
     platform = mesh.devices.flat[0].platform
     if name == 'auto':
-        return 'splash' if platform == 'tpu' else 'dense'
+        return {'tpu': 'splash', 'cpu': 'blockwise'}.get(platform, 'dense')
     if platform not in ('tpu', 'cpu'):
         raise UserError(
             f'splash is a kernel for TPUs, and the devices are of platform {platform!r}',

@@ -12,7 +12,7 @@ import pytest
 
 from bsft_jax.config import MeshSection
 from bsft_jax.errors import UserError
-from bsft_jax.models import backends, splash
+from bsft_jax.models import backends, blockwise, splash
 from bsft_jax.models.architecture import Architecture, LayerKind
 from bsft_jax.models.attention import AttentionMask, Layout, Scores
 from bsft_jax.models.network import Network
@@ -80,17 +80,22 @@ def reference(shape):
 
 @pytest.mark.parametrize('mesh', MESHES.values(), ids=MESHES)
 @pytest.mark.parametrize('shape', SHAPES)
-def test_splash_is_dense_attention(shape, mesh, monkeypatch):
+@pytest.mark.parametrize('back_end', [backends.INTERPRETED, 'blockwise'])
+def test_back_ends_are_dense_attention(back_end, shape, mesh, monkeypatch):
     monkeypatch.setattr(splash, 'LARGEST_BLOCK', 128)
-    out, *gradients = run(shape, backends.INTERPRETED, mesh)
+    monkeypatch.setattr(blockwise, 'BLOCK', 64)
+    monkeypatch.setattr(blockwise, 'LONGEST_DENSE', 0)
+    out, *gradients = run(shape, back_end, mesh)
     expected, *theirs = reference(shape)
     assert_close(out, expected, 2e-6)
     for gradient, their in zip(gradients, theirs, strict=True):
         assert_close(gradient, their, 1e-5)
 
 
-@pytest.mark.parametrize('back_end', ['dense', backends.INTERPRETED])
-def test_context_gathers_keys_and_values_and_nothing_else(back_end):
+@pytest.mark.parametrize('back_end', ['dense', backends.INTERPRETED, 'blockwise'])
+def test_context_gathers_keys_and_values_and_nothing_else(back_end, monkeypatch):
+    monkeypatch.setattr(blockwise, 'BLOCK', 64)
+    monkeypatch.setattr(blockwise, 'LONGEST_DENSE', 0)
     layout, *arrays = inputs('grouped, width 64')
     T, _, K, H, *_ = SHAPES['grouped, width 64']
     mesh = mesh_lib.make_mesh(MeshSection(1, 2, 4, 1))
@@ -123,8 +128,10 @@ def network(**changes) -> Network:
     return dataclasses.replace(Network(arch), **changes)
 
 
-@pytest.mark.parametrize('back_end', ['dense', backends.INTERPRETED])
-def test_documents_of_a_row_do_not_see_each_other(back_end):
+@pytest.mark.parametrize('back_end', ['dense', backends.INTERPRETED, 'blockwise'])
+def test_documents_of_a_row_do_not_see_each_other(back_end, monkeypatch):
+    monkeypatch.setattr(blockwise, 'BLOCK', 32)
+    monkeypatch.setattr(blockwise, 'LONGEST_DENSE', 0)
     layout = packed(1, 128)
     net = network(attention=back_end)
     params = net.init(jax.random.key(0))
@@ -177,7 +184,7 @@ def test_a_name_is_resolved_by_the_platform_of_the_mesh():
     assert [backends.resolve('auto', Devices(p)) for p in ('tpu', 'gpu', 'cpu')] == [
         'splash',
         'dense',
-        'dense',
+        'blockwise',
     ]
     assert backends.resolve('splash', Devices('cpu')) == backends.INTERPRETED
     assert backends.resolve('dense', Devices('tpu')) == 'dense'

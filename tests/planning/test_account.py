@@ -128,7 +128,7 @@ def test_a_step_gathers_what_the_sharding_table_splits(mode, passes):
         for leaf in flatten(state.params).values()
     )
     assert plan['parameters']['total'] == sum(leaf.size for leaf in flatten(state.params).values())
-    assert plan['attention'] == {'back_end': 'dense', 'kernel_calls': 0, 'dense_scores': True}
+    assert plan['attention'] == {'back_end': 'blockwise', 'kernel_calls': 0, 'dense_scores': True}
     assert plan['verdict']['fits'] is None and plan['loops_of_unknown_length'] == []
 
 

@@ -1,0 +1,111 @@
+"""Head and cross-entropy in one operation, beside all logits at once: time, peak memory, gradients.
+
+    python -m benchmarks.loss_head                                  # 8,192 tokens × 151,936 words
+    python -m benchmarks.loss_head --tokens=1024 --words=32768      # in seconds
+
+Both make the loss and its gradients by hidden states and kernel, float32. Each runs in a process of its own, one
+after the other. Peak memory is that of the process, with inputs and gradients; gradients are compared on an eighth of
+the tokens by ‖a − b‖ / ‖b‖. `--weighted=0.2` gives weight to a fifth of the tokens, as prompts leave it.
+"""
+
+from __future__ import annotations
+
+import json
+
+from absl import flags
+
+from benchmarks import output, peers
+from bsft_jax import cli
+
+_TOKENS = flags.DEFINE_integer('tokens', 8192, 'Tokens.', lower_bound=1)
+_WORDS = flags.DEFINE_integer('words', 151_936, 'Columns of the head.', lower_bound=2)
+_WIDTH = flags.DEFINE_integer('width', 896, 'Width of the hidden states.', lower_bound=1)
+_WEIGHTED = flags.DEFINE_float('weighted', 1.0, 'Share of the tokens with weight.', 0.0, 1.0)
+_TURNS = flags.DEFINE_integer('turns', 3, 'Turns of each.', lower_bound=1)
+_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
+_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/loss_head_cpu.json', 'File to write.')
+_CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
+_QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
+CONTESTANTS = ('fused', 'dense')
+
+
+def _gradient(name: str):
+    import jax
+    import jax.numpy as jnp
+
+    from bsft_jax.models.cross_entropy import Columns, cross_entropy
+
+    def dense(hidden_BTD, kernel_DV, targets_BT, weights_BT):
+        logits_BTV = jnp.einsum('BTD,DV->BTV', hidden_BTD, kernel_DV, precision='highest')
+        target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], -1)[..., 0]
+        return jnp.sum(weights_BT * (jax.nn.logsumexp(logits_BTV, -1) - target_BT))
+
+    def fused(hidden_BTD, kernel_DV, targets_BT, weights_BT):
+        return cross_entropy(Columns(), hidden_BTD, kernel_DV, None, targets_BT, weights_BT)[0]
+
+    return jax.jit(jax.value_and_grad({'dense': dense, 'fused': fused}[name], (0, 1)))
+
+
+def _inputs(tokens: int, words: int, width: int, weighted: float):
+    import jax
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    return (
+        jax.random.normal(keys[0], (1, tokens, width)),
+        0.02 * jax.random.normal(keys[1], (width, words)),
+        jax.random.randint(keys[2], (1, tokens), 0, words),
+        (jax.random.uniform(keys[3], (1, tokens)) < weighted).astype('float32'),
+    )
+
+
+def _turn(name: str, question: dict):
+    import jax
+
+    inputs, gradient = jax.block_until_ready(_inputs(**question)), _gradient(name)
+    return lambda: jax.block_until_ready(gradient(*inputs))
+
+
+def _errors(question: dict) -> dict[str, float]:
+    """Of the fused gradients against the dense ones, on an eighth of the tokens so that both fit."""
+    import jax.numpy as jnp
+
+    inputs = _inputs(**question | {'tokens': max(1, question['tokens'] // 8)})
+    (loss, mine), (reference_loss, reference) = (_gradient(name)(*inputs) for name in CONTESTANTS)
+    norm = jnp.linalg.norm
+    return {
+        'loss': float(abs(loss - reference_loss) / reference_loss),
+        **{
+            part: float(norm((a - b).ravel()) / norm(b.ravel()))
+            for part, a, b in zip(('hidden', 'kernel'), mine, reference, strict=True)
+        },
+    }
+
+
+def main(argv) -> None:
+    del argv
+    question = json.loads(_QUESTION.value) if _QUESTION.value else {
+        'tokens': _TOKENS.value, 'words': _WORDS.value, 'width': _WIDTH.value, 'weighted': _WEIGHTED.value
+    }  # fmt: skip
+    if _CONTESTANT.value:
+        peers.answer(lambda: _turn(_CONTESTANT.value, question))
+        return
+    found = {}
+    for name in CONTESTANTS:  # one after the other: the dense one fills the memory
+        found |= peers.contest('benchmarks.loss_head', [name], question, _TURNS.value, _THREADS.value)
+    inputs = 4 * (question['width'] * (question['tokens'] + question['words']))
+    errors = _errors(question)
+    print(f'{"":<8}{"seconds":>9}{"of dense":>10}{"peak GB":>9}{"of dense":>10}')
+    for name, row in found.items():
+        print(
+            f'{name:<8}{row["seconds"]:>9.2f}{row["seconds"] / found["dense"]["seconds"]:>10.2f}'
+            f'{row["peak_bytes"] / 1e9:>9.2f}{row["peak_bytes"] / found["dense"]["peak_bytes"]:>10.2f}'
+        )
+    print('gradients, ‖a − b‖ / ‖b‖:', ', '.join(f'{part} {error:.1e}' for part, error in errors.items()))
+    output.write(
+        _OUTPUT.value, 'python -m benchmarks.loss_head', ('jax',), device=f'cpu, {_THREADS.value} threads',
+        **question, input_bytes=inputs, contestants=found, errors=errors,
+    )  # fmt: skip
+
+
+if __name__ == '__main__':
+    cli.run(main)
