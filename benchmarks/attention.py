@@ -84,6 +84,26 @@ def torch_peer(length: int, document: int):
     return turn
 
 
+def _table(rows: list[dict]) -> list[tuple[str, str, str, str]]:
+    """The longest rows, by blocks, beside dense products and torch."""
+    longest = max(row['length'] for row in rows)
+    of = {(row['document'], row['contestant']): row for row in rows if row['length'] == longest}
+    lines = []
+    for document in sorted({document for document, _ in of}):
+        ours = of[document, 'blockwise']
+        for name in CONTESTANTS[1:]:
+            peer = of[document, name]
+            lines.append(
+                (
+                    f'attention of rows of {longest:,} tokens, documents of {document:,}, float32 on a CPU',
+                    f'{1e3 * ours["seconds"]:.0f} ms, {ours["peak_bytes"] / 1e9:.1f} GB',
+                    f'{name}: {1e3 * peer["seconds"]:.0f} ms, {peer["peak_bytes"] / 1e9:.1f} GB',
+                    f'{peer["seconds"] / ours["seconds"]:.2f} times as fast',
+                )
+            )
+    return lines
+
+
 def main(argv) -> None:
     del argv
     if _CONTESTANT.value:
@@ -112,6 +132,7 @@ def main(argv) -> None:
     output.write(
         _OUTPUT.value, 'python -m benchmarks.attention', ('jax', 'torch'), device=f'cpu, {_THREADS.value} threads',
         turns=_TURNS.value, heads=HEADS, kv_heads=KV_HEADS, width=WIDTH, tokens=TOKENS, rows=rows,
+        table=_table(rows),
     )  # fmt: skip
 
 

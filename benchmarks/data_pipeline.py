@@ -100,6 +100,25 @@ def _planned(plan):
     return plan
 
 
+def _table(found: dict) -> list[tuple[str, str, str, str]]:
+    seconds = found['seconds']
+    first, second = seconds['first start, whole'], seconds['second start, whole']
+    return [
+        (
+            f'{found["records"]:,} records read, tokenised and packed: a second start',
+            f'{second:.2f} s',
+            f'the first: {first:.0f} s',
+            f'{first / second:.0f} times',
+        ),
+        (
+            f'rows of {SEQUENCE_LENGTH:,} tokens, best fit',
+            f'{found["fill"]:.1%} full',
+            f'one record a row: {found["tokens"] / found["records"] / SEQUENCE_LENGTH:.1%}',
+            f'{found["fill"] * found["records"] * SEQUENCE_LENGTH / found["tokens"]:.1f} times',
+        ),
+    ]
+
+
 def main(argv) -> None:
     del argv
     with tempfile.TemporaryDirectory() as folder:
@@ -121,6 +140,7 @@ def main(argv) -> None:
         base=pathlib.Path(_BASE.value).name,
         cores=len(os.sched_getaffinity(0)),
         **found,
+        table=_table(found),
     )
 
 

@@ -81,6 +81,19 @@ def _errors(question: dict) -> dict[str, float]:
     }
 
 
+def _table(found: dict, question: dict) -> list[tuple[str, str, str, str]]:
+    ours, peer = found['fused'], found['dense']
+    return [
+        (
+            f'head and loss, {question["tokens"]:,} tokens × {question["words"]:,} words, forward and backward',
+            f'{ours["seconds"]:.1f} s, {ours["peak_bytes"] / 1e9:.1f} GB',
+            f'all logits at once: {peer["seconds"]:.1f} s, {peer["peak_bytes"] / 1e9:.1f} GB',
+            f'{ours["seconds"] / peer["seconds"]:.2f} of the time, '
+            f'{ours["peak_bytes"] / peer["peak_bytes"]:.0%} of the memory',
+        )
+    ]
+
+
 def main(argv) -> None:
     del argv
     question = json.loads(_QUESTION.value) if _QUESTION.value else {
@@ -104,6 +117,7 @@ def main(argv) -> None:
     output.write(
         _OUTPUT.value, 'python -m benchmarks.loss_head', ('jax',), device=f'cpu, {_THREADS.value} threads',
         **question, input_bytes=inputs, contestants=found, errors=errors,
+        table=_table(found, question),
     )  # fmt: skip
 
 

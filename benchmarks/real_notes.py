@@ -53,7 +53,7 @@ def main(argv) -> None:
 
     runs, data = _RUNS.value, f'{_RUNS.value}/data'
     app('prepare', f'--source=medec:{_MEDEC.value}', f'--output={data}')
-    bases, trained = {'medec': ()}, []
+    bases, trained = {'open': ()}, []
     if _STORIES.value:
         bases['stories260k'] = (f'--config.model.base={_STORIES.value}',)
     for base, extra in bases.items():
@@ -64,11 +64,11 @@ def main(argv) -> None:
             app('evaluate', run, '--name=test')
             trained.append(f'{base}/{arm}')
             app('export', run, f'--output={runs}/{base}/{arm}/exported', '--format=merged')
-    app('evaluate', '--model=tiny-clinical', f'--data=jsonl:{data}', f'--workdir={runs}/medec/base',
+    app('evaluate', '--model=tiny-clinical', f'--data=jsonl:{data}', f'--workdir={runs}/open/base',
         '--answer_format=letter', '--drop_long=0.5', '--name=test')  # fmt: skip
 
     found = table.read(ROOT / runs)
-    environment = json.loads((ROOT / runs / 'medec' / ARMS[0] / 'environment.json').read_text())
+    environment = json.loads((ROOT / runs / 'open' / ARMS[0] / 'environment.json').read_text())
     result = {
         'date': datetime.date.today().isoformat(),
         'meaning': MEANING,

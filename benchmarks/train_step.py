@@ -127,6 +127,24 @@ def torch_peer(size: str, tuned: str, steps: int, compiled: bool):
     return turn
 
 
+def _table(rows: list[dict]) -> list[tuple[str, str, str, str]]:
+    of = {(row['size'], row['tuned'], row['contestant']): row for row in rows}
+    lines = []
+    for (size, tuned, name), row in of.items():
+        if name != 'ours':
+            ours, shape = of[size, tuned, 'ours']['tokens_per_second'], _shape(size)
+            lines.append(
+                (
+                    f'train step, {shape["layers"]} layers of {shape["width"]}, {shape["vocabulary"]:,} words, {tuned}, '
+                    'float32 on a CPU',
+                    f'{ours:,.0f} tokens/s',
+                    f'{name}: {row["tokens_per_second"]:,.0f}',
+                    f'{ours / row["tokens_per_second"]:.2f} times as fast',
+                )
+            )
+    return lines
+
+
 def main(argv) -> None:
     del argv
     if _CONTESTANT.value:
@@ -162,6 +180,7 @@ def main(argv) -> None:
     output.write(
         _OUTPUT.value, 'python -m benchmarks.train_step', packages,
         device=f'cpu, {_THREADS.value} threads', turns=_TURNS.value, shapes=shapes, rows=rows,
+        table=_table(rows),
     )  # fmt: skip
 
 

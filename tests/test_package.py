@@ -54,6 +54,13 @@ def test_constraints_pin_everything_setup_names():
         assert re.search(rf'^{name.lower().replace("_", "-")}==', pins, re.M), name
 
 
+def test_the_readme_has_the_table_of_the_results():
+    from benchmarks import table
+
+    readme = (ROOT / 'README.md').read_text()
+    assert table.put(readme) == readme, 'python -m benchmarks.table'
+
+
 def test_scripts_are_valid_bash():
     scripts = [*(ROOT / 'launch').glob('*.sh'), ROOT / '.ci/run']
     assert len(scripts) >= 4

@@ -116,6 +116,12 @@ def test_meshes_accumulation_and_packing_agree(sizes, accumulation, packed):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
+def test_a_packed_step_has_the_loss_of_its_records_one_by_one(family):
+    loss = gradients(family, (1, 1, 1, 1), 1, source(packed=False)[0])[1]['loss']
+    assert abs(loss - reference(family)[1]['loss']) <= 1e-6 * loss
+
+
+@pytest.mark.parametrize('family', FAMILIES)
 def test_twenty_steps_agree(family):
     curves = []
     for sizes in ((1, 1, 1, 1), (2, 2, 1, 2), (1, 2, 2, 2)):
