@@ -25,8 +25,8 @@ from bsft_jax.errors import UserError
 _SOURCE = flags.DEFINE_multi_string(
     'source',
     None,
-    'synthetic:CASES[:SEED], open:DIR, medec:DIR (mediq:, aci_bench:, mts_dialog:, pubmedqa:), jsonl:PATH, csv:FILE or '
-    'hf:PATH_OR_HUB_ID[:CONFIG]; may be repeated.',
+    'synthetic:CASES[:SEED], open:DIR, medec:DIR (mediq:, aci_bench:, mts_dialog:, pubmedqa:), jsonl:PATH, csv:FILE, '
+    'hf:PATH_OR_HUB_ID[:CONFIG] or tfds:behavior_bench/CONFIG; may be repeated.',
     required=True,
 )
 _MAP = flags.DEFINE_string(

@@ -21,7 +21,7 @@ from bsft_jax.models.products import precision_for
 from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting, parts
 
 BLOCK = 128  # queries, and keys
-LONGEST_DENSE = 256  # tokens of a row that dense products are as fast for (benchmarks/attention.py)
+LONGEST_DENSE = 512  # tokens of a row that dense products are faster for (benchmarks/attention.py)
 _HIDDEN = -1e30
 
 

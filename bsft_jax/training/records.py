@@ -41,12 +41,12 @@ def training_examples(
             f'{d.sequence_length} is more than the {positions} positions of the model',
             where='--config.data.sequence_length',
         )
-    name = _entry(config, base)
-    kept = cache.load(name) if name and not limit else None
+    name = '' if limit else _entry(config, base)
+    kept = cache.load(name) if name else None
     if kept is None:
         begun = time.monotonic()
         stores, reports = _rendered(config, base, limit)
-        if name and not limit and time.monotonic() - begun > cache.FROM_SECONDS:
+        if name and time.monotonic() - begun > cache.FROM_SECONDS:
             cache.save(name, [vars(store) for store in stores], reports)
     else:
         stores, reports = [ExampleStore(**arrays) for arrays in kept[0]], kept[1]

@@ -17,7 +17,7 @@ from bsft_jax.training import workdir
 from tests.tiny import NO_TORCH, random_model
 
 torch = pytest.importorskip('torch', reason=NO_TORCH)
-trl = pytest.importorskip('trl')
+trl = pytest.importorskip('trl', reason=NO_TORCH)
 
 STEPS, ROWS, LENGTH = 20, 4, 320
 SECTION = OptimizerSection(

@@ -79,11 +79,14 @@ def _in_splits(loaded: Mapping[str, common.Loaded], seed: int) -> tuple[list[Rec
     sets_of = collections.defaultdict(set)
     for (case, _), source in of_text.items():
         sets_of[cluster[case]].add(source)
-    sets = {name: one.notes for name, one in loaded.items()}
-    return [
+    notes = {name: one.notes for name, one in loaded.items()}
+    if len(loaded) == 1:
+        (notes,) = notes.values()
+    placed = [
         dataclasses.replace(record, case_id=cluster[record.case_id], split=split_of[cluster[record.case_id]])
         for record in records
-    ], (sets if len(sets) > 1 else dict(next(iter(sets.values())))) | {
+    ]
+    return placed, notes | {
         'clusters': len(sets_of),
         'clusters_across_sets': sum(len(found) > 1 for found in sets_of.values()),
         'moved_to_test': sorted(case for case in cluster if cluster[case] in tested and case not in held_out),
