@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,8 @@ def environment(threads: int) -> dict[str, str]:
 def contest(
     module: str, names: list[str], question: Mapping[str, Any], turns: int, threads: int
 ) -> dict[str, dict[str, float]]:
-    """Seconds of the median turn, of the first turn with its set-up, and peak bytes, for each contestant.
+    """Of each contestant: seconds of the median turn, and of the first with its set-up; bytes that its process held after
+    the set-up, and the most that it held from there on.
 
     `module` is run as `python -m MODULE` and calls `answer` there, with a contestant's name and the question.
     """
@@ -81,8 +81,14 @@ def answer(make_turn: Callable[[], Callable[[], Any]]) -> None:
         start = time.perf_counter()
         if turn is None:
             turn = make_turn()
+            pathlib.Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
+            held = _bytes('VmRSS')
         turn()
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        out.write(json.dumps({'seconds': seconds, 'peak_bytes': peak}) + '\n')
+        out.write(json.dumps({'seconds': seconds, 'held_bytes': held, 'peak_bytes': _bytes('VmHWM')}) + '\n')
         out.flush()
+
+
+def _bytes(field: str) -> int:
+    status = pathlib.Path('/proc/self/status').read_text()
+    return int(re.search(rf'{field}:\s+(\d+) kB', status)[1]) * 1024

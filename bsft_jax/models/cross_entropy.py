@@ -19,9 +19,13 @@ from bsft_jax.models.attention import soft_cap
 from bsft_jax.models.products import kernel_gradient, precision_for
 from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting
 
-LARGEST_TILE = 2**27  # logits of a device
+LARGEST_TILE = 2**27  # logits of a device: a tile reads the kernel and writes its gradient once
+LARGEST_TILE_CPU = 2**25  # where products of so many columns are no faster for having more rows
 TILES = 8  # of a device's tokens, but for the smallest: tokens without weight are skipped by whole tiles
 SMALLEST_TILE = 256  # tokens
+COLUMNS = (
+    2**13
+)  # of the kernel's gradient that a tile adds to at a time: no second gradient stands beside the sum
 MASKED = -1e30
 
 
@@ -119,11 +123,19 @@ def _on_mesh(columns, wanted, hidden_BTD, kernel_DV, rows_nD, targets_BT, weight
     return results, tuple(cast)
 
 
-def _on_device(columns, wanted, split, hidden_BTD, kernel_DV, rows_nD, targets_BT, weights_BT):
+def _on_device(columns, wanted, split, *args):
     """A device's part of `_on_mesh`."""
+
+    def run(largest: int):
+        return functools.partial(_in_tiles, columns, wanted, split, largest)
+
+    return jax.lax.platform_dependent(*args, cpu=run(LARGEST_TILE_CPU), default=run(LARGEST_TILE))
+
+
+def _in_tiles(columns, wanted, split, largest, hidden_BTD, kernel_DV, rows_nD, targets_BT, weights_BT):
     (D, V), N, dtype = kernel_DV.shape, targets_BT.size, hidden_BTD.dtype
     rows_nD = jnp.zeros((0, D), dtype) if rows_nD is None else rows_nD.astype(dtype)
-    tile = min(N, max(SMALLEST_TILE, -(-N // TILES)), max(1, LARGEST_TILE // V))
+    tile = min(N, max(SMALLEST_TILE, -(-N // TILES)), max(1, largest // V))
     tiles = -(-N // tile)
     place_N, used = _places(weights_BT.reshape(N) > 0)
     used = -(-used // tile)
@@ -144,13 +156,13 @@ def _on_device(columns, wanted, split, hidden_BTD, kernel_DV, rows_nD, targets_B
     def add(i, sums):
         (logprob_N, correct_N, dhidden_ND), (dkernel_DV, drows_nD) = sums
         here = [jax.lax.dynamic_slice_in_dim(x, i * tile, tile) for x in (hidden_ND, targets_N, weights_N)]
-        *each, dkernel, drows = one_tile(*here)
+        *each, dbase, drows = one_tile(*here)
         put = [
             None if x is None else jax.lax.dynamic_update_slice_in_dim(whole, x, i * tile, 0)
             for whole, x in zip((logprob_N, correct_N, dhidden_ND), each, strict=True)
         ]
         return put, (
-            dkernel_DV if dkernel is None else dkernel_DV + dkernel,
+            dkernel_DV if dbase is None else _add_product(dkernel_DV, here[0], dbase),
             drows_nD if drows is None else drows_nD + drows,
         )
 
@@ -200,8 +212,9 @@ def _summed(dkernel_DV: jax.Array, split: _Split) -> jax.Array:
 
 
 def _tile(columns, wanted, vocabulary, kernel_DV, rows_nD, hidden_ND, targets_N, weights_N):
-    """Log-probabilities, hits and gradients of some tokens; of the hidden states' gradient the part that this device's
-    columns give, and with the first of them that of the rows."""
+    """Log-probabilities, hits and gradients of some tokens: of the hidden states' gradient the part that this device's
+    columns give, and with the first of them that of the rows; then that of the logits, which the kernel's comes from,
+    and that of the rows."""
     dtype, V = hidden_ND.dtype, kernel_DV.shape[1]
     ids_n = jnp.asarray(columns.behavior_ids, jnp.int32)
     first = jax.lax.axis_index(vocabulary) * V if vocabulary else 0
@@ -225,31 +238,43 @@ def _tile(columns, wanted, vocabulary, kernel_DV, rows_nD, hidden_ND, targets_N,
 
     best_N = over_columns(jnp.max(masked_NV, axis=-1), jax.lax.pmax)
     best_N = jnp.maximum(best_N, jnp.max(rows_Nn, axis=-1, initial=MASKED))
-    z_N = over_columns(jnp.sum(jnp.exp(masked_NV - best_N[:, None]), axis=-1), jax.lax.psum)
-    z_N += jnp.sum(jnp.exp(rows_Nn - best_N[:, None]), axis=-1)
+    share_NV, share_Nn = (jnp.exp(x - best_N[:, None]) for x in (masked_NV, rows_Nn))
+    z_N = over_columns(jnp.sum(share_NV, axis=-1), jax.lax.psum) + jnp.sum(share_Nn, axis=-1)
     own_N = jnp.take_along_axis(base_NV, jnp.maximum(column_N, 0)[:, None], axis=-1)[:, 0]
     target_N = over_columns(jnp.where(column_N >= 0, own_N, 0.0), jax.lax.psum)
     target_N += jnp.sum(jnp.where(is_row_Nn, rows_Nn, 0.0), axis=-1)
-    log_z_N, counted_N = best_N + jnp.log(z_N), weights_N > 0
-    logprob_N = jnp.where(counted_N, target_N - log_z_N, 0.0)
+    counted_N = weights_N > 0
+    logprob_N = jnp.where(counted_N, target_N - best_N - jnp.log(z_N), 0.0)
     correct_N = counted_N & (target_N >= best_N)
 
-    def of_logits(logits, is_target):
-        gradient = weights_N[:, None] * (jnp.exp(logits - log_z_N[:, None]) - is_target)
+    def of_logits(logits, share, is_target):
+        gradient = weights_N[:, None] * (share / z_N[:, None] - is_target)
         if columns.cap:
             gradient *= 1 - jnp.square(jnp.maximum(logits, -columns.cap) / columns.cap)
         return gradient.astype(dtype)
 
-    dhidden_ND = dkernel_DV = drows_nD = None
-    dbase_NV = of_logits(masked_NV, jnp.arange(V) == column_N[:, None])
-    drows_Nn = of_logits(rows_Nn, is_row_Nn)
+    dhidden_ND = drows_nD = None
+    dbase_NV = of_logits(masked_NV, share_NV, jnp.arange(V) == column_N[:, None])
+    drows_Nn = of_logits(rows_Nn, share_Nn, is_row_Nn)
     if wanted[0]:
         dhidden_ND = dot('NV,DV->ND', dbase_NV, kernel_DV, preferred_element_type=jnp.float32)
         by_rows_ND = dot('Nn,nD->ND', drows_Nn, rows_nD, preferred_element_type=jnp.float32)
         dhidden_ND += by_rows_ND if vocabulary is None else jnp.where(first == 0, by_rows_ND, 0.0)
         dhidden_ND = dhidden_ND.astype(dtype)
-    if wanted[1]:
-        dkernel_DV = kernel_gradient(hidden_ND, dbase_NV)
     if wanted[2]:
         drows_nD = dot('Nn,ND->nD', drows_Nn, hidden_ND, preferred_element_type=jnp.float32)
-    return logprob_N, correct_N, dhidden_ND, dkernel_DV, drows_nD
+    return logprob_N, correct_N, dhidden_ND, dbase_NV if wanted[1] else None, drows_nD
+
+
+def _add_product(sum_DV: jax.Array, hidden_ND: jax.Array, dbase_NV: jax.Array) -> jax.Array:
+    """`sum_DV + hidden_NDᵀ dbase_NV`, some columns at a time."""
+
+    def add(first, sum_DV, columns: int):
+        more_DC = kernel_gradient(hidden_ND, jax.lax.dynamic_slice_in_dim(dbase_NV, first, columns, 1))
+        here_DC = jax.lax.dynamic_slice_in_dim(sum_DV, first, columns, 1)
+        return jax.lax.dynamic_update_slice_in_dim(sum_DV, here_DC + more_DC, first, 1)
+
+    columns = min(COLUMNS, sum_DV.shape[1])
+    blocks, rest = divmod(sum_DV.shape[1], columns)
+    sum_DV = jax.lax.fori_loop(0, blocks, lambda i, x: add(i * columns, x, columns), sum_DV)
+    return add(blocks * columns, sum_DV, rest) if rest else sum_DV
