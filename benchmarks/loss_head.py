@@ -68,7 +68,11 @@ def _turn(name: str, question: dict):
     import jax
 
     inputs, gradient = jax.block_until_ready(_inputs(**question)), _gradient(name)
-    return lambda: jax.block_until_ready(gradient(*inputs))
+
+    def turn():
+        jax.block_until_ready(gradient(*inputs))
+
+    return turn
 
 
 def _errors(question: dict) -> dict[str, float]:

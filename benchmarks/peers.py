@@ -1,6 +1,7 @@
 """Contestants side by side: each in a process of its own, measured in turns, so that a busy machine is as busy for all.
 
-A contestant is a function that sets up and returns a `turn`, which does its work once and waits for it.
+A contestant is a function that sets up and returns a `turn`, which does its work once and waits for it. It may return
+how much that was, or the seconds of its parts by name.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ def environment(threads: int) -> dict[str, str]:
 def contest(
     module: str, names: list[str], question: Mapping[str, Any], turns: int, threads: int
 ) -> dict[str, dict[str, float]]:
-    """Of each contestant: seconds of the median turn, and of the first with its set-up; bytes that its process held after
-    the set-up, and the most that it held from there on.
+    """Measures each contestant over so many turns, after a first one with its set-up.
 
+    Of each: `seconds` of the median turn and `first_seconds`; `work_per_second` of all turns together, or the median
+    of each part, as turns return them; `held_bytes` of its process after the set-up, `peak_bytes` from there on.
     `module` is run as `python -m MODULE` and calls `answer` there, with a contestant's name and the question.
     """
     found, workers = {}, {}
@@ -48,15 +50,22 @@ def contest(
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(threads), cwd=ROOT,
             )  # fmt: skip
             found[name] = _ask(name, workers[name])
-        seconds = {name: [] for name in names}
+        answers = {name: [] for name in names}
         for _ in range(turns):
             for name in names:
-                answer = _ask(name, workers[name])
-                seconds[name].append(answer['seconds'])
-                found[name]['peak_bytes'] = answer['peak_bytes']
+                answers[name].append(_ask(name, workers[name]))
         for name in names:
             found[name]['first_seconds'] = found[name].pop('seconds')
-            found[name]['seconds'] = statistics.median(seconds[name])
+            seconds = [answer['seconds'] for answer in answers[name]]
+            found[name] |= {
+                'seconds': statistics.median(seconds),
+                'peak_bytes': answers[name][-1]['peak_bytes'],
+            }
+            done = [answer['work'] for answer in answers[name]]
+            if isinstance(found[name].pop('work'), dict):
+                found[name] |= {part: statistics.median(one[part] for one in done) for part in done[0]}
+            elif done[0] is not None:
+                found[name]['work_per_second'] = sum(done) / sum(seconds)
     finally:
         for worker in workers.values():
             worker.kill()
@@ -83,9 +92,10 @@ def answer(make_turn: Callable[[], Callable[[], Any]]) -> None:
             turn = make_turn()
             pathlib.Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
             held = _bytes('VmRSS')
-        turn()
+        work = turn()
         seconds = time.perf_counter() - start
-        out.write(json.dumps({'seconds': seconds, 'held_bytes': held, 'peak_bytes': _bytes('VmHWM')}) + '\n')
+        answered = {'seconds': seconds, 'work': work, 'held_bytes': held, 'peak_bytes': _bytes('VmHWM')}
+        out.write(json.dumps(answered) + '\n')
         out.flush()
 
 

@@ -171,14 +171,16 @@ def attend(
     q_BKGTH = jnp.transpose(q_BTNH.reshape(B, T, K, N // K, H), (0, 2, 3, 1, 4))
     k_BKSH, v_BKSH = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
     block = max(SMALLEST_BLOCK, -(-T // MOST_BLOCKS)) if ordered else T
+    starts = range(0, T, block)
+    queries = jnp.split(q_BKGTH, list(starts[1:]), axis=3)  # whose gradients need no sum of padded blocks
     blocks = []
-    for start in range(0, T, block):
+    for start, q_BKGtH in zip(starts, queries, strict=True):
         stop = min(start + block, T)
         first = max(0, start - window + 1) if ordered and window else 0
         seen = slice(first, stop if ordered else S)
         blocks.append(
             _attend_block(
-                q_BKGTH[:, :, :, start:stop],
+                q_BKGtH,
                 k_BKSH[:, :, seen],
                 v_BKSH[:, :, seen],
                 mask_BTS[:, start:stop, seen],

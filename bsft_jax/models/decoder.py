@@ -28,13 +28,14 @@ class Form:
     """How a decoder is held and computed.
 
     `quantized` holds frozen kernels of linear maps as int8; `lora` says which maps have an adapter. `remat` names
-    what a layer keeps for its backward pass, `attention` the resolved back end.
+    what a layer keeps for its backward pass, `attention` the resolved back end; layers are compiled `apart` or once.
     """
 
     quantized: bool = False
     lora: LoraSpec | None = None
     remat: str = 'none'
     attention: str = 'dense'
+    apart: bool = False
 
 
 class RMSNorm(nnx.Module):
@@ -165,8 +166,8 @@ class Rows(nnx.Module):
 class Decoder(nnx.Module):
     """Tokens in, final hidden states out; `models.head` turns hidden states into probabilities.
 
-    Layers in whole periods are stacked and scanned, a period at a time; those behind them (`rest`) are
-    stacked as well and unrolled.
+    Layers in whole periods are stacked and, unless they are to be compiled apart, scanned, a period at a time;
+    those behind them (`rest`) are stacked as well and unrolled.
     """
 
     def __init__(self, arch: Architecture, form: Form, behavior_ids: tuple[int, ...], dtype, rngs: nnx.Rngs):
@@ -236,13 +237,12 @@ class Decoder(nnx.Module):
             lambda x: x.reshape(-1, period, *x.shape[1:]),
             (state, jax.tree.map(lambda x: x[:stacked], beside)),
         )
-        hidden_BTD, kv = jax.lax.scan(
-            remat.computed_again(
-                lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period), self.form.remat, scanned=True
-            ),
-            hidden_BTD,
-            by_period,
-        )
+        one_period = remat.computed_again(
+            lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period), self.form.remat,
+            scanned=not self.form.apart,
+        )  # fmt: skip
+        run = _apart if self.form.apart else jax.lax.scan
+        hidden_BTD, kv = run(one_period, hidden_BTD, by_period)
         kv = jax.tree.map(lambda x: x.reshape(stacked, *x.shape[2:]), kv)
         if self.rest is None:
             return hidden_BTD, kv
@@ -264,6 +264,15 @@ def _places(arch: Architecture, query: Layout, key: Layout, back_end: str) -> li
         k.window: backends.lower(AttentionMask(query, key, k.window), scores, back_end) for k in arch.kinds
     }
     return [Place(angles[k.rope], lowered[k.window]) for k in arch.kinds]
+
+
+def _apart(step: Callable, carry, stacked):
+    """What `jax.lax.scan` does, step by step in the program."""
+    results = []
+    for one in _unstack(stacked, len(jax.tree.leaves(stacked)[0])):
+        carry, result = step(carry, one)
+        results.append(result)
+    return carry, jax.tree.map(lambda *x: jnp.stack(x), *results)
 
 
 def _unstack(tree, layers: int) -> list:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bsft_jax.models.lora import Lora, LoraSpec
+from bsft_jax.models.lora import Lora, LoraSpec, merged_product
 from bsft_jax.models.products import product
 
 
@@ -38,15 +38,18 @@ class Linear(nnx.Module):
 
     def __call__(self, x_BTI: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The map's result [B, T, O]; `key` is for the adapter's dropout."""
-        x_BTI = x_BTI.astype(self.dtype)
-        if self.kernel_scale is None:
+        x_BTI, lora = x_BTI.astype(self.dtype), self.lora
+        if lora is not None and lora.merges(x_BTI, self.kernel[...], key):
+            y_BTO = merged_product(x_BTI, self.kernel[...], lora.a[...], lora.b[...], lora.spec)
+            lora = None
+        elif self.kernel_scale is None:
             y_BTO = product(x_BTI, self.kernel[...])
         else:
             y_BTO = product(x_BTI, self.kernel[...].astype(self.dtype), jnp.float32)
             y_BTO = (y_BTO * self.kernel_scale[...]).astype(self.dtype)
         if self.bias is not None:
             y_BTO += self.bias[...].astype(self.dtype)
-        return y_BTO if self.lora is None else y_BTO + self.lora(x_BTI, key)
+        return y_BTO if lora is None else y_BTO + lora(x_BTI, key)
 
 
 def quantize(kernel_IO: jax.Array) -> tuple[jax.Array, jax.Array]:

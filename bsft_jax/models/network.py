@@ -22,6 +22,9 @@ from bsft_jax.models.lora import LoraSpec
 from bsft_jax.trees import path_of
 
 Params = dict[str, Any]
+MOST_APART = (
+    16  # layers, on a CPU: there a scan spends a tenth of a step on stacking what the backward pass reads
+)
 _FLOAT32 = r'(^behavior|/lora)/|/kernel_scale$'  # what trains, and the scales of int8 kernels
 
 
@@ -38,6 +41,7 @@ class Network:
       lora: which linear maps have an adapter.
       remat: what a layer keeps for its backward pass, one of `config.REMAT`.
       attention: the back end, one of `backends.BACK_ENDS`, or what `on` makes one of.
+      apart: whether layers are compiled one by one instead of once for all, which `on` decides.
     """
 
     arch: Architecture
@@ -47,14 +51,20 @@ class Network:
     lora: LoraSpec | None = None
     remat: str = 'none'
     attention: str = 'dense'
+    apart: bool = False
 
     def _make(self, key: jax.Array) -> Decoder:
-        form = Form(self.base_dtype == 'int8', self.lora, self.remat, self.attention)
+        form = Form(self.base_dtype == 'int8', self.lora, self.remat, self.attention, self.apart)
         return Decoder(self.arch, form, self.behavior_ids, jnp.dtype(self.dtype), nnx.Rngs(params=key))
 
     def on(self, mesh: Mesh) -> Network:
-        """The network with the attention back end for the devices of a mesh; raises UserError as `resolve` does."""
-        return dataclasses.replace(self, attention=backends.resolve(self.attention, mesh))
+        """The network in the form for the devices of a mesh: attention's back end, and whether layers are apart.
+
+        Raises UserError as `resolve` does.
+        """
+        one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu'
+        apart = one_cpu and self.arch.layers <= MOST_APART
+        return dataclasses.replace(self, attention=backends.resolve(self.attention, mesh), apart=apart)
 
     @functools.cached_property
     def _graph(self) -> tuple[Any, Any]:

@@ -46,12 +46,19 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, spec: str = '...I,...O->IO') -
 
 
 def _kernel_gradient_cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """XLA's CPU product is fastest with few rows in its result, and without what made `dy` fused into the
-    transposed copy that it takes."""
-    dy = jax.lax.optimization_barrier(dy)
+    """XLA's CPU product is fastest with few rows in its result, and with its left side transposed before, by itself.
+
+    The barriers keep XLA from fusing what made `dy` into the transposed copy, and from turning the product around.
+    """
+    x_NI, dy_NO = x.reshape(-1, x.shape[-1]), jax.lax.optimization_barrier(dy.reshape(-1, dy.shape[-1]))
+
+    def transposed(left_NI, right_NO):
+        left_IN = jax.lax.optimization_barrier(left_NI.T)
+        return _kernel_gradient(left_IN, right_NO, 'IN,NO->IO')
+
     if dy.shape[-1] < x.shape[-1]:
-        return _kernel_gradient(dy, x, '...O,...I->OI').T
-    return _kernel_gradient(x, dy)
+        return jax.lax.optimization_barrier(transposed(dy_NO, x_NI)).T
+    return transposed(x_NI, dy_NO)
 
 
 def _backward(result, saved, dy_BTO):

@@ -39,7 +39,17 @@ class Rope:
 def angles(positions_BT: jax.Array, head_width: int, rope: Rope) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines [B, T, 1, H/2] in float32."""
     radians = positions_BT.astype(jnp.float32)[:, :, None, None] * rope.frequencies(head_width)
-    return jnp.cos(radians), jnp.sin(radians)
+    return jax.lax.platform_dependent(
+        jnp.cos(radians),
+        jnp.sin(radians),
+        cpu=lambda *tables: tuple(map(_kept, tables)),
+        default=lambda *tables: tables,
+    )
+
+
+def _kept(table: jax.Array) -> jax.Array:
+    """The same numbers from a product, which XLA's CPU compiler does not fuse into every rotation to make them anew."""
+    return jnp.einsum('BTNh,hk->BTNk', table, jnp.eye(table.shape[-1]), precision='highest')
 
 
 def rotate(x_BTNH: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -1,15 +1,19 @@
 """The decoder against itself: packing, caches, behavior rows, and scores without full logits."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bsft_jax.config import MeshSection
 from bsft_jax.models import architecture, head
 from bsft_jax.models.architecture import LayerKind
 from bsft_jax.models.attention import Layout
 from bsft_jax.models.network import Network
 from bsft_jax.models.rope import Rope
+from bsft_jax.parallel import mesh as mesh_lib
 from tests.tiny import assert_close
 
 
@@ -47,6 +51,33 @@ def test_cached_prompt_equals_one_pass():
     _, view = decoder(tokens_BT[:, :8], cut(whole, slice(0, 8)))
     rest, _ = decoder(tokens_BT[:, 8:], cut(whole, slice(8, None)), view)
     assert_close(rest, expected[:, 8:], 1e-6)
+
+
+@pytest.mark.parametrize('remat', ['none', 'dots'])
+def test_layers_compiled_apart_are_the_scanned_layers(remat):
+    """Five layers of two kinds: two periods, and one layer behind them."""
+    kinds = LayerKind(Rope(10000.0), 4), LayerKind(Rope(500.0))
+    scanned = Network(_tiny_arch(layers=5, kinds=kinds), remat=remat)
+    params, tokens_BT = _params(scanned, 4), jnp.asarray(np.random.default_rng(4).integers(0, 96, (2, 12)))
+
+    def run(network):
+        def total(params):
+            hidden_BTD, view = network.bind(params)(tokens_BT, Layout.single(tokens_BT))
+            return jnp.sum(jnp.sin(hidden_BTD)), view
+
+        lowered = jax.jit(jax.value_and_grad(total, has_aux=True)).lower(params)
+        return lowered.as_text().count('stablehlo.while'), lowered.compile()(params)
+
+    (loops, expected), (none, actual) = run(scanned), run(dataclasses.replace(scanned, apart=True))
+    assert loops and not none
+    for one, reference in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert_close(one, reference, 1e-5)
+
+
+def test_layers_are_apart_on_one_cpu_unless_there_are_many():
+    one, eight = mesh_lib.single_device_mesh(), mesh_lib.make_mesh(MeshSection(data=8))
+    assert Network(_tiny_arch()).on(one).apart and not Network(_tiny_arch()).on(eight).apart
+    assert not Network(_tiny_arch(layers=28)).on(one).apart
 
 
 def _params(network, seed):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from bsft_jax.models import linear, lora
 from bsft_jax.models.architecture import Architecture, LayerKind
@@ -14,6 +15,7 @@ from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Network
 from bsft_jax.models.rope import Rope
 from bsft_jax.trees import flatten, unflatten
+from tests.tiny import assert_close
 
 ARCH = Architecture(
     family='qwen2', vocab_size=96, width=32, layers=3, heads=4, kv_heads=2, head_width=8, ffn_width=48,
@@ -62,6 +64,35 @@ def test_adapters_add_nothing_at_first_and_merge_exactly(spec):
     moved = hidden(network, params)
     np.testing.assert_allclose(moved, merged, atol=1e-4)
     assert np.abs(moved - hidden(plain, without_adapters(params))).max() > 0.1
+
+
+@pytest.mark.parametrize('outputs', [5, 24], ids=['narrows', 'widens'])
+def test_a_product_with_the_merged_kernel_has_the_gradients_of_thin_products(outputs):
+    spec, keys = LoraSpec(3, 6.0), jax.random.split(jax.random.key(0), 5)
+    args = [
+        jax.random.normal(key, shape)
+        for key, shape in zip(keys, ((2, 40, 8), (8, outputs), (8, 3), (3, outputs)), strict=False)
+    ]
+    thin = lambda x, kernel, a, b: x @ kernel + spec.scale * ((x @ a) @ b)  # noqa: E731
+    expected, pull = jax.vjp(thin, *args)
+    actual, own = jax.vjp(lambda *args: lora.merged_product(*args, spec), *args)
+    assert_close(actual, expected, 1e-6)
+    dy = jax.random.normal(keys[4], expected.shape)
+    for mine, theirs in zip(own(dy), pull(dy), strict=True):
+        assert_close(mine, theirs, 1e-6)
+
+
+def test_an_adapter_is_merged_where_that_is_less_work_and_as_exact():
+    adapter = lora.Lora(8, 24, LoraSpec(3, dropout=0.5), nnx.Rngs(0))
+    kernel, x, key = (
+        jnp.zeros((8, 24)),
+        jnp.zeros((1, 6, 8)),
+        jax.random.key(0),
+    )  # 8 · 24 / (8 + 24) = 6 tokens
+    assert adapter.merges(x, kernel, None) and not adapter.merges(x[:, :5], kernel, None)
+    assert not adapter.merges(x, kernel, key)
+    assert not adapter.merges(x, kernel.astype(jnp.bfloat16), None)
+    assert not adapter.merges(x.astype(jnp.bfloat16), kernel, None)
 
 
 def test_scale_is_that_of_lora_or_rslora():
