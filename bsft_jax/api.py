@@ -103,7 +103,7 @@ def generate_answers(
     _, records, renderer = _styled(model, records, prompt, examples)
     generations = decoding.generate(
         model,
-        [renderer.prompt_ids(record) for record in records],
+        renderer.prompt_ids_of(records),
         policy=policy,
         stop_id=renderer.stop_id,
         sampling=decoding.Sampling(max_new_tokens, temperature, top_p, seed),

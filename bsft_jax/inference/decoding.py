@@ -56,14 +56,18 @@ class Generation:
 
 def sample(logits_BV: jax.Array, keys_B: jax.Array, temperature: jax.Array, top_p: jax.Array) -> jax.Array:
     """Token of each row: arg max at temperature 0, else nucleus sampling (Holtzman et al., arXiv 1904.09751)."""
-    scaled_BV = logits_BV / jnp.maximum(temperature, 1e-6)
-    order_BV = jnp.argsort(-scaled_BV, axis=-1)
-    probs_BV = jax.nn.softmax(jnp.take_along_axis(scaled_BV, order_BV, axis=-1), axis=-1)
-    before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
-    kept_BV = jnp.where(before_BV < top_p, jnp.log(probs_BV), -jnp.inf)
-    drawn_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV)
-    sampled_B = jnp.take_along_axis(order_BV, drawn_B[:, None], axis=-1)[:, 0]
-    return jnp.where(temperature == 0, jnp.argmax(logits_BV, axis=-1), sampled_B)
+
+    def nucleus():
+        scaled_BV = logits_BV / jnp.maximum(temperature, 1e-6)
+        order_BV = jnp.argsort(-scaled_BV, axis=-1)
+        probs_BV = jax.nn.softmax(jnp.take_along_axis(scaled_BV, order_BV, axis=-1), axis=-1)
+        before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
+        kept_BV = jnp.where(before_BV < top_p, jnp.log(probs_BV), -jnp.inf)
+        drawn_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV)
+        return jnp.take_along_axis(order_BV, drawn_B[:, None], axis=-1)[:, 0]
+
+    # Only what is asked for: a sort of the vocabulary takes longer than the step of a small model.
+    return jax.lax.cond(temperature == 0, lambda: jnp.argmax(logits_BV, axis=-1), nucleus)
 
 
 def _head_logprobs(decoder, heads: Heads, logits_BV, prompt: KVView, length_B) -> jax.Array:
