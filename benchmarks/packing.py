@@ -1,0 +1,131 @@
+"""From tokenised documents to packed rows, beside Grain's packer and TRL's: tokens per second, and how full the rows.
+
+    python -m benchmarks.packing                # 50,000 documents of 16 to 2,048 tokens: a minute on 2 cores
+
+A turn packs all documents once into rows of 2,048 tokens and reads every row as arrays. Grain packs a stream into 64 open
+rows (`BestFitPackIterDataset`); TRL packs a whole data set by best-fit decreasing, as ours does. Ours also makes targets,
+weights, segments and positions, in batches of 64 rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+from absl import flags
+
+from benchmarks import output, peers
+from bsft_jax import cli
+
+CONTESTANTS = ('ours', 'Grain', 'TRL')
+LENGTH, ROWS = 2048, 64
+
+_DOCUMENTS = flags.DEFINE_integer('documents', 50_000, 'Documents.', lower_bound=100)
+_TURNS = flags.DEFINE_integer('turns', 3, 'Turns of each.', lower_bound=1)
+_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
+_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/packing_cpu.json', 'File to write.')
+_CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
+_QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
+
+
+def _documents(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of all documents and where each starts: lengths are log-normal around 300."""
+    draw = np.random.default_rng(0)
+    lengths = np.clip(draw.lognormal(np.log(300), 0.8, count), 16, LENGTH).astype(np.int64)
+    return draw.integers(1, 4096, lengths.sum(), dtype=np.int32), np.cumsum([0, *lengths])
+
+
+def ours(count: int):
+    from bsft_jax.data import loader, packing
+    from bsft_jax.data.examples import ExampleStore
+
+    ids, starts = _documents(count)
+    store = ExampleStore(ids, np.ones(len(ids), np.float32), starts, np.zeros(count, np.int64))
+
+    def turn():
+        plan = packing.PackPlan(store.lengths, ROWS, LENGTH, 0)
+        source = loader.StepSource(store, plan)
+        full = sum(
+            int((source[step].segment_ids_BT > 0).sum(dtype=np.int64)) for step in range(plan.steps_per_epoch)
+        )
+        assert full == len(ids)
+        return {'fill': plan.fill}
+
+    return turn
+
+
+def grain_peer(count: int):
+    import grain
+
+    ids, starts = _documents(count)
+
+    def turn():
+        data = grain.MapDataset.source(range(count)).map(lambda i: {'ids': ids[starts[i] : starts[i + 1]]})
+        rows = grain.experimental.BestFitPackIterDataset(
+            data.to_iter_dataset(), length_struct={'ids': LENGTH}, num_packing_bins=ROWS
+        )
+        number = full = 0
+        for row in rows:
+            number, full = number + 1, full + int((row['ids_segment_ids'] > 0).sum())
+        assert full == len(ids)
+        return {'fill': full / (number * LENGTH)}
+
+    return turn
+
+
+def trl_peer(count: int):
+    import datasets
+    import trl
+
+    ids, starts = _documents(count)
+    data = datasets.Dataset.from_dict({'input_ids': [ids[a:b] for a, b in itertools.pairwise(starts)]})
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+
+    def turn():
+        packed = trl.pack_dataset(data, LENGTH, 'bfd').with_format('numpy')
+        full = sum(len(row['input_ids']) for row in packed)
+        assert full == len(ids)
+        return {'fill': full / (len(packed) * LENGTH)}
+
+    return turn
+
+
+def main(argv) -> None:
+    del argv
+    question = {'count': _DOCUMENTS.value}
+    if _CONTESTANT.value:
+        make = dict(zip(CONTESTANTS, (ours, grain_peer, trl_peer), strict=True))[_CONTESTANT.value]
+        peers.answer(lambda: make(**json.loads(_QUESTION.value)))
+        return
+    found = peers.contest('benchmarks.packing', list(CONTESTANTS), question, _TURNS.value, _THREADS.value)
+    tokens = len(_documents(**question)[0])
+    print(f'{tokens:,} tokens\n{"":<7}{"tokens/s":>12}{"ours ×":>8}{"full":>8}{"peak MB":>9}')
+    for name, row in found.items():
+        row |= {
+            'tokens_per_second': tokens / row['seconds'],
+            'ours_is_faster_by': row['seconds'] / found['ours']['seconds'],
+        }
+        print(
+            f'{name:<7}{row["tokens_per_second"]:>12,.0f}{row["ours_is_faster_by"]:>8.2f}{row["fill"]:>8.1%}'
+            f'{row["peak_bytes"] / 1e6:>9,.0f}'
+        )
+    mine = found['ours']
+    output.write(
+        _OUTPUT.value, 'python -m benchmarks.packing', ('grain', 'trl', 'datasets', 'numpy'),
+        device=f'cpu, {_THREADS.value} threads', documents=_DOCUMENTS.value, tokens=tokens, contestants=found,
+        table=[
+            (
+                f'{_DOCUMENTS.value:,} documents packed into rows of {LENGTH:,} tokens',
+                f'{mine["tokens_per_second"] / 1e6:.1f} M tokens/s, {mine["fill"]:.1%} full',
+                f'{name}: {found[name]["tokens_per_second"] / 1e6:.1f} M, {found[name]["fill"]:.1%}',
+                f'{found[name]["ours_is_faster_by"]:.1f} times as fast',
+            )
+            for name in CONTESTANTS[1:]
+        ],
+    )  # fmt: skip
+
+
+if __name__ == '__main__':
+    cli.run(main)
