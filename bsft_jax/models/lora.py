@@ -63,9 +63,12 @@ class Lora(nnx.Module):
     def merges(self, x_BTI: jax.Array, kernel_IO: jax.Array, key: jax.Array | None) -> bool:
         """Whether `merged_product` gives the map's result with fewer multiplications, and as exactly.
 
-        A kernel of less than float32 would round most of the adapter away.
+        A kernel of less than float32 would round most of the adapter away; split kernels and adapters would be
+        gathered more often.
         """
-        I, O = kernel_IO.shape
+        (I, O), mesh = kernel_IO.shape, jax.sharding.get_abstract_mesh()
+        if not mesh.empty and mesh.size > 1:
+            return False
         exact = x_BTI.dtype == kernel_IO.dtype == jnp.float32 and not self._drops(key)
         return exact and x_BTI.size // I * (I + O) >= I * O
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bsft_jax.config import MeshSection
 from bsft_jax.models import linear, lora
 from bsft_jax.models.architecture import Architecture, LayerKind
 from bsft_jax.models.attention import Layout
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Network
 from bsft_jax.models.rope import Rope
+from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.trees import flatten, unflatten
 from tests.tiny import assert_close
 
@@ -93,6 +95,8 @@ def test_an_adapter_is_merged_where_that_is_less_work_and_as_exact():
     assert not adapter.merges(x, kernel, key)
     assert not adapter.merges(x, kernel.astype(jnp.bfloat16), None)
     assert not adapter.merges(x.astype(jnp.bfloat16), kernel, None)
+    with jax.set_mesh(mesh_lib.make_mesh(MeshSection(data=1, fsdp=8))):
+        assert not adapter.merges(x, kernel, None)
 
 
 def test_scale_is_that_of_lora_or_rslora():
