@@ -6,9 +6,17 @@ import datetime
 import importlib.metadata
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def command(module: str, flags: Iterable) -> str:
+    """The command that ran: those of the absl flags that were not left as they are."""
+    chosen = [flag for flag in flags if flag.value != flag.default]
+    values = [','.join(flag.value) if isinstance(flag.value, list) else flag.value for flag in chosen]
+    return f'python -m {module}' + ''.join(f' --{f.name}={v}' for f, v in zip(chosen, values, strict=True))
 
 
 def write(output: str, command: str, packages: tuple[str, ...], **found: Any) -> None:

@@ -30,7 +30,6 @@ _STEPS = flags.DEFINE_integer('steps', 5, 'Steps of a turn.', lower_bound=1)
 _TURNS = flags.DEFINE_integer('turns', 7, 'Turns of each.', lower_bound=1)
 _THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
 _OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/sft_cpu.json', 'File to write.')
-CHOSEN = _SOURCE, _TOKENS, _ROWS, _STEPS
 _CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
 _QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
 
@@ -144,9 +143,8 @@ def main(argv) -> None:
         rate = row['work_per_second']
         print(f'{name:<6}{rate:>11,.0f}{mine / rate:>8.2f}{row["peak_bytes"] / 1e6:>9,.0f}')
     _, store, _ = _examples(_SOURCE.value, _TOKENS.value, _ROWS.value)
-    chosen = [f' --{flag.name}={flag.value}' for flag in CHOSEN if flag.value != flag.default]
     output.write(
-        _OUTPUT.value, 'python -m benchmarks.sft' + ''.join(chosen),
+        _OUTPUT.value, output.command('benchmarks.sft', (_SOURCE, _TOKENS, _ROWS, _STEPS)),
         ('jax', 'optax', 'torch', 'transformers', 'trl'), device=f'cpu, {_THREADS.value} threads',
         **question, records=len(store), contestants=found,
         table=[(

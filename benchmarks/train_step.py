@@ -178,7 +178,7 @@ def main(argv) -> None:
     packages = ('jax', 'flax', 'optax', 'torch', 'transformers', 'peft')
     shapes = {size: _shape(size) for size in _SIZES.value}
     output.write(
-        _OUTPUT.value, 'python -m benchmarks.train_step', packages,
+        _OUTPUT.value, output.command('benchmarks.train_step', (_SIZES, _TUNED, _AGAINST, _TURNS)), packages,
         device=f'cpu, {_THREADS.value} threads', turns=_TURNS.value, shapes=shapes, rows=rows,
         table=_table(rows),
     )  # fmt: skip
