@@ -9,24 +9,17 @@ backward pass.
 
 from __future__ import annotations
 
-import json
+import functools
 
 from absl import flags
 
-from benchmarks import output, peers
-from bsft_jax import cli
+from benchmarks import peers
 
 HEADS, KV_HEADS, WIDTH = 14, 2, 64
 TOKENS = 4096  # of all rows together
-CONTESTANTS = ('blockwise', 'dense', 'torch')
 
 _LENGTHS = flags.DEFINE_list('lengths', ['512', '1024', '2048', '4096'], 'Tokens of a row.')
 _DOCUMENTS = flags.DEFINE_list('documents', ['400', 'row'], 'Tokens of a document, about; or one a row.')
-_TURNS = flags.DEFINE_integer('turns', 5, 'Turns of each.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/attention_cpu.json', 'File to write.')
-_CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
-_QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
 
 
 def _inputs(length: int, document: int):
@@ -62,7 +55,10 @@ def ours(back_end: str, length: int, document: int):
         attend = backends.lower(AttentionMask(layout, layout), Scores(WIDTH**-0.5), back_end)
         return jax.vjp(attend, q, k, v)[1](gradient)
 
-    return lambda: jax.block_until_ready(run(*arrays))
+    def turn() -> None:
+        jax.block_until_ready(run(*arrays))
+
+    return turn
 
 
 def torch_peer(length: int, document: int):
@@ -75,11 +71,11 @@ def torch_peer(length: int, document: int):
     for x in inputs:
         x.requires_grad_()
 
-    def turn():
+    def turn() -> None:
         out = torch.nn.functional.scaled_dot_product_attention(
             *inputs, attn_mask=mask[:, None], enable_gqa=True
         )
-        return torch.autograd.grad(out, inputs, gradient)
+        torch.autograd.grad(out, inputs, gradient)
 
     return turn
 
@@ -91,7 +87,7 @@ def _table(rows: list[dict]) -> list[tuple[str, str, str, str]]:
     lines = []
     for document in sorted({document for document, _ in of}):
         ours = of[document, 'blockwise']
-        for name in CONTESTANTS[1:]:
+        for name in ('dense', 'torch'):
             peer = of[document, name]
             lines.append(
                 (
@@ -104,23 +100,24 @@ def _table(rows: list[dict]) -> list[tuple[str, str, str, str]]:
     return lines
 
 
-def main(argv) -> None:
-    del argv
-    if _CONTESTANT.value:
-        question = json.loads(_QUESTION.value)
-        if _CONTESTANT.value == 'torch':
-            peers.answer(lambda: torch_peer(**question))
-        else:
-            peers.answer(lambda: ours(_CONTESTANT.value, **question))
-        return
+CONTEST = peers.Contest(
+    'benchmarks.attention',
+    {
+        'blockwise': functools.partial(ours, 'blockwise'),
+        'dense': functools.partial(ours, 'dense'),
+        'torch': torch_peer,
+    },
+    turns=5, result='attention_cpu',
+)  # fmt: skip
+
+
+def main() -> None:
     rows = []
     print(f'{"row":>5}{"document":>9}  {"contestant":<10}{"ms":>8}{"blockwise ×":>13}{"peak MB":>9}')
     for length in map(int, _LENGTHS.value):
         for document in _DOCUMENTS.value:
             question = {'length': length, 'document': length if document == 'row' else int(document)}
-            found = peers.contest(
-                'benchmarks.attention', list(CONTESTANTS), question, _TURNS.value, _THREADS.value
-            )
+            found = CONTEST(question)
             for name, row in found.items():
                 ratio = row['seconds'] / found['blockwise']['seconds']
                 rows.append({**question, 'contestant': name, **row, 'blockwise_is_faster_by': ratio})
@@ -129,12 +126,11 @@ def main(argv) -> None:
                     f'{row["peak_bytes"] / 1e6:>9.0f}',
                     flush=True,
                 )
-    output.write(
-        _OUTPUT.value, 'python -m benchmarks.attention', ('jax', 'torch'), device=f'cpu, {_THREADS.value} threads',
-        turns=_TURNS.value, heads=HEADS, kv_heads=KV_HEADS, width=WIDTH, tokens=TOKENS, rows=rows,
+    CONTEST.write(
+        ('jax', 'torch'), (_LENGTHS, _DOCUMENTS), heads=HEADS, kv_heads=KV_HEADS, width=WIDTH, tokens=TOKENS, rows=rows,
         table=_table(rows),
     )  # fmt: skip
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    CONTEST.run(main)

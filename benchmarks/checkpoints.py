@@ -1,6 +1,6 @@
 """Saving and restoring a run's state beside `torch.save` and `torch.load` of the same bytes.
 
-    python -m benchmarks.checkpoints                # 768 MB: parameters and both moments of 64 M parameters
+    python -m benchmarks.checkpoints                # 805 MB: 67 M parameters and both moments
 
 Ours writes orbax steps with a fingerprint of every array, checks them when it restores, and lets the step after it go on
 once the arrays are copied; torch writes one file, checks nothing and waits. Files stay in the page cache.
@@ -8,24 +8,15 @@ once the arrays are copied; torch writes one file, checks nothing and waits. Fil
 
 from __future__ import annotations
 
-import json
 import pathlib
 import tempfile
 import time
 
 from absl import flags
 
-from benchmarks import output, peers
-from bsft_jax import cli
-
-CONTESTANTS = ('ours', 'torch')
+from benchmarks import peers
 
 _LAYERS = flags.DEFINE_integer('layers', 16, 'Layers of 4 M parameters.', lower_bound=1)
-_TURNS = flags.DEFINE_integer('turns', 5, 'Saves and restores of each.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/checkpoints_cpu.json', 'File to write.')
-_CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
-_QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
 PARTS = ('blocked', 'saved', 'restored')
 
 
@@ -78,25 +69,24 @@ def torch_peer(layers: int, folder: str):
     return turn
 
 
-def main(argv) -> None:
-    del argv
-    if _CONTESTANT.value:
-        make = {'ours': ours, 'torch': torch_peer}[_CONTESTANT.value]
-        peers.answer(lambda: make(**json.loads(_QUESTION.value)))
-        return
+CONTEST = peers.Contest(
+    'benchmarks.checkpoints', {'ours': ours, 'torch': torch_peer}, turns=5, result='checkpoints_cpu'
+)
+
+
+def main() -> None:
     found = {}
-    for name in CONTESTANTS:  # one after the other: writing in the background goes on beside nothing
+    for name in ('ours', 'torch'):  # one after the other: writing in the background goes on beside nothing
         with tempfile.TemporaryDirectory() as folder:
             question = {'layers': _LAYERS.value, 'folder': folder}
-            found |= peers.contest('benchmarks.checkpoints', [name], question, _TURNS.value, _THREADS.value)
+            found |= CONTEST(question, [name])
     size = 3 * 4 * 4 * 2**20 * _LAYERS.value
     print(f'{size / 1e6:,.0f} MB\n{"":<8}' + ''.join(f'{part:>12}' for part in PARTS))
     for name, row in found.items():
         print(f'{name:<8}' + ''.join(f'{row[part]:>10.2f} s' for part in PARTS))
-    mine, theirs = (found[name] for name in CONTESTANTS)
-    output.write(
-        _OUTPUT.value, 'python -m benchmarks.checkpoints', ('jax', 'orbax-checkpoint', 'torch'),
-        device=f'cpu, {_THREADS.value} threads', turns=_TURNS.value, bytes=size, contestants=found,
+    mine, theirs = (found[name] for name in ('ours', 'torch'))
+    CONTEST.write(
+        ('jax', 'orbax-checkpoint', 'torch'), (_LAYERS,), bytes=size, contestants=found,
         table=[
             (f'{size / 1e6:,.0f} MB of training state, {what}', f'{mine[part]:.2f} s', f'{peer}: {theirs[part]:.2f} s',
              f'{mine[part] / theirs[part]:.2f} of the time')
@@ -110,4 +100,4 @@ def main(argv) -> None:
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    CONTEST.run(main)

@@ -10,23 +10,16 @@ with compilation, does not count. Predictions and answers are compared before an
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 
 from absl import flags
 
-from benchmarks import output, peers
-from bsft_jax import cli
+from benchmarks import peers
 
 TASKS = ('scoring', 'decoding')
-CONTESTANTS = ('ours', 'torch')
 LONGEST, TORCH_BATCH = 64, 32
 
 _RECORDS = flags.DEFINE_integer('records', 252, 'Records.', lower_bound=1)
-_TURNS = flags.DEFINE_integer('turns', 5, 'Turns of each.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/inference_cpu.json', 'File to write.')
-_CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
-_QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
 
 
 def _setting(count: int):
@@ -114,23 +107,31 @@ def torch_peer(task: str, count: int):
     return decode if task == 'decoding' else score
 
 
-def main(argv) -> None:
-    del argv
-    make = {'ours': ours, 'torch': torch_peer}
-    if _CONTESTANT.value:
-        run = make[_CONTESTANT.value](**json.loads(_QUESTION.value))
-        peers.answer(lambda: lambda: len(run()))
-        return
+def _counted(make: Callable) -> Callable:
+    """As a contestant: a turn returns how many records it did."""
+
+    def contestant(**question):
+        run = make(**question)
+        return lambda: len(run())
+
+    return contestant
+
+
+CONTEST = peers.Contest(
+    'benchmarks.inference', {'ours': _counted(ours), 'torch': _counted(torch_peer)},
+    turns=5, result='inference_cpu',
+)  # fmt: skip
+
+
+def main() -> None:
     rows, lines = [], []
     print(f'{"task":<10}{"contestant":<12}{"records/s":>10}{"ours ×":>8}{"same":>7}')
     for task in TASKS:
         question = {'task': task, 'count': _RECORDS.value}
-        mine, theirs = (make[name](**question)() for name in CONTESTANTS)
+        mine, theirs = ours(**question)(), torch_peer(**question)()
         same = sum(a == b for a, b in zip(mine, theirs, strict=True)) / len(mine)
-        found = peers.contest(
-            'benchmarks.inference', list(CONTESTANTS), question, _TURNS.value, _THREADS.value
-        )
-        one, other = (found[name]['work_per_second'] for name in CONTESTANTS)
+        found = CONTEST(question)
+        one, other = (found[name]['work_per_second'] for name in ('ours', 'torch'))
         for name, row in found.items():
             rows.append({'task': task, 'contestant': name, 'same_results': same, **row})
             rate = row['work_per_second']
@@ -141,11 +142,8 @@ def main(argv) -> None:
                 f'{one:.0f} records/s', f'torch: {other:.0f}', f'{one / other:.2f} times as fast',
             )
         )  # fmt: skip
-    output.write(
-        _OUTPUT.value, 'python -m benchmarks.inference', ('jax', 'flax', 'torch', 'transformers'),
-        device=f'cpu, {_THREADS.value} threads', turns=_TURNS.value, rows=rows, table=lines,
-    )  # fmt: skip
+    CONTEST.write(('jax', 'flax', 'torch', 'transformers'), (_RECORDS,), rows=rows, table=lines)
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    CONTEST.run(main)

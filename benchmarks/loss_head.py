@@ -11,22 +11,16 @@ a fifth of the tokens, as prompts leave it.
 
 from __future__ import annotations
 
-import json
+import functools
 
 from absl import flags
 
-from benchmarks import output, peers
-from bsft_jax import cli
+from benchmarks import peers
 
 _TOKENS = flags.DEFINE_integer('tokens', 8192, 'Tokens.', lower_bound=1)
 _WORDS = flags.DEFINE_integer('words', 151_936, 'Columns of the head.', lower_bound=2)
 _WIDTH = flags.DEFINE_integer('width', 896, 'Width of the hidden states.', lower_bound=1)
 _WEIGHTED = flags.DEFINE_float('weighted', 1.0, 'Share of the tokens with weight.', 0.0, 1.0)
-_TURNS = flags.DEFINE_integer('turns', 3, 'Turns of each.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/loss_head_cpu.json', 'File to write.')
-_CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
-_QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
 CONTESTANTS = ('fused', 'dense')
 
 
@@ -64,7 +58,7 @@ def _inputs(tokens: int, words: int, width: int, weighted: float):
     )
 
 
-def _turn(name: str, question: dict):
+def _turn(name: str, **question):
     import jax
 
     inputs, gradient = jax.block_until_ready(_inputs(**question)), _gradient(name)
@@ -104,17 +98,18 @@ def _table(found: dict, question: dict) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def main(argv) -> None:
-    del argv
-    question = json.loads(_QUESTION.value) if _QUESTION.value else {
-        'tokens': _TOKENS.value, 'words': _WORDS.value, 'width': _WIDTH.value, 'weighted': _WEIGHTED.value
-    }  # fmt: skip
-    if _CONTESTANT.value:
-        peers.answer(lambda: _turn(_CONTESTANT.value, question))
-        return
+SIZES = _TOKENS, _WORDS, _WIDTH, _WEIGHTED
+CONTEST = peers.Contest(
+    'benchmarks.loss_head', {name: functools.partial(_turn, name) for name in CONTESTANTS},
+    turns=3, result='loss_head_cpu',
+)  # fmt: skip
+
+
+def main() -> None:
+    question = {flag.name: flag.value for flag in SIZES}
     found = {}
     for name in CONTESTANTS:  # one after the other: the dense one fills the memory
-        found |= peers.contest('benchmarks.loss_head', [name], question, _TURNS.value, _THREADS.value)
+        found |= CONTEST(question, [name])
     for row in found.values():
         row['bytes'] = row['peak_bytes'] - row['held_bytes']
     errors = _errors(question)
@@ -125,12 +120,10 @@ def main(argv) -> None:
             f'{row["bytes"] / 1e9:>9.2f}{row["bytes"] / found["dense"]["bytes"]:>10.2f}'
         )
     print('gradients, ‖a − b‖ / ‖b‖:', ', '.join(f'{part} {error:.1e}' for part, error in errors.items()))
-    output.write(
-        _OUTPUT.value, 'python -m benchmarks.loss_head', ('jax',), device=f'cpu, {_THREADS.value} threads',
-        **question, contestants=found, errors=errors,
-        table=_table(found, question),
-    )  # fmt: skip
+    CONTEST.write(
+        ('jax',), SIZES, **question, contestants=found, errors=errors, table=_table(found, question)
+    )
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    CONTEST.run(main)

@@ -10,23 +10,15 @@ weights, segments and positions, in batches of 64 rows.
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 from absl import flags
 
-from benchmarks import output, peers
-from bsft_jax import cli
+from benchmarks import peers
 
-CONTESTANTS = ('ours', 'Grain', 'TRL')
 LENGTH, ROWS = 2048, 64
 
 _DOCUMENTS = flags.DEFINE_integer('documents', 50_000, 'Documents.', lower_bound=100)
-_TURNS = flags.DEFINE_integer('turns', 3, 'Turns of each.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/packing_cpu.json', 'File to write.')
-_CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
-_QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
 
 
 def _documents(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,14 +84,14 @@ def trl_peer(count: int):
     return turn
 
 
-def main(argv) -> None:
-    del argv
+CONTEST = peers.Contest(
+    'benchmarks.packing', {'ours': ours, 'Grain': grain_peer, 'TRL': trl_peer}, turns=3, result='packing_cpu'
+)
+
+
+def main() -> None:
     question = {'count': _DOCUMENTS.value}
-    if _CONTESTANT.value:
-        make = dict(zip(CONTESTANTS, (ours, grain_peer, trl_peer), strict=True))[_CONTESTANT.value]
-        peers.answer(lambda: make(**json.loads(_QUESTION.value)))
-        return
-    found = peers.contest('benchmarks.packing', list(CONTESTANTS), question, _TURNS.value, _THREADS.value)
+    found = CONTEST(question)
     tokens = len(_documents(**question)[0])
     print(f'{tokens:,} tokens\n{"":<7}{"tokens/s":>12}{"ours ×":>8}{"full":>8}{"peak MB":>9}')
     for name, row in found.items():
@@ -112,9 +104,9 @@ def main(argv) -> None:
             f'{row["peak_bytes"] / 1e6:>9,.0f}'
         )
     mine = found['ours']
-    output.write(
-        _OUTPUT.value, 'python -m benchmarks.packing', ('grain', 'trl', 'datasets', 'numpy'),
-        device=f'cpu, {_THREADS.value} threads', documents=_DOCUMENTS.value, tokens=tokens, contestants=found,
+    CONTEST.write(
+        ('grain', 'trl', 'datasets', 'numpy'), (_DOCUMENTS,), documents=_DOCUMENTS.value, tokens=tokens,
+        contestants=found,
         table=[
             (
                 f'{_DOCUMENTS.value:,} documents packed into rows of {LENGTH:,} tokens',
@@ -122,10 +114,10 @@ def main(argv) -> None:
                 f'{name}: {found[name]["tokens_per_second"] / 1e6:.1f} M, {found[name]["fill"]:.1%}',
                 f'{found[name]["ours_is_faster_by"]:.1f} times as fast',
             )
-            for name in CONTESTANTS[1:]
+            for name in ('Grain', 'TRL')
         ],
     )  # fmt: skip
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    CONTEST.run(main)

@@ -14,10 +14,71 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from absl import flags
+
+from benchmarks import output
+from bsft_jax import cli
+
+ROOT = output.ROOT
+
+flags.disclaim_key_flags()
+
+
+Turn = Callable[[], Any]
+
+
+class Contest:
+    """A benchmark beside peers: its flags, its workers and its file.
+
+    Args:
+      module: of the benchmark, which its workers run as well.
+      makers: contestant → what sets it up from the fields of a question and returns its `turn`.
+      turns: default of `--turns`.
+      result: default of `--output`.
+    """
+
+    def __init__(self, module: str, makers: Mapping[str, Callable[..., Turn]], *, turns: int, result: str):
+        self._module, self._makers = module, makers
+        self._turns = flags.DEFINE_integer('turns', turns, 'Turns of each.', lower_bound=1)
+        self._threads = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
+        self._output = flags.DEFINE_string('output', f'benchmarks/results/{result}.json', 'File to write.')
+        self._contestant = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
+        self._question = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
+
+    def run(self, compare: Callable[[], None]) -> None:
+        """The command: `compare` calls the contest for each of its questions, and `write` at the end."""
+
+        def main(argv) -> None:
+            del argv
+            if not self._contestant.value:
+                compare()
+                return
+            make, question = self._makers[self._contestant.value], json.loads(self._question.value)
+            _answer(lambda: make(**question))
+
+        cli.run(main)
+
+    def __call__(
+        self, question: Mapping[str, Any], names: Sequence[str] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Measures each contestant over so many turns, after a first one with its set-up.
+
+        Of each: `seconds` of the median turn and `first_seconds`; `work_per_second` of all turns together, or the
+        median of each part, as turns return them; `held_bytes` of its process after the set-up, `peak_bytes` from
+        there on.
+        """
+        names = list(names or self._makers)
+        return _contest(self._module, names, question, self._turns.value, self._threads.value)
+
+    def write(self, packages: tuple[str, ...], chosen: Sequence[flags.FlagHolder] = (), **found: Any) -> None:
+        """Writes what was found, with the command: those of its flags that may be `chosen`."""
+        output.write(
+            self._output.value, output.command(self._module, (*chosen, self._turns)), packages,
+            device=f'cpu, {self._threads.value} threads', turns=self._turns.value, **found,
+        )  # fmt: skip
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -33,15 +94,7 @@ def environment(threads: int) -> dict[str, str]:
     }
 
 
-def contest(
-    module: str, names: list[str], question: Mapping[str, Any], turns: int, threads: int
-) -> dict[str, dict[str, float]]:
-    """Measures each contestant over so many turns, after a first one with its set-up.
-
-    Of each: `seconds` of the median turn and `first_seconds`; `work_per_second` of all turns together, or the median
-    of each part, as turns return them; `held_bytes` of its process after the set-up, `peak_bytes` from there on.
-    `module` is run as `python -m MODULE` and calls `answer` there, with a contestant's name and the question.
-    """
+def _contest(module: str, names: list[str], question: Mapping[str, Any], turns: int, threads: int):
     found, workers = {}, {}
     try:
         for name in names:
@@ -82,7 +135,7 @@ def _ask(name: str, worker: subprocess.Popen) -> dict[str, float]:
     return json.loads(line)
 
 
-def answer(make_turn: Callable[[], Callable[[], Any]]) -> None:
+def _answer(make_turn: Callable[[], Turn]) -> None:
     """The worker's side: sets up with the first request, takes one turn with each."""
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not be read as an answer
     turn = None

@@ -11,27 +11,18 @@ them at random. Making batches counts in both, tokenising in neither.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 
 import numpy as np
 from absl import flags
 
-from benchmarks import output, peers
-from bsft_jax import cli
-
-CONTESTANTS = ('ours', 'TRL')
+from benchmarks import peers
 
 _SOURCE = flags.DEFINE_string('source', 'synthetic:1200', 'Records.')
 _TOKENS = flags.DEFINE_integer('tokens', 144, 'Tokens of a row, and of the longest record.', lower_bound=16)
 _ROWS = flags.DEFINE_integer('rows', 24, 'Rows of a step.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 5, 'Steps of a turn.', lower_bound=1)
-_TURNS = flags.DEFINE_integer('turns', 7, 'Turns of each.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/sft_cpu.json', 'File to write.')
-_CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
-_QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
 
 
 def _examples(source: str, tokens: int, rows: int):
@@ -128,25 +119,21 @@ def trl_peer(source: str, tokens: int, rows: int, steps: int):
     return turn
 
 
-def main(argv) -> None:
-    del argv
-    if _CONTESTANT.value:
-        question = json.loads(_QUESTION.value)
-        make = {'ours': ours, 'TRL': trl_peer}[_CONTESTANT.value]
-        peers.answer(lambda: make(**question))
-        return
+CONTEST = peers.Contest('benchmarks.sft', {'ours': ours, 'TRL': trl_peer}, turns=7, result='sft_cpu')
+
+
+def main() -> None:
     question = dict(source=_SOURCE.value, tokens=_TOKENS.value, rows=_ROWS.value, steps=_STEPS.value)
-    found = peers.contest('benchmarks.sft', list(CONTESTANTS), question, _TURNS.value, _THREADS.value)
-    mine, theirs = (found[name]['work_per_second'] for name in CONTESTANTS)
+    found = CONTEST(question)
+    mine, theirs = (found[name]['work_per_second'] for name in ('ours', 'TRL'))
     print(f'{"":<6}{"targets/s":>11}{"ours ×":>8}{"peak MB":>9}')
     for name, row in found.items():
         rate = row['work_per_second']
         print(f'{name:<6}{rate:>11,.0f}{mine / rate:>8.2f}{row["peak_bytes"] / 1e6:>9,.0f}')
     _, store, _ = _examples(_SOURCE.value, _TOKENS.value, _ROWS.value)
-    output.write(
-        _OUTPUT.value, output.command('benchmarks.sft', (_SOURCE, _TOKENS, _ROWS, _STEPS)),
-        ('jax', 'optax', 'torch', 'transformers', 'trl'), device=f'cpu, {_THREADS.value} threads',
-        **question, records=len(store), contestants=found,
+    CONTEST.write(
+        ('jax', 'optax', 'torch', 'transformers', 'trl'), (_SOURCE, _TOKENS, _ROWS, _STEPS), **question,
+        records=len(store), contestants=found,
         table=[(
             f'full fine-tuning, {len(store):,} records of {np.min(store.lengths)} to {np.max(store.lengths):,} tokens',
             f'{mine:,.0f} target tokens/s', f'TRL SFTTrainer: {theirs:,.0f}', f'{mine / theirs:.2f} times as fast',
@@ -155,4 +142,4 @@ def main(argv) -> None:
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    CONTEST.run(main)

@@ -10,12 +10,11 @@ A turn is a step or two, seconds.
 
 from __future__ import annotations
 
-import json
+import functools
 
 from absl import flags
 
-from benchmarks import output, peers
-from bsft_jax import cli
+from benchmarks import peers
 
 # layers, width, vocabulary, rows, tokens of a row
 SIZES = {
@@ -25,16 +24,11 @@ SIZES = {
     'medium-32k': (12, 512, 32_768, 8, 256),
 }
 TUNED = ('full', 'lora')
-CONTESTANTS = ('ours', 'torch', 'torch compiled')
+PEERS = ('torch', 'torch compiled')
 
 _SIZES = flags.DEFINE_list('sizes', list(SIZES), 'Which of the sizes.')
 _TUNED = flags.DEFINE_list('tuned', list(TUNED), 'What is trained: full, lora.')
-_AGAINST = flags.DEFINE_list('against', list(CONTESTANTS[1:]), 'Which peers.')
-_TURNS = flags.DEFINE_integer('turns', 3, 'Turns of each.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of each.', lower_bound=1)
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/train_step_cpu.json', 'File to write.')
-_CONTESTANT = flags.DEFINE_string('contestant', '', 'Set by the benchmark itself.')
-_QUESTION = flags.DEFINE_string('question', '', 'Set by the benchmark itself.')
+_AGAINST = flags.DEFINE_list('against', list(PEERS), 'Which peers.')
 
 
 def _shape(size: str) -> dict:
@@ -145,15 +139,18 @@ def _table(rows: list[dict]) -> list[tuple[str, str, str, str]]:
     return lines
 
 
-def main(argv) -> None:
-    del argv
-    if _CONTESTANT.value:
-        question = json.loads(_QUESTION.value)
-        if _CONTESTANT.value == 'ours':
-            peers.answer(lambda: ours(**question))
-        else:
-            peers.answer(lambda: torch_peer(**question, compiled=_CONTESTANT.value == 'torch compiled'))
-        return
+CONTEST = peers.Contest(
+    'benchmarks.train_step',
+    {
+        'ours': ours,
+        'torch': functools.partial(torch_peer, compiled=False),
+        'torch compiled': functools.partial(torch_peer, compiled=True),
+    },
+    turns=3, result='train_step_cpu',
+)  # fmt: skip
+
+
+def main() -> None:
     rows = []
     print(
         f'{"size":<11}{"tuned":<7}{"contestant":<16}{"tokens/s":>9}{"ours ×":>8}{"first s":>9}{"peak MB":>9}'
@@ -161,10 +158,7 @@ def main(argv) -> None:
     for size in _SIZES.value:
         for tuned in _TUNED.value:
             steps = 2 if size.startswith('small') else 1
-            found = peers.contest(
-                'benchmarks.train_step', ['ours', *_AGAINST.value], dict(size=size, tuned=tuned, steps=steps),
-                _TURNS.value, _THREADS.value,
-            )  # fmt: skip
+            found = CONTEST(dict(size=size, tuned=tuned, steps=steps), ['ours', *_AGAINST.value])
             tokens = steps * SIZES[size][3] * SIZES[size][4]
             for name, row in found.items():
                 ratio = row['seconds'] / found['ours']['seconds']
@@ -177,12 +171,8 @@ def main(argv) -> None:
                 )
     packages = ('jax', 'flax', 'optax', 'torch', 'transformers', 'peft')
     shapes = {size: _shape(size) for size in _SIZES.value}
-    output.write(
-        _OUTPUT.value, output.command('benchmarks.train_step', (_SIZES, _TUNED, _AGAINST, _TURNS)), packages,
-        device=f'cpu, {_THREADS.value} threads', turns=_TURNS.value, shapes=shapes, rows=rows,
-        table=_table(rows),
-    )  # fmt: skip
+    CONTEST.write(packages, (_SIZES, _TUNED, _AGAINST), shapes=shapes, rows=rows, table=_table(rows))
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    CONTEST.run(main)

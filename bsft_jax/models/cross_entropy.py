@@ -20,12 +20,12 @@ from bsft_jax.models.products import kernel_gradient, precision_for
 from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting
 
 LARGEST_TILE = 2**27  # logits of a device: a tile reads the kernel and writes its gradient once
-LARGEST_TILE_CPU = 2**25  # where products of so many columns are no faster for having more rows
+LARGEST_TILE_CPU = 2**25  # there, products of so many columns are no faster for having more rows
+COLUMNS_CPU = (
+    2**13
+)  # of the kernel's gradient, added to at a time: there, a whole one would stand beside the sum
 TILES = 8  # of a device's tokens, but for the smallest: tokens without weight are skipped by whole tiles
 SMALLEST_TILE = 256  # tokens
-COLUMNS = (
-    2**13
-)  # of the kernel's gradient that a tile adds to at a time: no second gradient stands beside the sum
 MASKED = -1e30
 
 
@@ -126,13 +126,18 @@ def _on_mesh(columns, wanted, hidden_BTD, kernel_DV, rows_nD, targets_BT, weight
 def _on_device(columns, wanted, split, *args):
     """A device's part of `_on_mesh`."""
 
-    def run(largest: int):
-        return functools.partial(_in_tiles, columns, wanted, split, largest)
+    def run(**sizes):
+        return functools.partial(_in_tiles, columns, wanted, split, **sizes)
 
-    return jax.lax.platform_dependent(*args, cpu=run(LARGEST_TILE_CPU), default=run(LARGEST_TILE))
+    return jax.lax.platform_dependent(
+        *args, cpu=run(largest=LARGEST_TILE_CPU, at_a_time=COLUMNS_CPU), default=run(largest=LARGEST_TILE)
+    )
 
 
-def _in_tiles(columns, wanted, split, largest, hidden_BTD, kernel_DV, rows_nD, targets_BT, weights_BT):
+def _in_tiles(
+    columns, wanted, split, hidden_BTD, kernel_DV, rows_nD, targets_BT, weights_BT, *, largest, at_a_time=None
+):
+    """With tiles of so many logits at most; the kernel's gradient is added to by so many columns, or whole."""
     (D, V), N, dtype = kernel_DV.shape, targets_BT.size, hidden_BTD.dtype
     rows_nD = jnp.zeros((0, D), dtype) if rows_nD is None else rows_nD.astype(dtype)
     tile = min(N, max(SMALLEST_TILE, -(-N // TILES)), max(1, largest // V))
@@ -162,7 +167,7 @@ def _in_tiles(columns, wanted, split, largest, hidden_BTD, kernel_DV, rows_nD, t
             for whole, x in zip((logprob_N, correct_N, dhidden_ND), each, strict=True)
         ]
         return put, (
-            dkernel_DV if dbase is None else _add_product(dkernel_DV, here[0], dbase),
+            dkernel_DV if dbase is None else _add_product(dkernel_DV, here[0], dbase, at_a_time or V),
             drows_nD if drows is None else drows_nD + drows,
         )
 
@@ -266,15 +271,17 @@ def _tile(columns, wanted, vocabulary, kernel_DV, rows_nD, hidden_ND, targets_N,
     return logprob_N, correct_N, dhidden_ND, dbase_NV if wanted[1] else None, drows_nD
 
 
-def _add_product(sum_DV: jax.Array, hidden_ND: jax.Array, dbase_NV: jax.Array) -> jax.Array:
-    """`sum_DV + hidden_NDᵀ dbase_NV`, some columns at a time."""
+def _add_product(sum_DV: jax.Array, hidden_ND: jax.Array, dbase_NV: jax.Array, at_a_time: int) -> jax.Array:
+    """`sum_DV + hidden_NDᵀ dbase_NV`, so many columns at a time."""
+    V = sum_DV.shape[1]
+    if at_a_time >= V:
+        return sum_DV + kernel_gradient(hidden_ND, dbase_NV)
 
     def add(first, sum_DV, columns: int):
         more_DC = kernel_gradient(hidden_ND, jax.lax.dynamic_slice_in_dim(dbase_NV, first, columns, 1))
         here_DC = jax.lax.dynamic_slice_in_dim(sum_DV, first, columns, 1)
         return jax.lax.dynamic_update_slice_in_dim(sum_DV, here_DC + more_DC, first, 1)
 
-    columns = min(COLUMNS, sum_DV.shape[1])
-    blocks, rest = divmod(sum_DV.shape[1], columns)
-    sum_DV = jax.lax.fori_loop(0, blocks, lambda i, x: add(i * columns, x, columns), sum_DV)
-    return add(blocks * columns, sum_DV, rest) if rest else sum_DV
+    blocks, rest = divmod(V, at_a_time)
+    sum_DV = jax.lax.fori_loop(0, blocks, lambda i, x: add(i * at_a_time, x, at_a_time), sum_DV)
+    return add(blocks * at_a_time, sum_DV, rest) if rest else sum_DV

@@ -50,7 +50,7 @@ def _inputs(ids, seed=0, scale=1.0):
 
 def _small_tiles(monkeypatch):
     monkeypatch.setattr(fused, 'SMALLEST_TILE', 5)
-    monkeypatch.setattr(fused, 'COLUMNS', 20)  # of 48
+    monkeypatch.setattr(fused, 'COLUMNS_CPU', 20)  # of 48
 
 
 @pytest.mark.parametrize('cap', [0.0, 3.0])

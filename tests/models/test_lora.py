@@ -86,11 +86,8 @@ def test_a_product_with_the_merged_kernel_has_the_gradients_of_thin_products(out
 
 def test_an_adapter_is_merged_where_that_is_less_work_and_as_exact():
     adapter = lora.Lora(8, 24, LoraSpec(3, dropout=0.5), nnx.Rngs(0))
-    kernel, x, key = (
-        jnp.zeros((8, 24)),
-        jnp.zeros((1, 6, 8)),
-        jax.random.key(0),
-    )  # 8 · 24 / (8 + 24) = 6 tokens
+    kernel, key = jnp.zeros((8, 24)), jax.random.key(0)
+    x = jnp.zeros((1, 6, 8))  # 8 · 24 / (8 + 24) = 6 tokens
     assert adapter.merges(x, kernel, None) and not adapter.merges(x[:, :5], kernel, None)
     assert not adapter.merges(x, kernel, key)
     assert not adapter.merges(x, kernel.astype(jnp.bfloat16), None)
