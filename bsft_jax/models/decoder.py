@@ -269,6 +269,7 @@ def _places(arch: Architecture, query: Layout, key: Layout, back_end: str) -> li
 def _apart(step: Callable, carry, stacked):
     """What `jax.lax.scan` does, step by step in the program."""
     results = []
+    step = jax.jit(step)  # traced once for all
     for one in _unstack(stacked, len(jax.tree.leaves(stacked)[0])):
         carry, result = step(carry, one)
         results.append(result)
