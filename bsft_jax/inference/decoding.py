@@ -127,8 +127,8 @@ def _decode(
         return jnp.pad(x, widths, constant_values=value)
 
     cache = KVView(
-        grow(prompt.k_LBSKH, 2),
-        grow(prompt.v_LBSKH, 2),
+        grow(prompt.k_LBKSH, 3),
+        grow(prompt.v_LBKSH, 3),
         Layout(grow(jnp.where(layout.segment_ids_BT > 0, 1, -1), 1, -1), grow(layout.positions_BT, 1)),
     )
 
@@ -152,8 +152,8 @@ def _decode(
             return jax.lax.dynamic_update_slice_in_dim(buffer, value, P + step, axis)
 
         cache = KVView(
-            put(cache.k_LBSKH, new.k_LBSKH, 2),
-            put(cache.v_LBSKH, new.v_LBSKH, 2),
+            put(cache.k_LBKSH, new.k_LBKSH, 3),
+            put(cache.v_LBKSH, new.v_LBKSH, 3),
             Layout(
                 put(cache.layout.segment_ids_BT, here.segment_ids_BT, 1),
                 put(cache.layout.positions_BT, here.positions_BT, 1),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from bsft_jax.models import remat
@@ -78,12 +79,12 @@ class KVView:
     """Keys and values that later tokens may attend to: a prompt's, or a decoding cache.
 
     Attributes:
-      k_LBSKH, v_LBSKH: keys (rotated) and values of every layer.
+      k_LBKSH, v_LBKSH: keys (rotated) and values of every layer, heads first, as products read them.
       layout: where those tokens stand.
     """
 
-    k_LBSKH: jax.Array
-    v_LBSKH: jax.Array
+    k_LBKSH: jax.Array
+    v_LBKSH: jax.Array
     layout: Layout
 
 
@@ -125,6 +126,41 @@ def dense(mask: AttentionMask, scores: Scores) -> Attend:
     return lambda q, k, v: checkpoint_name(run(q, k, v), remat.ATTENTION)
 
 
+def behind_view(own: AttentionMask, of_view: AttentionMask, scores: Scores) -> Callable[..., jax.Array]:
+    """Attention of a suffix to itself and to a view: `(q_BTNH, k_BTKH, v_BTKH, k_BKSH, v_BKSH)` to out_BTNH."""
+    masks = own.dense(), of_view.dense()
+
+    def run(q_BTNH, k_BTKH, v_BTKH, k_BKSH, v_BKSH, own_BTT, of_view_BTS):
+        B, T, N, H = q_BTNH.shape
+        q_BKGTH = _grouped(q_BTNH, k_BTKH.shape[2])
+        k_BKTH, v_BKTH = jnp.swapaxes(k_BTKH, 1, 2), jnp.swapaxes(v_BTKH, 1, 2)
+        keys = [(k_BKSH, v_BKSH, of_view_BTS), (k_BKTH, v_BKTH, own_BTT)]
+        out_BKGTH = _attend_block(q_BKGTH, keys, scores)
+        return jnp.transpose(out_BKGTH, (0, 3, 1, 2, 4)).reshape(B, T, N, H)
+
+    if parts(masks[0].shape[1], TOKENS) == 1:
+        return lambda *qkv: run(*qkv, *masks)
+
+    def split(q_BTNH, k_BTKH, v_BTKH, *view):
+        heads = _heads(q_BTNH, k_BTKH)
+        specs = [fitting(x.shape, ROWS, heads, None, None) for x in view]
+        specs += [fitting(x.shape, ROWS, TOKENS, None) for x in masks]
+        return on_devices(run, q_BTNH, k_BTKH, v_BTKH, (*view, *masks), tuple(specs))
+
+    return split
+
+
+def _heads(q_BTNH, k_BSKH) -> str | None:
+    """The axis that splits heads: queries' and keys' alike, or none."""
+    return 'tensor' if parts(k_BSKH.shape[2], 'tensor') == parts(q_BTNH.shape[2], 'tensor') else None
+
+
+def _grouped(q_BTNH, kv_heads: int) -> jax.Array:
+    """q_BKGTH: the G queries that share the keys of one of K heads side by side."""
+    B, T, N, H = q_BTNH.shape
+    return jnp.transpose(q_BTNH.reshape(B, T, kv_heads, N // kv_heads, H), (0, 2, 3, 1, 4))
+
+
 def on_devices(run: Callable, q_BTNH, k_BSKH, v_BSKH, more: tuple, specs: tuple) -> jax.Array:
     """`run(q, k, v, *more)` on every device of the mesh in force, with its rows, its heads and its queries.
 
@@ -134,8 +170,7 @@ def on_devices(run: Callable, q_BTNH, k_BSKH, v_BSKH, more: tuple, specs: tuple)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return run(q_BTNH, k_BSKH, v_BSKH, *more)
-    whole = parts(k_BSKH.shape[2], 'tensor') != parts(q_BTNH.shape[2], 'tensor')
-    heads = None if whole else 'tensor'
+    heads = _heads(q_BTNH, k_BSKH)
     q_spec, kv_spec = (fitting(x.shape, ROWS, TOKENS, heads, None) for x in (q_BTNH, k_BSKH))
 
     def local(q_BTNH, k_BSKH, v_BSKH, *more):
@@ -167,8 +202,8 @@ def attend(
     Returns out_BTNH in the dtype of `q_BTNH`.
     """
     B, T, N, H = q_BTNH.shape
-    S, K = k_BSKH.shape[1:3]
-    q_BKGTH = jnp.transpose(q_BTNH.reshape(B, T, K, N // K, H), (0, 2, 3, 1, 4))
+    S = k_BSKH.shape[1]
+    q_BKGTH = _grouped(q_BTNH, k_BSKH.shape[2])
     k_BKSH, v_BKSH = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
     block = max(SMALLEST_BLOCK, -(-T // MOST_BLOCKS)) if ordered else T
     starts = range(0, T, block)
@@ -178,29 +213,36 @@ def attend(
         stop = min(start + block, T)
         first = max(0, start - window + 1) if ordered and window else 0
         seen = slice(first, stop if ordered else S)
-        blocks.append(
-            _attend_block(
-                q_BKGtH,
-                k_BKSH[:, :, seen],
-                v_BKSH[:, :, seen],
-                mask_BTS[:, start:stop, seen],
-                scores,
-            )
-        )
+        keys = k_BKSH[:, :, seen], v_BKSH[:, :, seen], mask_BTS[:, start:stop, seen]
+        blocks.append(_attend_block(q_BKGtH, [keys], scores))
     out_BKGTH = jnp.concatenate(blocks, axis=3)
     return jnp.transpose(out_BKGTH, (0, 3, 1, 2, 4)).reshape(B, T, N, H)
 
 
-def _attend_block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, scores):
-    """The queries of a group stand in one product: [B, K, G·T, H] by [B, K, S, H]."""
+def _attend_block(q_BKGTH, keys: list, scores):
+    """Queries under one softmax over all `keys`, (k_BKSH, v_BKSH, mask_BTS) each, none of which is copied.
+
+    The queries of a group stand in one product: [B, K, G·T, H] by [B, K, S, H].
+    """
     B, K, G, T, H = q_BKGTH.shape
     rows_BKRH = q_BKGTH.reshape(B, K, G * T, H)
     precision = precision_for(q_BKGTH.dtype)
-    products_BKRS = jnp.einsum(
-        'BKRH,BKSH->BKRS', rows_BKRH, k_BKSH, precision=precision, preferred_element_type=jnp.float32
-    )
-    mask_BGTS = jnp.broadcast_to(mask_BTS[:, None], (B, G, *mask_BTS.shape[1:]))
-    scores_BKRS = jnp.where(mask_BGTS.reshape(B, 1, G * T, -1), scores(products_BKRS), -1e30)
-    probs_BKRS = jax.nn.softmax(scores_BKRS, axis=-1).astype(v_BKSH.dtype)
-    out_BKRH = jnp.einsum('BKRS,BKSH->BKRH', probs_BKRS, v_BKSH, precision=precision)
-    return out_BKRH.reshape(q_BKGTH.shape)
+
+    def scored(k_BKSH, mask_BTS):
+        products_BKRS = jnp.einsum(
+            'BKRH,BKSH->BKRS', rows_BKRH, k_BKSH, precision=precision, preferred_element_type=jnp.float32
+        )
+        mask_BGTS = jnp.broadcast_to(mask_BTS[:, None], (B, G, *mask_BTS.shape[1:]))
+        return jnp.where(mask_BGTS.reshape(B, 1, G * T, -1), scores(products_BKRS), -1e30)
+
+    scores_BKRS = jnp.concatenate([scored(k, mask) for k, _, mask in keys], axis=-1)
+    probs_BKRS = jax.nn.softmax(scores_BKRS, axis=-1).astype(q_BKGTH.dtype)
+    ends = np.cumsum([mask.shape[-1] for *_, mask in keys])
+    outs = [
+        jnp.einsum(
+            'BKRS,BKSH->BKRH', probs, v, precision=precision,
+            preferred_element_type=jnp.float32 if len(keys) > 1 else None,
+        )
+        for probs, (_, v, _) in zip(jnp.split(probs_BKRS, ends[:-1], axis=-1), keys, strict=True)
+    ]  # fmt: skip
+    return sum(outs[1:], outs[0]).astype(q_BKGTH.dtype).reshape(q_BKGTH.shape)

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from bsft_jax.config import LINEAR_MAPS
 from bsft_jax.models import backends, behavior_rows, remat, rope
 from bsft_jax.models.architecture import Architecture
-from bsft_jax.models.attention import Attend, AttentionMask, KVView, Layout, Scores
+from bsft_jax.models.attention import Attend, AttentionMask, KVView, Layout, Scores, behind_view
 from bsft_jax.models.linear import Linear
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain
@@ -88,12 +88,9 @@ class Attention(nnx.Module):
         q_BTNH = rope.rotate(heads(self.q(x_BTD, keys[0]), self.q_norm), place.angles)
         k_BTKH = rope.rotate(heads(self.k(x_BTD, keys[1]), self.k_norm), place.angles)
         v_BTKH = heads(self.v(x_BTD, keys[2]))
-        k_BSKH, v_BSKH = k_BTKH, v_BTKH
-        if view_kv is not None:
-            k_BSKH = jnp.concatenate([view_kv[0], k_BSKH], axis=1)
-            v_BSKH = jnp.concatenate([view_kv[1], v_BSKH], axis=1)
-        out_BTNH = place.attend(q_BTNH, k_BSKH, v_BSKH)
-        return self.o(out_BTNH.reshape(B, T, -1), keys[3]), (k_BTKH, v_BTKH)
+        out_BTNH = place.attend(q_BTNH, k_BTKH, v_BTKH, *view_kv)
+        kv_BKTH = jnp.swapaxes(k_BTKH, 1, 2), jnp.swapaxes(v_BTKH, 1, 2)
+        return self.o(out_BTNH.reshape(B, T, -1), keys[3]), kv_BKTH
 
 
 class Mlp(nnx.Module):
@@ -104,11 +101,14 @@ class Mlp(nnx.Module):
         self.gate = make('gate', arch.width, arch.ffn_width, arch.mlp_bias)
         self.up = make('up', arch.width, arch.ffn_width, arch.mlp_bias)
         self.down = make('down', arch.ffn_width, arch.width, arch.mlp_bias, RESIDUAL_INIT * arch.init_std)
-        self.activation = arch.activation
+        self.activation, self.apart = arch.activation, form.apart
 
     def __call__(self, x_BTD, keys):
-        # The backward pass keeps the two factors, and makes what is between them again.
-        gated = jax.checkpoint(lambda gate, up: ACTIVATIONS[self.activation](gate) * up, prevent_cse=False)
+        # The backward pass keeps the two factors, and makes what is between them again. Outside of a scan XLA
+        # would find it made already, and keep it.
+        gated = jax.checkpoint(
+            lambda gate, up: ACTIVATIONS[self.activation](gate) * up, prevent_cse=self.apart
+        )
         gated_BTF = gated(self.gate(x_BTD, keys[0]), self.up(x_BTD, keys[1]))
         return self.down(constrain(gated_BTF, ROWS, TOKENS, 'tensor'), keys[2])
 
@@ -130,7 +130,7 @@ class Layer(nnx.Module):
         self.mlp = Mlp(arch, form, dtype, rngs)
         self.mlp_post_norm = RMSNorm(arch.width, arch) if arch.post_norms else None
 
-    def __call__(self, x_BTD, place: Place, view_kv=None, key=None):
+    def __call__(self, x_BTD, place: Place, view_kv=(), key=None):
         keys = [None] * len(LINEAR_MAPS) if key is None else jax.random.split(key, len(LINEAR_MAPS))
 
         def add(x_BTD, more_BTD, post_norm):
@@ -208,18 +208,17 @@ class Decoder(nnx.Module):
         hidden_BTD = behavior_rows.embed(self, tokens_BT).astype(self.dtype)
         hidden_BTD *= jnp.asarray(self.arch.embedding_scale, self.dtype)
         hidden_BTD = constrain(hidden_BTD, ROWS, TOKENS, None)
-        keys = layout if view is None else _concatenate(view.layout, layout)
-        places = _places(self.arch, layout, keys, self.form.attention)
+        places = _places(self.arch, layout, view and view.layout, self.form.attention)
         beside = {}  # what stands beside the parameters of each layer
         if view is not None:
-            beside['view_kv'] = view.k_LBSKH, view.v_LBSKH
+            beside['view_kv'] = view.k_LBKSH, view.v_LBKSH
         if dropout_key is not None:
             beside['key'] = jax.random.split(dropout_key, self.arch.layers)
         hidden_BTD, kv = self._run(hidden_BTD, places, beside)
         return self.norm(hidden_BTD), KVView(*kv, layout)
 
     def _run(self, hidden_BTD, places: list[Place], beside: dict):
-        """All layers; returns hidden states and (k_LBTKH, v_LBTKH)."""
+        """All layers; returns hidden states and (k_LBKTH, v_LBKTH)."""
         period, stacked = self.arch.period, self.arch.stacked
 
         def some(graph, hidden_BTD, state, beside, layers: int):
@@ -256,13 +255,18 @@ class Decoder(nnx.Module):
         return hidden_BTD, jax.tree.map(lambda *x: jnp.concatenate(x), kv, more)
 
 
-def _places(arch: Architecture, query: Layout, key: Layout, back_end: str) -> list[Place]:
+def _places(arch: Architecture, layout: Layout, view: Layout | None, back_end: str) -> list[Place]:
     """A place per kind; equal ropes and windows are computed once."""
     scores = Scores(arch.score_scale, arch.attention_cap)
-    angles = {k.rope: rope.angles(query.positions_BT, arch.head_width, k.rope) for k in arch.kinds}
-    lowered = {
-        k.window: backends.lower(AttentionMask(query, key, k.window), scores, back_end) for k in arch.kinds
-    }
+
+    def lower(window: int) -> Attend:
+        own = AttentionMask(layout, layout, window)
+        if view is None:
+            return backends.lower(own, scores, back_end)
+        return behind_view(own, AttentionMask(layout, view, window), scores)
+
+    angles = {k.rope: rope.angles(layout.positions_BT, arch.head_width, k.rope) for k in arch.kinds}
+    lowered = {window: lower(window) for window in {k.window for k in arch.kinds}}
     return [Place(angles[k.rope], lowered[k.window]) for k in arch.kinds]
 
 
@@ -283,17 +287,3 @@ def _unstack(tree, layers: int) -> list:
     leaves, structure = jax.tree.flatten(tree)
     split = [jax.lax.split(x, (1,) * layers) for x in leaves]
     return [jax.tree.unflatten(structure, [x[i][0] for x in split]) for i in range(layers)]
-
-
-def _concatenate(first: Layout, second: Layout) -> Layout:
-    """Keys of `first` before keys of `second`; a missing branch or leaf stands for zeros."""
-
-    def join(a, b):
-        if a is None and b is None:
-            return None
-        a = jnp.zeros_like(first.segment_ids_BT) if a is None else a
-        b = jnp.zeros_like(second.segment_ids_BT) if b is None else b
-        return jnp.concatenate([a, b], axis=1)
-
-    fields = [field.name for field in dataclasses.fields(Layout)]
-    return Layout(*(join(getattr(first, name), getattr(second, name)) for name in fields))

@@ -61,7 +61,8 @@ def test_layers_logits_and_gradients_equal_torch(shape, tmp_path, monkeypatch):
     def run(params):
         decoder = network.bind(params)
         hidden_BTD, kv = decoder(tokens_BT, layout)
-        return head.logits(decoder, hidden_BTD), hidden_BTD, kv.k_LBSKH, kv.v_LBSKH
+        k_LBTKH, v_LBTKH = (jnp.swapaxes(x, 2, 3) for x in (kv.k_LBKSH, kv.v_LBKSH))
+        return head.logits(decoder, hidden_BTD), hidden_BTD, k_LBTKH, v_LBTKH
 
     def loss(params):
         decoder = network.bind(params)
