@@ -14,7 +14,7 @@ from bsft_jax.config import MeshSection
 from bsft_jax.errors import UserError
 from bsft_jax.models import backends, blockwise, splash
 from bsft_jax.models.architecture import Architecture, LayerKind
-from bsft_jax.models.attention import AttentionMask, Layout, Scores
+from bsft_jax.models.attention import AttentionMask, Layout, Scores, attend, behind_view
 from bsft_jax.models.network import Network
 from bsft_jax.models.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
@@ -195,3 +195,26 @@ def test_a_name_is_resolved_by_the_platform_of_the_mesh():
         net.bind(net.init(jax.random.key(0)))(
             jnp.zeros((1, 8), jnp.int32), Layout.single(jnp.zeros((1, 8), jnp.int32))
         )
+
+
+@pytest.mark.parametrize('mesh', MESHES)
+def test_a_suffix_sees_its_view_as_if_keys_stood_in_one_array(mesh):
+    B, T, S, N, K, H = 4, 8, 24, 4, 2, 16
+    keys = jax.random.split(jax.random.key(0), 5)
+    q_BTNH = jax.random.normal(keys[0], (B, T, N, H))
+    k_BTKH, v_BTKH = (jax.random.normal(key, (B, T, K, H)) for key in keys[1:3])
+    k_BSKH, v_BSKH = (jax.random.normal(key, (B, S, K, H)) for key in keys[3:])
+    view = packed(B, S)
+    suffix = Layout(
+        jnp.full((B, T), 2), jnp.broadcast_to(jnp.arange(9, 9 + T), (B, T)), jnp.broadcast_to(jnp.arange(T) // 3, (B, T))
+    )  # fmt: skip
+    own, of_view, scores = AttentionMask(suffix, suffix), AttentionMask(suffix, view), Scores(0.3)
+    joined = (jnp.concatenate(pair, 1) for pair in ((k_BSKH, k_BTKH), (v_BSKH, v_BTKH)))
+    mask = jnp.concatenate([of_view.dense(), own.dense()], -1)
+    expected = attend(q_BTNH, *joined, mask, scores, ordered=False)
+
+    section = MeshSection(*MESHES[mesh])
+    with jax.set_mesh(mesh_lib.make_mesh(section, jax.devices()[: math.prod(MESHES[mesh])])):
+        run = jax.jit(lambda *qkv: behind_view(own, of_view, scores)(*qkv))
+        out = run(q_BTNH, k_BTKH, v_BTKH, jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2))
+    np.testing.assert_allclose(out, expected, atol=1e-6)
