@@ -15,7 +15,7 @@ from bsft_jax.models import remat
 from bsft_jax.models.products import precision_for
 from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain, fitting, parts
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q_BTNH, k_BSKH, v_BSKH to out_BTNH
+Attend = Callable[..., jax.Array]  # q_BTNH, k_BSKH, v_BSKH (and a view's k_BKSH, v_BKSH) to out_BTNH
 SMALLEST_BLOCK = 64  # queries
 MOST_BLOCKS = 8  # of a row, since each is compiled by itself
 
@@ -126,7 +126,7 @@ def dense(mask: AttentionMask, scores: Scores) -> Attend:
     return lambda q, k, v: checkpoint_name(run(q, k, v), remat.ATTENTION)
 
 
-def behind_view(own: AttentionMask, of_view: AttentionMask, scores: Scores) -> Callable[..., jax.Array]:
+def behind_view(own: AttentionMask, of_view: AttentionMask, scores: Scores) -> Attend:
     """Attention of a suffix to itself and to a view: `(q_BTNH, k_BTKH, v_BTKH, k_BKSH, v_BKSH)` to out_BTNH."""
     masks = own.dense(), of_view.dense()
 
@@ -220,9 +220,10 @@ def attend(
 
 
 def _attend_block(q_BKGTH, keys: list, scores):
-    """Queries under one softmax over all `keys`, (k_BKSH, v_BKSH, mask_BTS) each, none of which is copied.
+    """Queries under one softmax over all `keys`, (k_BKSH, v_BKSH, mask_BTS) each.
 
-    The queries of a group stand in one product: [B, K, G·T, H] by [B, K, S, H].
+    Scores are put side by side, so that no key or value is copied. The queries of a group stand in one product:
+    [B, K, G·T, H] by [B, K, S, H].
     """
     B, K, G, T, H = q_BKGTH.shape
     rows_BKRH = q_BKGTH.reshape(B, K, G * T, H)

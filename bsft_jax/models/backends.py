@@ -5,7 +5,7 @@ from __future__ import annotations
 from jax.sharding import Mesh
 
 from bsft_jax.errors import UserError
-from bsft_jax.models.attention import Attend, AttentionMask, Scores, dense
+from bsft_jax.models.attention import Attend, AttentionMask, Scores, behind_view, dense
 from bsft_jax.models.blockwise import blockwise
 from bsft_jax.models.splash import splash
 
@@ -37,12 +37,15 @@ def resolve(name: str, mesh: Mesh) -> str:
     return 'splash' if platform == 'tpu' else INTERPRETED
 
 
-def lower(mask: AttentionMask, scores: Scores, back_end: str) -> Attend:
+def lower(mask: AttentionMask, scores: Scores, back_end: str, of_view: AttentionMask | None = None) -> Attend:
     """Attention under a mask, by a resolved back end: `(q_BTNH, k_BSKH, v_BSKH)` to out_BTNH.
 
     The back end is for rows that attend to themselves. Suffixes (branches behind a prompt, the tokens of
-    decoding) are short against many keys and compare branch and option numbers too: they are dense by design.
+    decoding) are short against many keys and compare branch and option numbers too: they are dense by design,
+    and take the keys and values of the view, whose mask is `of_view`, as two more arguments.
     """
     if back_end not in BACK_ENDS:
         raise ValueError(f'attention {back_end!r} is not resolved: Network.on(mesh)')
+    if of_view is not None:
+        return behind_view(mask, of_view, scores)
     return (BACK_ENDS[back_end] if mask.in_rows else dense)(mask, scores)

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from bsft_jax.config import LINEAR_MAPS
 from bsft_jax.models import backends, behavior_rows, remat, rope
 from bsft_jax.models.architecture import Architecture
-from bsft_jax.models.attention import Attend, AttentionMask, KVView, Layout, Scores, behind_view
+from bsft_jax.models.attention import Attend, AttentionMask, KVView, Layout, Scores
 from bsft_jax.models.linear import Linear
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain
@@ -208,7 +208,7 @@ class Decoder(nnx.Module):
         hidden_BTD = behavior_rows.embed(self, tokens_BT).astype(self.dtype)
         hidden_BTD *= jnp.asarray(self.arch.embedding_scale, self.dtype)
         hidden_BTD = constrain(hidden_BTD, ROWS, TOKENS, None)
-        places = _places(self.arch, layout, view and view.layout, self.form.attention)
+        places = _places(self.arch, layout, None if view is None else view.layout, self.form.attention)
         beside = {}  # what stands beside the parameters of each layer
         if view is not None:
             beside['view_kv'] = view.k_LBKSH, view.v_LBKSH
@@ -261,9 +261,8 @@ def _places(arch: Architecture, layout: Layout, view: Layout | None, back_end: s
 
     def lower(window: int) -> Attend:
         own = AttentionMask(layout, layout, window)
-        if view is None:
-            return backends.lower(own, scores, back_end)
-        return behind_view(own, AttentionMask(layout, view, window), scores)
+        of_view = None if view is None else AttentionMask(layout, view, window)
+        return backends.lower(own, scores, back_end, of_view)
 
     angles = {k.rope: rope.angles(layout.positions_BT, arch.head_width, k.rope) for k in arch.kinds}
     lowered = {window: lower(window) for window in {k.window for k in arch.kinds}}

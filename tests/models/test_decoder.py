@@ -1,6 +1,7 @@
 """The decoder against itself: packing, caches, behavior rows, and scores without full logits."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,20 @@ def test_layers_compiled_apart_are_the_scanned_layers(remat):
     assert loops and not none
     for one, reference in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert_close(one, reference, 1e-5)
+
+
+def test_the_gated_product_is_made_again_where_layers_are_apart():
+    arch = _tiny_arch()
+    network = Network(arch, apart=True)
+    params = network.init(jax.random.key(0))
+    tokens_BT = jnp.ones((2, 64), jnp.int32)
+
+    def total(params):
+        return network.bind(params)(tokens_BT, Layout.single(tokens_BT))[0].sum()
+
+    program = jax.jit(jax.grad(total)).lower(params).compile().as_text()
+    shape = rf'f32\[(?:2,64|128),{arch.ffn_width}\]'
+    assert len(re.findall(rf'{shape}\S* exponential\(', program)) >= 2 * arch.layers
 
 
 def test_layers_are_apart_on_one_cpu_unless_there_are_many():
