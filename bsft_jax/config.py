@@ -29,7 +29,7 @@ MODES = {
     'behavior_rows': ('behavior/.*',),
 }
 
-ATTENTION = ('auto', 'dense', 'blockwise', 'splash')
+ATTENTION = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
 REMAT = ('none', 'dots', 'minimal', 'full', 'offload')
 MESH_AXES = ('data', 'fsdp', 'context', 'tensor')
 
@@ -55,7 +55,8 @@ class ModelSection:
     `new_rows` is the first value of new behavior rows: the mean over the tokens of the behavior's
     `description`, the `mean` of the table, or `normal` with the table's mean and deviation.
     `attention` is how rows attend: `dense` products (any device), `blockwise`, whose memory does not grow with the
-    square of a row (any device), the `splash` kernel (TPU), or `auto`: splash on TPUs, blockwise on CPUs, else dense.
+    square of a row (any device), the `splash` kernel (TPU), the flash kernel of `cudnn` (GPUs from Hopper on, in
+    bfloat16), or `auto`: splash on TPUs, blockwise on CPUs, else dense.
     """
 
     base: str = free('tiny-clinical')

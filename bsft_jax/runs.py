@@ -5,6 +5,7 @@ The apps parse flags and call these; so do tests and notebooks.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -83,6 +84,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     workdir = pathlib.Path(workdir)
     base = workdir_lib.open_base(config)
     store, plan = records_lib.training_examples(config, base)
+    base.network = dataclasses.replace(base.network, documents=plan.most_in_row)
     placed = placement.place(config, base)
     mesh = placed.mesh
     source = loader.StepSource(

@@ -128,6 +128,11 @@ class PackPlan:
         return max(sum(map(len, self.rows(step))) for step in range(steps))
 
     @property
+    def most_in_row(self) -> int:
+        """No row of any epoch has more records: so many of the shortest fit."""
+        return self.sequence_length // int(self.lengths_N.min())
+
+    @property
     def fill(self) -> float:
         """Share of the first epoch's row tokens that are records."""
         rows = [row for step in self._epoch(0) for row in step]

@@ -111,7 +111,9 @@ def _decode(
     B, P = tokens_BP.shape
     columns = jnp.arange(P)
     layout = Layout(
-        (columns < length_B[:, None]).astype(jnp.int32), jnp.broadcast_to(columns, tokens_BP.shape)
+        (columns < length_B[:, None]).astype(jnp.int32),
+        jnp.broadcast_to(columns, tokens_BP.shape),
+        documents=1,
     )
     hidden_BPD, prompt = decoder(tokens_BP, layout)
     last_B1D = jnp.take_along_axis(hidden_BPD, (length_B - 1)[:, None, None], axis=1)

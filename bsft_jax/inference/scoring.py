@@ -48,10 +48,13 @@ def leave_out_long(
     return kept
 
 
-def slot_logprobs(network: Network, params: Params, batch: BranchBatch, slots: int) -> jax.Array:
-    """Log-probability sums [B, slots] of one batch: prompts once, all branches behind them once."""
+def slot_logprobs(
+    network: Network, params: Params, batch: BranchBatch, slots: int, documents: int
+) -> jax.Array:
+    """Log-probability sums [B, slots] of one batch: prompts once, `documents` in a row at most, then all branches."""
     decoder = network.bind(params)
-    prompt_BTD, view = decoder(batch.tokens_BT, Layout(batch.segment_ids_BT, batch.positions_BT))
+    layout = Layout(batch.segment_ids_BT, batch.positions_BT, documents=documents)
+    prompt_BTD, view = decoder(batch.tokens_BT, layout)
     suffix = Layout(
         batch.suffix_segment_ids_BS, batch.suffix_positions_BS, batch.suffix_branch_BS, batch.suffix_leaf_BS
     )
@@ -109,7 +112,7 @@ class Scorer:
     def _score(self, network: Network, params: Params, batch: BranchBatch, places, confusion):
         """Sums of a batch by place, and the confusion counts with this batch added."""
         plan, n = self._plan, self._n
-        sums_BRX = slot_logprobs(network, params, batch, plan.R * plan.slots).reshape(
+        sums_BRX = slot_logprobs(network, params, batch, plan.R * plan.slots, plan.R).reshape(
             plan.B, plan.R, plan.slots
         )
         behavior_BRn = sums_BRX[..., :n]

@@ -29,18 +29,20 @@ class Layout:
       positions_BT: position within the document, from 0; it grows by one from token to token of a row.
       branch_BT: 0 for a prompt, else the branch behind it that the token belongs to; None: all 0.
       leaf_BT: 0 for the stem of a branch, else the option behind it; None: all 0.
+      documents: of a row at most; 0 where that is not known.
     """
 
     segment_ids_BT: jax.Array
     positions_BT: jax.Array
     branch_BT: jax.Array | None = None
     leaf_BT: jax.Array | None = None
+    documents: int = flax.struct.field(pytree_node=False, default=0)
 
     @classmethod
     def single(cls, tokens_BT: jax.Array) -> Layout:
         """One document a row, without padding."""
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-        return cls(jnp.ones_like(tokens_BT), positions_BT)
+        return cls(jnp.ones_like(tokens_BT), positions_BT, documents=1)
 
 
 @flax.struct.dataclass

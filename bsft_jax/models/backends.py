@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from bsft_jax.errors import UserError
 from bsft_jax.models.attention import Attend, AttentionMask, Scores, behind_view, dense
 from bsft_jax.models.blockwise import blockwise
+from bsft_jax.models.cudnn import cudnn
 from bsft_jax.models.splash import splash
 
 INTERPRETED = 'splash, interpreted'  # on a CPU: for tests
@@ -14,6 +15,7 @@ BACK_ENDS = {
     'dense': dense,
     'blockwise': blockwise,
     'splash': splash,
+    'cudnn': cudnn,
     INTERPRETED: lambda mask, scores: splash(mask, scores, interpret=True),
 }
 

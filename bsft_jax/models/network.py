@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from bsft_jax.models import backends
+from bsft_jax.models import backends, cudnn
 from bsft_jax.models.architecture import Architecture
 from bsft_jax.models.decoder import Decoder, Form
 from bsft_jax.models.lora import LoraSpec
@@ -42,6 +42,7 @@ class Network:
       remat: what a layer keeps for its backward pass, one of `config.REMAT`.
       attention: the back end, one of `backends.BACK_ENDS`, or what `on` makes one of.
       apart: whether layers are compiled one by one instead of once for all, which `on` decides.
+      documents: of a row at most, for back ends that must know; 0 where it is not known.
     """
 
     arch: Architecture
@@ -52,6 +53,7 @@ class Network:
     remat: str = 'none'
     attention: str = 'dense'
     apart: bool = False
+    documents: int = 0
 
     def _make(self, key: jax.Array) -> Decoder:
         form = Form(self.base_dtype == 'int8', self.lora, self.remat, self.attention, self.apart)
@@ -60,11 +62,14 @@ class Network:
     def on(self, mesh: Mesh) -> Network:
         """The network in the form for the devices of a mesh: attention's back end, and whether layers are apart.
 
-        Raises UserError as `resolve` does.
+        Raises UserError for a back end that is not for the devices or for the model.
         """
+        attention = backends.resolve(self.attention, mesh)
+        if attention == 'cudnn':
+            cudnn.check(self.arch, self.dtype, mesh)
         one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu'
         apart = one_cpu and self.arch.layers <= MOST_APART
-        return dataclasses.replace(self, attention=backends.resolve(self.attention, mesh), apart=apart)
+        return dataclasses.replace(self, attention=attention, apart=apart)
 
     @functools.cached_property
     def _graph(self) -> tuple[Any, Any]:

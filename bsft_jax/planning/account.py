@@ -17,6 +17,7 @@ from bsft_jax.config import RunConfig
 from bsft_jax.data.batch import Batch
 from bsft_jax.errors import UserError
 from bsft_jax.hub import configs, files, presets
+from bsft_jax.models import cudnn
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Network
 from bsft_jax.parallel import mesh as mesh_lib
@@ -31,6 +32,7 @@ from bsft_jax.training.state import TrainState
 from bsft_jax.trees import flatten
 
 CARD_SHARE = 0.92  # of a card's memory is for the program, with XLA_PYTHON_CLIENT_MEM_FRACTION=.92 in the run
+DOCUMENT = 64  # tokens of the shortest record, since a plan sees none
 _SPOKEN = r'-|_|meta|instruct|chat|base|hf|[ip]t$'  # of a published name, what its preset does without
 _SCORES = 'BKRH,BKSH->BKRS/'  # the einsum of scores in models.attention, which names its products
 _SIZE = re.compile(r'([\d.]+)([KMGT]?)i?B?')
@@ -84,9 +86,8 @@ def lower(config: RunConfig, network: Network, mesh) -> tuple[Any, TrainState, B
     dtypes = (jnp.int32, jnp.int32, jnp.float32, jnp.int32, jnp.int32)
     batch = Batch(*(jax.ShapeDtypeStruct(shape, dtype, sharding=place) for dtype in dtypes))
     step = step_lib.make_train_step(network, optimizer, config.train.accumulation, config.seed)
-    with jax.sharding.use_abstract_mesh(
-        mesh.abstract_mesh
-    ):  # constants are made while it is traced, somewhere real
+    # Constants are made while it is traced, somewhere real.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), cudnn.promised():
         traced = step.trace(state, batch)
     with jax.set_mesh(mesh):
         return traced.lower(), state, batch
@@ -99,7 +100,8 @@ def plan(config: RunConfig, topology: Topology, devices: Sequence) -> dict[str, 
     """
     config.validate()
     mesh = mesh_lib.make_mesh(config.mesh, devices)
-    network = network_of(config).on(mesh)
+    documents = max(1, config.data.sequence_length // DOCUMENT)
+    network = dataclasses.replace(network_of(config).on(mesh), documents=documents)
     lowered, state, batch = lower(config, network, mesh)
     arguments = {
         name: _local_bytes(part)

@@ -22,7 +22,8 @@ def weighted_sums(
     of every other target; `…_count` counts targets with weight, `…_correct` those predicted;
     `tokens` counts all tokens but padding.
     """
-    decoder, layout = network.bind(params), Layout(batch.segment_ids_BT, batch.positions_BT)
+    decoder = network.bind(params)
+    layout = Layout(batch.segment_ids_BT, batch.positions_BT, documents=network.documents)
     hidden_BTD, _ = decoder(batch.tokens_BT, layout, dropout_key=dropout_key)
     loss, logprob_BT, correct_BT = head.weighted_loss(decoder, hidden_BTD, batch.targets_BT, batch.weights_BT)
     has_weight_BT = batch.weights_BT > 0

@@ -133,9 +133,12 @@ def load_model(
 ) -> Model:
     """The model of a workdir at `step` (default: its newest whole checkpoint).
 
+    How its rows attend is for the devices here to say, not for those it was trained on.
+
     Raises UserError when there is no such checkpoint.
     """
     config = config_lib.read_workdir(workdir)
+    config.model.attention = 'auto'
     if dtype:
         config.model.dtype = dtype
     base = open_base(config)
