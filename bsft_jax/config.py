@@ -99,7 +99,10 @@ class DataSection:
 
 @dataclasses.dataclass
 class OptimizerSection:
-    """AdamW with linear warmup and cosine decay to `final_ratio` of the peak over `schedule_steps`."""
+    """AdamW with linear warmup and cosine decay to `final_ratio` of the peak over `schedule_steps`.
+
+    `moments` is how both moments are held: `float32`, or `bfloat16` in half of the memory.
+    """
 
     learning_rate: float = 1e-4
     warmup_steps: int = 20
@@ -110,6 +113,7 @@ class OptimizerSection:
     b2: float = 0.95
     eps: float = 1e-8
     clip_norm: float = 1.0
+    moments: str = 'float32'
 
 
 @dataclasses.dataclass

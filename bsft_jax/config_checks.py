@@ -9,6 +9,8 @@ from bsft_jax.behaviorbench import taxonomy
 from bsft_jax.config import ARMS, ATTENTION, LINEAR_MAPS, MESH_AXES, MODES, REMAT, RunConfig
 from bsft_jax.errors import UserError
 
+MOST_B2 = 0.99  # with moments in bfloat16, whose 8 bits a step of 1 - b2 must be able to move
+
 
 def check(config: RunConfig) -> None:
     """Checks everything that can be checked before a device is touched; raises UserError."""
@@ -29,6 +31,7 @@ def check(config: RunConfig) -> None:
     choice('model.attention', config.model.attention, ATTENTION)
     choice('model.base_dtype', config.model.base_dtype, ('float32', 'bfloat16', 'int8'))
     choice('model.new_rows', config.model.new_rows, ('description', 'mean', 'normal'))
+    choice('optimizer.moments', config.optimizer.moments, ('float32', 'bfloat16'))
     choice('data.answer_format', config.data.answer_format, ('letter', 'text'))
     choice('data.loss_on', config.data.loss_on, ('answer', 'turns'))
     choice('data.without_behavior', config.data.without_behavior, ('plain', 'refuse'))
@@ -62,6 +65,12 @@ def check(config: RunConfig) -> None:
         raise UserError(f'{d.label_noise} is above 1', where='--config.data.label_noise')
     if not o.clip_norm > 0:
         raise UserError(f'{o.clip_norm} is not above 0', where='--config.optimizer.clip_norm')
+    if o.moments == 'bfloat16' and o.b2 > MOST_B2:
+        raise UserError(
+            f'in bfloat16 the second moment stands still with b2 = {o.b2}: what a step adds is rounded away',
+            where='--config.optimizer.moments',
+            fix=f'set --config.optimizer.b2 to {MOST_B2} at most, or keep float32',
+        )
     _check_frozen(config)
     if config.steps > o.schedule_steps:
         raise UserError(

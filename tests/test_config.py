@@ -45,6 +45,7 @@ def changed(path, value):
         ('optimizer.learning_rate', -1.0),
         ('optimizer.warmup_steps', 200),
         ('optimizer.clip_norm', 0.0),
+        ('optimizer.moments', 'float16'),
         ('train.steps', 201),
         ('train.accumulation', 3),
         ('mesh.fsdp', -1),
@@ -58,6 +59,15 @@ def test_bad_values_name_their_flag(path, value):
     with pytest.raises(UserError) as error:
         changed(path, value).validate()
     assert f'config.{path if path.startswith("data") else path.split(".")[0]}' in str(error.value)
+
+
+def test_moments_in_bfloat16_want_a_second_one_that_moves():
+    config = changed('optimizer.moments', 'bfloat16')
+    config.optimizer.b2 = 0.99
+    config.validate()
+    config.optimizer.b2 = 0.999
+    with pytest.raises(UserError, match='stands still'):
+        config.validate()
 
 
 def test_defaults_are_valid_and_survive_a_file():

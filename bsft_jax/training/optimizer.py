@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bsft_jax.config import OptimizerSection
@@ -33,14 +34,27 @@ def make_optimizer(section: OptimizerSection) -> optax.GradientTransformation:
             lambda path, _: re.search(DECAYED, path_of(path)) is not None, params
         )
 
-    return optax.chain(
-        optax.clip_by_global_norm(section.clip_norm),
-        optax.adamw(
-            schedule(section),
-            b1=section.b1,
-            b2=section.b2,
-            eps=section.eps,
-            weight_decay=section.weight_decay,
-            mask=decayed,
-        ),
+    adamw = optax.adamw(
+        schedule(section),
+        b1=section.b1,
+        b2=section.b2,
+        eps=section.eps,
+        weight_decay=section.weight_decay,
+        mask=decayed,
     )
+    if section.moments != 'float32':
+        adamw = _held_in(section.moments, adamw)
+    return optax.chain(optax.clip_by_global_norm(section.clip_norm), adamw)
+
+
+def _held_in(dtype: str, inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, whose state is held in a narrower dtype from step to step and computed with in float32."""
+
+    def cast(state, dtype):
+        return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+
+    def update(gradients, state, params=None):
+        updates, state = inner.update(gradients, cast(state, jnp.float32), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(lambda params: cast(inner.init(params), dtype), update)
