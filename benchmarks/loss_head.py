@@ -2,8 +2,9 @@
 
     python -m benchmarks.loss_head                                  # 8,192 tokens × 151,936 words
     python -m benchmarks.loss_head --tokens=1024 --words=32768      # in seconds
+    python -m benchmarks.loss_head --device=gpu                     # in bfloat16
 
-Both make the loss and its gradients by hidden states and kernel, float32. Each runs in a process of its own, one
+Both make the loss and its gradients by hidden states and kernel, float32 on a CPU. Each runs in a process of its own, one
 after the other. Memory is the most that the process held over what it held with its inputs: the gradients, and what
 making them takes. Gradients are compared on an eighth of the tokens by ‖a − b‖ / ‖b‖. `--weighted=0.2` gives weight to
 a fifth of the tokens, as prompts leave it.
@@ -41,17 +42,19 @@ def _gradient(name: str):
     return jax.jit(jax.value_and_grad({'dense': dense, 'fused': fused}[name], (0, 1)))
 
 
-def _inputs(tokens: int, words: int, width: int, weighted: float):
+def _inputs(tokens: int, words: int, width: int, weighted: float, device: str):
     import jax
+    import jax.numpy as jnp
     import numpy as np
 
     draw = np.random.default_rng(0)  # jax.random holds several copies of the kernel while it draws one
     kernel_DV = draw.standard_normal((width, words), np.float32)
     kernel_DV *= np.float32(0.02)
+    dtype = np.float32 if device == 'cpu' else jnp.bfloat16
     return jax.device_put(
         (
-            draw.standard_normal((1, tokens, width), np.float32),
-            kernel_DV,
+            draw.standard_normal((1, tokens, width), np.float32).astype(dtype),
+            kernel_DV.astype(dtype, copy=False),
             draw.integers(words, size=(1, tokens), dtype=np.int32),
             (draw.random((1, tokens)) < weighted).astype(np.float32),
         )
@@ -73,7 +76,7 @@ def _errors(question: dict) -> dict[str, float]:
     """Of the fused gradients against the dense ones, on an eighth of the tokens so that both fit."""
     import jax.numpy as jnp
 
-    inputs = _inputs(**question | {'tokens': max(1, question['tokens'] // 8)})
+    inputs = _inputs(**question | {'tokens': max(1, question['tokens'] // 8), 'device': 'cpu'})
     (loss, mine), (reference_loss, reference) = (_gradient(name)(*inputs) for name in CONTESTANTS)
     norm = jnp.linalg.norm
     return {
@@ -101,12 +104,12 @@ def _table(found: dict, question: dict) -> list[tuple[str, str, str, str]]:
 SIZES = _TOKENS, _WORDS, _WIDTH, _WEIGHTED
 CONTEST = peers.Contest(
     'benchmarks.loss_head', {name: functools.partial(_turn, name) for name in CONTESTANTS},
-    turns=3, result='loss_head_cpu',
+    turns=3, result='loss_head', devices=('cpu', 'gpu'),
 )  # fmt: skip
 
 
 def main() -> None:
-    question = {flag.name: flag.value for flag in SIZES}
+    question = {flag.name: flag.value for flag in SIZES} | {'device': CONTEST.device}
     found = {}
     for name in CONTESTANTS:  # one after the other: the dense one fills the memory
         found |= CONTEST(question, [name])
@@ -121,7 +124,7 @@ def main() -> None:
         )
     print('gradients, ‖a − b‖ / ‖b‖:', ', '.join(f'{part} {error:.1e}' for part, error in errors.items()))
     CONTEST.write(
-        ('jax',), SIZES, **question, contestants=found, errors=errors, table=_table(found, question)
+        ('jax',), SIZES, sizes=question, contestants=found, errors=errors, table=_table(found, question)
     )
 
 

@@ -20,13 +20,23 @@ def command(module: str, flags: Iterable) -> str:
 
 
 def write(output: str, command: str, packages: tuple[str, ...], **found: Any) -> None:
-    """Writes `output`, relative to the repository, with the installed versions of `packages`."""
+    """Writes `output`, relative to the repository, with the versions of those of `packages` that are installed."""
+    installed = {d.name.lower() for d in importlib.metadata.distributions() if d.name}
     result = {
         'command': command,
         'date': datetime.date.today().isoformat(),
-        'versions': {name: importlib.metadata.version(name) for name in packages},
+        'processor': _processor(),
+        'versions': {
+            name: importlib.metadata.version(name) for name in packages if name.lower() in installed
+        },
         **found,
     }
     path = ROOT / output
     path.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
     print(f'written: {path}')
+
+
+def _processor() -> str:
+    """The widest vectors it has, which ratios on a CPU depend on."""
+    flags = set(pathlib.Path('/proc/cpuinfo').read_text().split())
+    return next((name for name in ('amx_tile', 'avx512f', 'avx2', 'asimd') if name in flags), 'unknown')

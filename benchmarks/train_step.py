@@ -1,119 +1,161 @@
-"""The train step beside torch `transformers`: the same shapes, float32, the same threads and malloc settings.
+"""The train step beside torch `transformers`: the same shapes, on a CPU with the same threads and malloc settings.
 
     python -m benchmarks.train_step                 # all sizes: about 12 minutes on 2 cores
     python -m benchmarks.train_step --sizes=small-4k --tuned=full
+    python -m benchmarks.train_step --device=gpu    # Qwen2.5's sizes, 4,096 tokens a row: one card from Hopper on
 
-Both take AdamW steps on one batch of random tokens without padding, every token a target. Torch is
-`Qwen2ForCausalLM` as it comes (SDPA attention), eager and with `torch.compile`, and for LoRA `peft`.
-A turn is a step or two, seconds.
+Both take AdamW steps, gradients clipped, on one batch of random tokens without padding, every token a target. Torch is
+`Qwen2ForCausalLM` as it comes (SDPA attention), eager and with `torch.compile`, and for LoRA `peft`. On a CPU
+everything is float32. On a card ours computes in bfloat16 with cuDNN's attention and trains float32 parameters (moments
+in bfloat16 where the size says so); torch holds everything but adapters in bfloat16, and attends by its flash kernel.
+A turn is a step or two on a CPU, ten on a card. MFU is by the causal convention (`planning/flops.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
+from typing import Any
 
 from absl import flags
 
 from benchmarks import peers
-
-# layers, width, vocabulary, rows, tokens of a row
-SIZES = {
-    'small-4k': (4, 256, 4096, 16, 256),
-    'small-32k': (4, 256, 32_768, 16, 256),
-    'medium-4k': (12, 512, 4096, 8, 256),
-    'medium-32k': (12, 512, 32_768, 8, 256),
-}
-TUNED = ('full', 'lora')
-PEERS = ('torch', 'torch compiled')
-
-_SIZES = flags.DEFINE_list('sizes', list(SIZES), 'Which of the sizes.')
-_TUNED = flags.DEFINE_list('tuned', list(TUNED), 'What is trained: full, lora.')
-_AGAINST = flags.DEFINE_list('against', list(PEERS), 'Which peers.')
+from bsft_jax.hub.presets import preset
 
 
-def _shape(size: str) -> dict:
-    layers, width, vocabulary, rows, tokens = SIZES[size]
-    return {
-        'layers': layers, 'width': width, 'heads': width // 64, 'kv_heads': width // 128, 'head_width': 64,
-        'ffn_width': 4 * width, 'vocabulary': vocabulary, 'rows': rows, 'tokens': tokens,
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A model as in `config.json`, and a batch; `remat` is what layers keep, `moments` how an optimizer holds them."""
+
+    config: dict[str, Any]
+    rows: int
+    tokens: int
+    steps: int
+    remat: str = 'none'
+    moments: str = 'float32'
+
+
+def _cpu(layers: int, width: int, vocabulary: int, rows: int, steps: int) -> Size:
+    config = {
+        'model_type': 'qwen2', 'hidden_size': width, 'num_hidden_layers': layers, 'num_attention_heads': width // 64,
+        'num_key_value_heads': width // 128, 'head_dim': 64, 'intermediate_size': 4 * width, 'vocab_size': vocabulary,
+        'max_position_embeddings': 256, 'rms_norm_eps': 1e-6, 'rope_theta': 1e6, 'tie_word_embeddings': True,
     }  # fmt: skip
+    return Size(config, rows, 256, steps)
 
 
-def ours(size: str, tuned: str, steps: int):
-    import jax
-    import numpy as np
-    import optax
+def _gpu(name: str, rows: int, remat: str, moments: str = 'float32') -> Size:
+    return Size(preset(name), rows, 4096, 10, remat, moments)
 
-    from bsft_jax.data.batch import Batch
-    from bsft_jax.models.architecture import Architecture, LayerKind
+
+# What a layer keeps on a card is the most that fits there, by plans for one H200.
+SIZES = {
+    'cpu': {
+        'small-4k': dict.fromkeys(('full', 'lora'), _cpu(4, 256, 4096, 16, 2)),
+        'small-32k': dict.fromkeys(('full', 'lora'), _cpu(4, 256, 32_768, 16, 2)),
+        'medium-4k': dict.fromkeys(('full', 'lora'), _cpu(12, 512, 4096, 8, 1)),
+        'medium-32k': dict.fromkeys(('full', 'lora'), _cpu(12, 512, 32_768, 8, 1)),
+    },
+    'gpu': {
+        'qwen2.5-0.5b': {'full': _gpu('qwen2.5-0.5b', 8, 'dots'), 'lora': _gpu('qwen2.5-0.5b', 8, 'none')},
+        'qwen2.5-1.5b': {'full': _gpu('qwen2.5-1.5b', 4, 'dots'), 'lora': _gpu('qwen2.5-1.5b', 4, 'none')},
+        'qwen2.5-7b': {
+            'full': _gpu('qwen2.5-7b', 4, 'full', 'bfloat16'),
+            'lora': _gpu('qwen2.5-7b', 2, 'dots'),
+        },
+    },
+}
+PEERS = {'cpu': ('torch', 'torch compiled'), 'gpu': ('torch',)}
+PEAK = 989.4e12  # FLOP/s of a Hopper card in bfloat16 (planning/chips.py)
+
+_SIZES = flags.DEFINE_list('sizes', [], 'Which of the sizes; all of the device.')
+_TUNED = flags.DEFINE_list('tuned', ['full', 'lora'], 'What is trained: full, lora.')
+_AGAINST = flags.DEFINE_list('against', [], 'Which peers: torch, torch compiled; on a card the first alone.')
+
+
+def _network(size: Size, tuned: str, device: str):
+    from bsft_jax.hub.configs import architecture_of
     from bsft_jax.models.lora import LoraSpec
     from bsft_jax.models.network import Network
-    from bsft_jax.models.rope import Rope
+
+    network = Network(
+        architecture_of(size.config), lora=LoraSpec(rank=16, alpha=32.0) if tuned == 'lora' else None,
+        remat=size.remat, attention='auto', documents=1,
+    )  # fmt: skip
+    if device == 'cpu':
+        return network
+    held = 'bfloat16' if tuned == 'lora' else 'float32'
+    return dataclasses.replace(network, dtype='bfloat16', base_dtype=held, attention='cudnn')
+
+
+def ours(size: str, tuned: str, device: str):
+    import jax
+    import numpy as np
+
+    from bsft_jax.config import MODES, OptimizerSection
+    from bsft_jax.data.batch import Batch
     from bsft_jax.parallel import mesh as mesh_lib
     from bsft_jax.parallel import sharding
+    from bsft_jax.training import optimizer as optimizer_lib
     from bsft_jax.training import state as state_lib
     from bsft_jax.training import step as step_lib
 
-    s = _shape(size)
-    arch = Architecture(
-        family='qwen2', vocab_size=s['vocabulary'], width=s['width'], layers=s['layers'], heads=s['heads'],
-        kv_heads=s['kv_heads'], head_width=s['head_width'], ffn_width=s['ffn_width'], max_positions=s['tokens'],
-        kinds=(LayerKind(Rope(1e6)),), norm_eps=1e-6, tied=True, qkv_bias=True,
-    )  # fmt: skip
-    lora = LoraSpec(rank=16, alpha=32.0) if tuned == 'lora' else None
-    network, mesh = Network(arch, lora=lora), mesh_lib.single_device_mesh()
+    s, mesh = SIZES[device][size][tuned], mesh_lib.single_device_mesh()
+    network = _network(s, tuned, device).on(mesh)
     with jax.set_mesh(mesh):
-        params = jax.device_put(network.init(jax.random.key(0)), sharding.replicated(mesh))
-        regexes = ('.*/lora/.*',) if lora else ('.*',)
-        optimizer = optax.adamw(1e-4)
-        state = state_lib.create(params, regexes, optimizer, mesh)
-        step = step_lib.make_train_step(network.on(mesh), optimizer, accumulation=1)
-        tokens = (
-            np.random.default_rng(0).integers(0, s['vocabulary'], (s['rows'], s['tokens'])).astype(np.int32)
-        )
+        params = jax.jit(network.init, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
+        optimizer = optimizer_lib.make_optimizer(OptimizerSection(moments=s.moments))
+        state = state_lib.create(params, MODES[tuned], optimizer, mesh)
+        step = step_lib.make_train_step(network, optimizer, accumulation=1)
+        tokens = np.random.default_rng(0).integers(0, s.config['vocab_size'], (s.rows, s.tokens))
+        tokens = tokens.astype(np.int32)
         weights = np.ones(tokens.shape, np.float32)
         weights[:, -1] = 0
-        positions = np.broadcast_to(np.arange(s['tokens'], dtype=np.int32), tokens.shape)
+        positions = np.broadcast_to(np.arange(s.tokens, dtype=np.int32), tokens.shape)
         batch = Batch(tokens, np.roll(tokens, -1, 1), weights, np.ones_like(tokens), positions)
         batch = jax.device_put(batch, sharding.batch_sharding(mesh))
 
         def turn():
             nonlocal state
             with jax.set_mesh(mesh):
-                for _ in range(steps):
+                for _ in range(s.steps):
                     state, metrics = step(state, batch)
             float(metrics['loss'])
 
     return turn
 
 
-def torch_peer(size: str, tuned: str, steps: int, compiled: bool):
+def torch_peer(size: str, tuned: str, device: str, compiled: bool):
     import torch
     import transformers
 
-    s = _shape(size)
+    s, on = SIZES[device][size][tuned], 'cuda' if device == 'gpu' else device
     torch.manual_seed(0)
-    config = transformers.Qwen2Config(
-        vocab_size=s['vocabulary'], hidden_size=s['width'], num_hidden_layers=s['layers'],
-        num_attention_heads=s['heads'], num_key_value_heads=s['kv_heads'], intermediate_size=s['ffn_width'],
-        max_position_embeddings=s['tokens'], rope_theta=1e6, rms_norm_eps=1e-6, tie_word_embeddings=True,
-        use_cache=False,
-    )  # fmt: skip
-    model = transformers.Qwen2ForCausalLM(config)
+    config = transformers.AutoConfig.for_model(**s.config, use_cache=False)
+    dtype = torch.float32 if device == 'cpu' else torch.bfloat16
+    with torch.device(on):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if s.remat == 'full':
+        model.gradient_checkpointing_enable()
     if tuned == 'lora':
         import peft
 
         maps = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']
         model = peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules=maps))
     model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     run = torch.compile(model) if compiled else model
-    tokens = torch.randint(s['vocabulary'], (s['rows'], s['tokens']))
+    tokens = torch.randint(s.config['vocab_size'], (s.rows, s.tokens), device=on)
+    flash = torch.nn.attention.SDPBackend.FLASH_ATTENTION
 
     def turn():
-        for _ in range(steps):
-            loss = run(input_ids=tokens, labels=tokens).loss
-            loss.backward()
+        for _ in range(s.steps):
+            with contextlib.nullcontext() if device == 'cpu' else torch.nn.attention.sdpa_kernel(flash):
+                loss = run(input_ids=tokens, labels=tokens).loss
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
         loss.item()
@@ -121,19 +163,35 @@ def torch_peer(size: str, tuned: str, steps: int, compiled: bool):
     return turn
 
 
-def _table(rows: list[dict]) -> list[tuple[str, str, str, str]]:
+def _flops(size: Size, tuned: str, device: str) -> float:
+    """A token's, by formula."""
+    from bsft_jax.config import MODES
+    from bsft_jax.planning import flops
+    from bsft_jax.training import state as state_lib
+
+    network = _network(size, tuned, device)
+    trainable, frozen = (
+        flops.multiplying(network.arch, part)
+        for part in state_lib.partition(network.abstract(), MODES[tuned])
+    )
+    return flops.model(network.arch, trainable=trainable, frozen=frozen, tokens=size.tokens)
+
+
+def _table(rows: list[dict], device: str) -> list[tuple[str, str, str, str]]:
     of = {(row['size'], row['tuned'], row['contestant']): row for row in rows}
     lines = []
     for (size, tuned, name), row in of.items():
-        if name != 'ours':
-            ours, shape = of[size, tuned, 'ours']['tokens_per_second'], _shape(size)
+        if name != 'ours' and (size, tuned, 'ours') in of:
+            mine, config = of[size, tuned, 'ours'], SIZES[device][size][tuned].config
+            rate, mfu = mine['tokens_per_second'], f', MFU {mine["mfu"]:.0%}' if 'mfu' in mine else ''
+            what = f'{config["num_hidden_layers"]} layers of {config["hidden_size"]}, {config["vocab_size"]:,} words'
+            where = 'float32 on a CPU' if device == 'cpu' else 'bfloat16 on a card'
             lines.append(
                 (
-                    f'train step, {shape["layers"]} layers of {shape["width"]}, {shape["vocabulary"]:,} words, {tuned}, '
-                    'float32 on a CPU',
-                    f'{ours:,.0f} tokens/s',
+                    f'train step, {what}, {tuned}, {where}',
+                    f'{rate:,.0f} tokens/s{mfu}',
                     f'{name}: {row["tokens_per_second"]:,.0f}',
-                    f'{ours / row["tokens_per_second"]:.2f} times as fast',
+                    f'{rate / row["tokens_per_second"]:.2f} times as fast',
                 )
             )
     return lines
@@ -146,32 +204,41 @@ CONTEST = peers.Contest(
         'torch': functools.partial(torch_peer, compiled=False),
         'torch compiled': functools.partial(torch_peer, compiled=True),
     },
-    turns=3, result='train_step_cpu',
+    turns=3, result='train_step', devices=('cpu', 'gpu'),
 )  # fmt: skip
 
 
 def main() -> None:
+    device = CONTEST.device
+    sizes, against = _SIZES.value or list(SIZES[device]), _AGAINST.value or PEERS[device]
     rows = []
     print(
-        f'{"size":<11}{"tuned":<7}{"contestant":<16}{"tokens/s":>9}{"ours ×":>8}{"first s":>9}{"peak MB":>9}'
+        f'{"size":<14}{"tuned":<7}{"contestant":<16}{"tokens/s":>9}{"ours ×":>8}{"MFU":>7}{"first s":>9}{"peak MB":>9}'
     )
-    for size in _SIZES.value:
+    for size in sizes:
         for tuned in _TUNED.value:
-            steps = 2 if size.startswith('small') else 1
-            found = CONTEST(dict(size=size, tuned=tuned, steps=steps), ['ours', *_AGAINST.value])
-            tokens = steps * SIZES[size][3] * SIZES[size][4]
+            s = SIZES[device][size][tuned]
+            found = CONTEST(dict(size=size, tuned=tuned, device=device), ['ours', *against])
             for name, row in found.items():
-                ratio = row['seconds'] / found['ours']['seconds']
-                row |= {'tokens_per_second': tokens / row['seconds'], 'ours_is_faster_by': ratio}
+                row['tokens_per_second'] = s.steps * s.rows * s.tokens / row['seconds']
+                if 'ours' in found:
+                    row['ours_is_faster_by'] = row['seconds'] / found['ours']['seconds']
+                if device == 'gpu':
+                    row['mfu'] = row['tokens_per_second'] * _flops(s, tuned, device) / PEAK
                 rows.append({'size': size, 'tuned': tuned, 'contestant': name, **row})
+                mfu = f'{row["mfu"]:.1%}' if 'mfu' in row else ''
                 print(
-                    f'{size:<11}{tuned:<7}{name:<16}{row["tokens_per_second"]:>9.0f}{ratio:>8.2f}'
+                    f'{size:<14}{tuned:<7}{name:<16}{row["tokens_per_second"]:>9.0f}'
+                    f'{row.get("ours_is_faster_by", 0):>8.2f}{mfu:>7}'
                     f'{row["first_seconds"]:>9.1f}{row["peak_bytes"] / 1e6:>9.0f}',
                     flush=True,
                 )
     packages = ('jax', 'flax', 'optax', 'torch', 'transformers', 'peft')
-    shapes = {size: _shape(size) for size in _SIZES.value}
-    CONTEST.write(packages, (_SIZES, _TUNED, _AGAINST), shapes=shapes, rows=rows, table=_table(rows))
+    shapes = {
+        size: {tuned: dataclasses.asdict(s) for tuned, s in SIZES[device][size].items()} for size in sizes
+    }
+    chosen = (_SIZES, _TUNED, _AGAINST)
+    CONTEST.write(packages, chosen, shapes=shapes, rows=rows, table=_table(rows, device))
 
 
 if __name__ == '__main__':

@@ -161,17 +161,8 @@ def _parameters(state: TrainState) -> dict[str, Any]:
 def formula(config: RunConfig, network: Network, state: TrainState, devices: int) -> dict[str, float]:
     """FLOPs by formula: a token, and a step of one device."""
     arch, tokens = network.arch, config.data.sequence_length
-
-    def multiplying(tree) -> int:
-        looked_up = '' if arch.tied else r'|embed/table$|behavior/input$'
-        pattern = rf'(bias|scale|kernel_scale)${looked_up}'
-        return sum(
-            math.prod(leaf.shape) for path, leaf in flatten(tree).items() if not re.search(pattern, path)
-        )
-
-    per_token = flops.model(
-        arch, trainable=multiplying(state.trainable), frozen=multiplying(state.frozen), tokens=tokens
-    )
+    trainable, frozen = (flops.multiplying(arch, part) for part in (state.trainable, state.frozen))
+    per_token = flops.model(arch, trainable=trainable, frozen=frozen, tokens=tokens)
     return {
         'per_token': per_token,
         'attention_per_token': 3 * flops.attention(arch, tokens),

@@ -9,7 +9,9 @@ import re
 import numpy as np
 
 from bsft_jax.models.architecture import Architecture
+from bsft_jax.models.network import Params
 from bsft_jax.planning.hlo import Computation, Instruction, Module
+from bsft_jax.trees import flatten
 
 _GEMM = re.compile(r'custom_call_target="__(?:cublas|cudnn|onednn)[^"]*(?:gemm|matmul)[^"]*"')
 
@@ -24,6 +26,15 @@ def attention(arch: Architecture, tokens: int) -> float:
         window = min(arch.kinds[layer % arch.period].window or tokens, tokens)
         keys += (window * (window + 1) / 2 + (tokens - window) * window) / tokens
     return 4 * arch.heads * arch.head_width * keys
+
+
+def multiplying(arch: Architecture, params: Params) -> int:
+    """How many of these parameters (or shapes) multiply: no biases, no scales, no table that is only looked up."""
+    looked_up = '' if arch.tied else r'|embed/table$|behavior/input$'
+    pattern = rf'(bias|scale|kernel_scale)${looked_up}'
+    return sum(
+        math.prod(leaf.shape) for path, leaf in flatten(params).items() if not re.search(pattern, path)
+    )
 
 
 def model(arch: Architecture, *, trainable: int, frozen: int, tokens: int) -> float:
