@@ -12,7 +12,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from bsft_jax.models import remat
-from bsft_jax.models.products import precision_for
+from bsft_jax.models.products import SCORES, VALUES, attended
 from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain, fitting, parts
 
 Attend = Callable[..., jax.Array]  # q_BTNH, k_BSKH, v_BSKH (and a view's k_BKSH, v_BKSH) to out_BTNH
@@ -229,12 +229,9 @@ def _attend_block(q_BKGTH, keys: list, scores):
     """
     B, K, G, T, H = q_BKGTH.shape
     rows_BKRH = q_BKGTH.reshape(B, K, G * T, H)
-    precision = precision_for(q_BKGTH.dtype)
 
     def scored(k_BKSH, mask_BTS):
-        products_BKRS = jnp.einsum(
-            'BKRH,BKSH->BKRS', rows_BKRH, k_BKSH, precision=precision, preferred_element_type=jnp.float32
-        )
+        products_BKRS = attended(SCORES, rows_BKRH, k_BKSH, jnp.float32)
         mask_BGTS = jnp.broadcast_to(mask_BTS[:, None], (B, G, *mask_BTS.shape[1:]))
         return jnp.where(mask_BGTS.reshape(B, 1, G * T, -1), scores(products_BKRS), -1e30)
 
@@ -242,10 +239,7 @@ def _attend_block(q_BKGTH, keys: list, scores):
     probs_BKRS = jax.nn.softmax(scores_BKRS, axis=-1).astype(q_BKGTH.dtype)
     ends = np.cumsum([mask.shape[-1] for *_, mask in keys])
     outs = [
-        jnp.einsum(
-            'BKRS,BKSH->BKRH', probs, v, precision=precision,
-            preferred_element_type=jnp.float32 if len(keys) > 1 else None,
-        )
+        attended(VALUES, probs, v, jnp.float32 if len(keys) > 1 else None)
         for probs, (_, v, _) in zip(jnp.split(probs_BKRS, ends[:-1], axis=-1), keys, strict=True)
-    ]  # fmt: skip
+    ]
     return sum(outs[1:], outs[0]).astype(q_BKGTH.dtype).reshape(q_BKGTH.shape)

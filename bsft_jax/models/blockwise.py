@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from bsft_jax.models import remat
 from bsft_jax.models.attention import Attend, AttentionMask, Scores, dense, on_devices
-from bsft_jax.models.products import precision_for
+from bsft_jax.models.products import across, precision_for
 from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting, parts
 
 BLOCK = 128  # queries, and keys
@@ -205,8 +205,8 @@ def _backward(scores, window, kept, dout_iBKRH):
                 here = jax.lax.dynamic_slice_in_dim(sum_BKSH, j * BLOCK, BLOCK, 2)
                 return jax.lax.dynamic_update_slice_in_dim(sum_BKSH, here + more, j * BLOCK, 2)
 
-            dk = product('BKRs,BKRH->BKsH', dscores_BKRs, q_BKRH)
-            dv = product('BKRs,BKRH->BKsH', probs_BKRs.astype(v.dtype), dout_BKRH)
+            dk = across(dscores_BKRs, q_BKRH, jnp.float32)
+            dv = across(probs_BKRs.astype(v.dtype), dout_BKRH, jnp.float32)
             return dq_BKRH + product('BKRs,BKsH->BKRH', dscores_BKRs, k), put(dk_BKSH, dk), put(dv_BKSH, dv)
 
         dq_BKRH, *sums = jax.lax.fori_loop(first, end, add, (jnp.zeros(q_BKRH.shape, jnp.float32), *sums))

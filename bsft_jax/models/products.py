@@ -1,4 +1,4 @@
-"""Products of activations with weights: their precision, and a backward pass that says what it rounds."""
+"""Products of activations with weights and with each other: their precision, what they round, and how a CPU does them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def precision_for(dtype) -> str | None:
@@ -48,17 +49,31 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, spec: str = '...I,...O->IO') -
 def _kernel_gradient_cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
     """XLA's CPU product is fastest with few rows in its result, and with its left side transposed before, by itself.
 
-    The barriers keep XLA from fusing what made `dy` into the transposed copy, and from turning the product around.
+    The barrier keeps XLA from turning the product around.
     """
-    x_NI, dy_NO = x.reshape(-1, x.shape[-1]), jax.lax.optimization_barrier(dy.reshape(-1, dy.shape[-1]))
+    x_NI, dy_NO = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
 
     def transposed(left_NI, right_NO):
-        left_IN = jax.lax.optimization_barrier(left_NI.T)
-        return _kernel_gradient(left_IN, right_NO, 'IN,NO->IO')
+        return _kernel_gradient(_turned(left_NI), right_NO, 'IN,NO->IO')
 
     if dy.shape[-1] < x.shape[-1]:
         return jax.lax.optimization_barrier(transposed(dy_NO, x_NI)).T
     return transposed(x_NI, dy_NO)
+
+
+def _turned(x: jax.Array) -> jax.Array:
+    """The last two dimensions swapped, on a CPU at the speed of memory.
+
+    A function that stays one in the program: else XLA makes what it copies in the same loop, and with strides that
+    takes five times as long.
+    """
+    with set_xla_metadata(inlineable='false'):
+        return _swapped(x)
+
+
+@jax.jit
+def _swapped(x):
+    return jnp.swapaxes(x, -1, -2)
 
 
 def _backward(result, saved, dy_BTO):
@@ -72,3 +87,45 @@ def _backward(result, saved, dy_BTO):
 
 
 product.defvjp(_forward, _backward)
+
+
+SCORES, VALUES = (
+    'BKRH,BKSH->BKRS',
+    'BKRS,BKSH->BKRH',
+)  # of attention: rows of queries by keys, scores by values
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def attended(spec: str, left: jax.Array, right_BKSH: jax.Array, result=None) -> jax.Array:
+    """One of attention's two products, SCORES or VALUES, in dtype `result` (default: that of its factors)."""
+    return jnp.einsum(
+        spec, left, right_BKSH, precision=precision_for(right_BKSH.dtype), preferred_element_type=result
+    )
+
+
+def _attended_backward(spec, result, saved, d):
+    left, right_BKSH = saved
+    d = d.astype(right_BKSH.dtype)
+    if spec == SCORES:
+        dleft, dright = attended(VALUES, d, right_BKSH, result), across(d, left, result)
+    else:
+        dleft, dright = attended(SCORES, d, right_BKSH, result), across(left, d, result)
+    return dleft.astype(left.dtype), dright.astype(right_BKSH.dtype)
+
+
+attended.defvjp(
+    lambda spec, left, right, result: (attended(spec, left, right, result), (left, right)), _attended_backward
+)
+
+
+def across(x_BKRS: jax.Array, y_BKRH: jax.Array, result=None) -> jax.Array:
+    """`xᵀ y` [B, K, S, H], summed over rows of queries: the gradients of keys and of values."""
+
+    def plain(x_BKRS, y_BKRH, spec='BKRS,BKRH->BKSH'):
+        precision = precision_for(y_BKRH.dtype)
+        return jnp.einsum(spec, x_BKRS, y_BKRH, precision=precision, preferred_element_type=result)
+
+    # In the other form XLA's CPU product runs on one thread.
+    return jax.lax.platform_dependent(
+        x_BKRS, y_BKRH, cpu=lambda x, y: plain(_turned(x), y, 'BKSR,BKRH->BKSH'), default=plain
+    )

@@ -46,3 +46,36 @@ def test_a_kernels_gradient_is_not_rounded_to_the_dtype_of_activations():
     assert dx_BTI.dtype == jnp.bfloat16 and dkernel_IO.dtype == jnp.float32
     exact_IO = jnp.einsum('BTI,BTO->IO', x_BTI.astype(jnp.float32), dy_BTO.astype(jnp.float32))
     assert_close(dkernel_IO, exact_IO, 1e-6)
+
+
+SIZES = {'R': 6, 'S': 10, 'H': 4}
+
+
+def factors(spec, dtype=jnp.float32):
+    left, right, out = (
+        jnp.asarray(jax.random.normal(jax.random.key(i), (2, 3, *(SIZES[axis] for axis in axes[2:]))), dtype)
+        for i, axes in enumerate((*spec.split('->')[0].split(','), spec.split('->')[1]))
+    )
+    return left, right, out
+
+
+@pytest.mark.parametrize('spec', [products.SCORES, products.VALUES])
+def test_gradients_of_attention_are_those_of_plain_products(spec):
+    left, right, d = factors(spec)
+    expected, pull = jax.vjp(lambda *x: jnp.einsum(spec, *x), left, right)
+    actual, own = jax.vjp(lambda *x: products.attended(spec, *x), left, right)
+    assert_close(actual, expected, 1e-6)
+    for mine, theirs in zip(own(d), pull(d), strict=True):
+        assert_close(mine, theirs, 1e-6)
+    left, right, d = factors(spec, jnp.bfloat16)
+    actual, own = jax.vjp(lambda *x: products.attended(spec, *x, jnp.float32), left, right)
+    assert actual.dtype == jnp.float32
+    assert [x.dtype for x in own(d.astype(jnp.float32))] == [jnp.bfloat16] * 2
+
+
+def test_what_a_cpu_turns_around_is_made_before():
+    """Else one loop does both, with strides: XLA's own barriers are gone when it fuses."""
+    gradient = jax.grad(lambda kernel, x: jnp.sin(products.product(jnp.cos(x) * x, kernel)).sum())
+    shapes = jax.ShapeDtypeStruct((64, 128), jnp.float32), jax.ShapeDtypeStruct((2, 256, 64), jnp.float32)
+    text = jax.jit(gradient).lower(*shapes).compile().as_text()
+    assert ' call(' in text and 'transpose_copy_fusion' not in text
