@@ -23,6 +23,7 @@ from bsft_jax.parallel import sharding
 Heads = tuple[tuple[int, ...], ...]
 
 _ROUND = 64
+_SLOTS = -2  # axis of a view's keys and values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,14 +124,17 @@ def _decode(
     H = max(map(len, heads), default=1)
     forced_BH = jnp.asarray([tokens + (-1,) * (H - len(tokens)) for tokens in ((), *heads)])[branch_B]
 
-    def grow(x, axis, value=0):
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (0, max_new)
-        return jnp.pad(x, widths, constant_values=value)
+    def grow(tree, axis, value=0):
+        def grown(x):
+            widths = [(0, 0)] * x.ndim
+            widths[axis] = (0, max_new)
+            return jnp.pad(x, widths, constant_values=value)
+
+        return jax.tree.map(grown, tree)
 
     cache = KVView(
-        grow(prompt.k_LBKSH, 3),
-        grow(prompt.v_LBKSH, 3),
+        grow(prompt.k_LBKSH, _SLOTS),
+        grow(prompt.v_LBKSH, _SLOTS),
         Layout(grow(jnp.where(layout.segment_ids_BT > 0, 1, -1), 1, -1), grow(layout.positions_BT, 1)),
     )
 
@@ -151,11 +155,12 @@ def _decode(
         hidden_B1D, new = decoder(token_B[:, None], here, cache)
 
         def put(buffer, value, axis):
-            return jax.lax.dynamic_update_slice_in_dim(buffer, value, P + step, axis)
+            place = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=P + step, axis=axis)
+            return jax.tree.map(place, buffer, value)
 
         cache = KVView(
-            put(cache.k_LBKSH, new.k_LBKSH, 3),
-            put(cache.v_LBKSH, new.v_LBKSH, 3),
+            put(cache.k_LBKSH, new.k_LBKSH, _SLOTS),
+            put(cache.v_LBKSH, new.v_LBKSH, _SLOTS),
             Layout(
                 put(cache.layout.segment_ids_BT, here.segment_ids_BT, 1),
                 put(cache.layout.positions_BT, here.positions_BT, 1),

@@ -81,12 +81,13 @@ class KVView:
     """Keys and values that later tokens may attend to: a prompt's, or a decoding cache.
 
     Attributes:
-      k_LBKSH, v_LBKSH: keys (rotated) and values of every layer, heads first, as products read them.
+      k_LBKSH, v_LBKSH: keys (rotated) and values of every layer, heads first, as products read them; in tuples over
+        layers where these are compiled apart.
       layout: where those tokens stand.
     """
 
-    k_LBKSH: jax.Array
-    v_LBKSH: jax.Array
+    k_LBKSH: jax.Array | tuple[jax.Array, ...]
+    v_LBKSH: jax.Array | tuple[jax.Array, ...]
     layout: Layout
 
 

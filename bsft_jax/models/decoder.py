@@ -209,50 +209,78 @@ class Decoder(nnx.Module):
         hidden_BTD *= jnp.asarray(self.arch.embedding_scale, self.dtype)
         hidden_BTD = constrain(hidden_BTD, ROWS, TOKENS, None)
         places = _places(self.arch, layout, None if view is None else view.layout, self.form.attention)
-        beside = {}  # what stands beside the parameters of each layer
+        more = {}  # for each layer, beside its parameters
         if view is not None:
-            beside['view_kv'] = view.k_LBKSH, view.v_LBKSH
+            more['view_kv'] = view.k_LBKSH, view.v_LBKSH
         if dropout_key is not None:
-            beside['key'] = jax.random.split(dropout_key, self.arch.layers)
-        hidden_BTD, kv = self._run(hidden_BTD, places, beside)
+            more['key'] = jax.random.split(dropout_key, self.arch.layers)
+        run = self._run_apart if self.form.apart else self._scan
+        hidden_BTD, kv = run(hidden_BTD, places, more)
         return self.norm(hidden_BTD), KVView(*kv, layout)
 
-    def _run(self, hidden_BTD, places: list[Place], beside: dict):
-        """All layers; returns hidden states and (k_LBKTH, v_LBKTH)."""
+    def _some(self, layers: Layer, places: list[Place]) -> Callable:
+        """Consecutive layers from the first of a period: `(hidden_BTD, states, more)`, a list over layers each."""
+        graph, _ = nnx.split(layers)
+
+        def run(hidden_BTD, states, more):
+            hidden_BTD, kvs = checkpoint_name(hidden_BTD, remat.LAYER), []
+            for place, state, extra in zip(places, states, more, strict=False):
+                hidden_BTD, kv = nnx.merge(graph, state)(hidden_BTD, place, **extra)
+                kvs.append(kv)
+            return hidden_BTD, kvs
+
+        return run
+
+    def _scan(self, hidden_BTD, places: list[Place], more: dict):
+        """All layers, scanned; returns hidden states and (k_LBKTH, v_LBKTH)."""
         period, stacked = self.arch.period, self.arch.stacked
 
-        def some(graph, hidden_BTD, state, beside, layers: int):
-            """Consecutive layers from the first of a period, their parameters stacked."""
-            hidden_BTD, kvs = checkpoint_name(hidden_BTD, remat.LAYER), []
-            for place, one, extra in zip(
-                places, _unstack(state, layers), _unstack(beside, layers), strict=False
-            ):
-                hidden_BTD, kv = nnx.merge(graph, one)(hidden_BTD, place, **extra)
-                kvs.append(kv)
-            return hidden_BTD, jax.tree.map(lambda *x: jnp.stack(x), *kvs)
+        def stack(kvs):
+            return jax.tree.map(lambda *x: jnp.stack(x), *kvs)
 
-        graph, state = nnx.split(self.layers)
+        def unstacked(some: Callable, layers: int) -> Callable:
+            def run(hidden_BTD, xs):
+                hidden_BTD, kvs = some(hidden_BTD, *(_unstack(x, layers) for x in xs))
+                return hidden_BTD, stack(kvs)
+
+            return run
+
+        _, state = nnx.split(self.layers)
         by_period = jax.tree.map(
-            lambda x: x.reshape(-1, period, *x.shape[1:]),
-            (state, jax.tree.map(lambda x: x[:stacked], beside)),
+            lambda x: x.reshape(-1, period, *x.shape[1:]), (state, jax.tree.map(lambda x: x[:stacked], more))
         )
-        one_period = remat.computed_again(
-            lambda hidden_BTD, xs: some(graph, hidden_BTD, *xs, period), self.form.remat,
-            scanned=not self.form.apart,
-        )  # fmt: skip
-        run = _apart if self.form.apart else jax.lax.scan
-        hidden_BTD, kv = run(one_period, hidden_BTD, by_period)
+        one_period = unstacked(self._some(self.layers, places), period)
+        one_period = remat.computed_again(one_period, self.form.remat, scanned=True)
+        hidden_BTD, kv = jax.lax.scan(one_period, hidden_BTD, by_period)
         kv = jax.tree.map(lambda x: x.reshape(stacked, *x.shape[2:]), kv)
         if self.rest is None:
             return hidden_BTD, kv
-        graph, state = nnx.split(self.rest)
-        beside = jax.tree.map(lambda x: x[stacked:], beside)
-        behind = self.arch.layers - stacked
-        run = remat.computed_again(
-            lambda *layers: some(graph, *layers, behind), self.form.remat, scanned=False
-        )
-        hidden_BTD, more = run(hidden_BTD, state, beside)
-        return hidden_BTD, jax.tree.map(lambda *x: jnp.concatenate(x), kv, more)
+        _, state = nnx.split(self.rest)
+        run = unstacked(self._some(self.rest, places), self.arch.layers - stacked)
+        run = remat.computed_again(run, self.form.remat, scanned=False)
+        hidden_BTD, rest = run(hidden_BTD, (state, jax.tree.map(lambda x: x[stacked:], more)))
+        return hidden_BTD, jax.tree.map(lambda *x: jnp.concatenate(x), kv, rest)
+
+    def _run_apart(self, hidden_BTD, places: list[Place], more: dict):
+        """All layers, one after the other in the program; returns hidden states, and keys and values in tuples."""
+        extras = [{} for _ in range(self.arch.layers)]
+        for i, extra in enumerate(extras):
+            if 'view_kv' in more:
+                extra['view_kv'] = tuple(x[i] for x in more['view_kv'])
+            if 'key' in more:
+                extra['key'] = more['key'][i]
+        kvs = []
+        for layers in (self.layers, self.rest):
+            if layers is None:
+                continue
+            run = remat.computed_again(self._some(layers, places), self.form.remat, scanned=False)
+            run, (_, state) = jax.jit(run), nnx.split(layers)  # traced once for all periods
+            states = _unstack(state, len(jax.tree.leaves(state)[0]))
+            for start in range(0, len(states), self.arch.period):
+                some = slice(start, start + self.arch.period)
+                hidden_BTD, kv = run(hidden_BTD, states[some], extras[len(kvs) :][: len(states[some])])
+                kvs += kv
+        return hidden_BTD, tuple(zip(*kvs, strict=True))
 
 
 def _places(arch: Architecture, layout: Layout, view: Layout | None, back_end: str) -> list[Place]:
@@ -267,16 +295,6 @@ def _places(arch: Architecture, layout: Layout, view: Layout | None, back_end: s
     angles = {k.rope: rope.angles(layout.positions_BT, arch.head_width, k.rope) for k in arch.kinds}
     lowered = {window: lower(window) for window in {k.window for k in arch.kinds}}
     return [Place(angles[k.rope], lowered[k.window]) for k in arch.kinds]
-
-
-def _apart(step: Callable, carry, stacked):
-    """What `jax.lax.scan` does, step by step in the program."""
-    results = []
-    step = jax.jit(step)  # traced once for all
-    for one in _unstack(stacked, len(jax.tree.leaves(stacked)[0])):
-        carry, result = step(carry, one)
-        results.append(result)
-    return carry, jax.tree.map(lambda *x: jnp.stack(x), *results)
 
 
 def _unstack(tree, layers: int) -> list:

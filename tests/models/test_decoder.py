@@ -42,8 +42,9 @@ def test_packed_documents_equal_separate_documents():
     assert not jnp.array_equal(after[:, 3:7], together[:, 3:7])
 
 
-def test_cached_prompt_equals_one_pass():
-    network = Network(_tiny_arch())
+@pytest.mark.parametrize('apart', [False, True], ids=['scanned', 'apart'])
+def test_cached_prompt_equals_one_pass(apart):
+    network = Network(_tiny_arch(), apart=apart)
     decoder = network.bind(_params(network, 2))
     tokens_BT = jnp.asarray(np.random.default_rng(2).integers(0, 96, (2, 12)))
     whole = Layout.single(tokens_BT)
@@ -64,7 +65,7 @@ def test_layers_compiled_apart_are_the_scanned_layers(remat):
     def run(network):
         def total(params):
             hidden_BTD, view = network.bind(params)(tokens_BT, Layout.single(tokens_BT))
-            return jnp.sum(jnp.sin(hidden_BTD)), view
+            return jnp.sum(jnp.sin(hidden_BTD)), [jnp.stack(list(x)) for x in (view.k_LBKSH, view.v_LBKSH)]
 
         lowered = jax.jit(jax.value_and_grad(total, has_aux=True)).lower(params)
         return lowered.as_text().count('stablehlo.while'), lowered.compile()(params)
