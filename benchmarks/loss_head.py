@@ -4,10 +4,10 @@
     python -m benchmarks.loss_head --tokens=1024 --words=32768      # in seconds
     python -m benchmarks.loss_head --device=gpu                     # in bfloat16
 
-Both make the loss and its gradients by hidden states and kernel, float32 on a CPU. Each runs in a process of its own, one
-after the other. Memory is the most that the process held over what it held with its inputs: the gradients, and what
-making them takes. Gradients are compared on an eighth of the tokens by ‖a − b‖ / ‖b‖. `--weighted=0.2` gives weight to
-a fifth of the tokens, as prompts leave it.
+Both make the loss and its gradients by hidden states and kernel, float32 on a CPU. Each runs in a process of its own,
+one after the other. Memory is the most that the process held over what it held with its inputs: the gradients, and
+what making them takes. Gradients are compared on an eighth of the tokens by ‖a − b‖ / ‖b‖. `--weighted=0.2` gives
+weight to a fifth of the tokens, as prompts leave it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 jax names no public way to it for packed rows: `jax.nn.dot_product_attention` takes a mask of all pairs, whose memory
 grows with T², and without one its documents see each other. The one beneath it takes where documents start. All that
-depends on its form is in this file; `tests/models/test_cudnn.py` has what it is expected to be.
+depends on its form is in this file, and imported where it is used alone, so that nobody else depends on it;
+`tests/models/test_cudnn.py` has what it is expected to be.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
@@ -95,6 +94,8 @@ def documents_of(segment_ids_BT: jax.Array, most: int) -> tuple[jax.Array, jax.A
 
 def _run(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, most: int, scale: float, window: int | None):
     """One device's rows and heads."""
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
     B, T, N, H = q_BTNH.shape
     if B * T * N * H >= 2**31:
         raise ValueError(
@@ -114,6 +115,10 @@ def _run(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, most: int, scale: float, win
 @contextlib.contextmanager
 def promised() -> Iterator[None]:
     """While a program is traced for GPUs that are not there: jax would ask them for cuDNN's version and theirs."""
+    from unittest import mock
+
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
     with (
         mock.patch.object(fused, 'check_cudnn_version', lambda: 91000),
         mock.patch.object(fused, 'check_compute_capability', lambda wanted: float(wanted) <= HOPPER),

@@ -277,8 +277,8 @@ class Decoder(nnx.Module):
             run, (_, state) = jax.jit(run), nnx.split(layers)  # traced once for all periods
             states = _unstack(state, len(jax.tree.leaves(state)[0]))
             for start in range(0, len(states), self.arch.period):
-                some = slice(start, start + self.arch.period)
-                hidden_BTD, kv = run(hidden_BTD, states[some], extras[len(kvs) :][: len(states[some])])
+                some = states[start : start + self.arch.period]
+                hidden_BTD, kv = run(hidden_BTD, some, extras[len(kvs) : len(kvs) + len(some)])
                 kvs += kv
         return hidden_BTD, tuple(zip(*kvs, strict=True))
 

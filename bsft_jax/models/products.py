@@ -89,10 +89,8 @@ def _backward(result, saved, dy_BTO):
 product.defvjp(_forward, _backward)
 
 
-SCORES, VALUES = (
-    'BKRH,BKSH->BKRS',
-    'BKRS,BKSH->BKRH',
-)  # of attention: rows of queries by keys, scores by values
+SCORES = 'BKRH,BKSH->BKRS'  # of attention: rows of queries by keys
+VALUES = 'BKRS,BKSH->BKRH'  # and their scores by values
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -87,7 +88,8 @@ def lower(config: RunConfig, network: Network, mesh) -> tuple[Any, TrainState, B
     batch = Batch(*(jax.ShapeDtypeStruct(shape, dtype, sharding=place) for dtype in dtypes))
     step = step_lib.make_train_step(network, optimizer, config.train.accumulation, config.seed)
     # Constants are made while it is traced, somewhere real.
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), cudnn.promised():
+    promised = cudnn.promised() if network.attention == 'cudnn' else contextlib.nullcontext()
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), promised:
         traced = step.trace(state, batch)
     with jax.set_mesh(mesh):
         return traced.lower(), state, batch

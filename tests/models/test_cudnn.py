@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as fused
 
 from bsft_jax.config import MeshSection
 from bsft_jax.errors import UserError
@@ -23,7 +24,7 @@ def as_documented(
     q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type, sliding_window_length
 ):
     """What `dot_product_attention` of jax's cuDNN module is said to do, written from its docstring."""
-    assert mask_type is cudnn.fused.MaskType.PADDING_CAUSAL
+    assert mask_type is fused.MaskType.PADDING_CAUSAL
     assert q_offsets.shape == kv_offsets.shape == (q.shape[0], q_seqlen.shape[1] + 1)
     assert q.shape[2] == k.shape[2] == v.shape[2]  # fewer heads of keys come out wrong, jax-ml/jax#39521
 
@@ -60,7 +61,7 @@ def attention(back_end, window=0):
 @pytest.mark.parametrize('mesh', ['1 device', '2x2x1x2'])
 @pytest.mark.parametrize('window', [0, 7])
 def test_the_kernel_is_told_where_documents_lie(mesh, window, monkeypatch):
-    monkeypatch.setattr(cudnn.fused, 'dot_product_attention', as_documented)
+    monkeypatch.setattr(fused, 'dot_product_attention', as_documented)
     layout, *qkv = inputs()
     size = int(np.prod(MESHES[mesh]))
     with jax.set_mesh(mesh_lib.make_mesh(MeshSection(*MESHES[mesh]), jax.devices()[:size])):
@@ -71,7 +72,7 @@ def test_the_kernel_is_told_where_documents_lie(mesh, window, monkeypatch):
 
 
 def test_a_row_of_too_many_documents_is_not_a_number(monkeypatch):
-    monkeypatch.setattr(cudnn.fused, 'dot_product_attention', as_documented)
+    monkeypatch.setattr(fused, 'dot_product_attention', as_documented)
     layout, *qkv = inputs()
     found = attention('cudnn')(dataclasses.replace(layout, documents=1), *qkv)
     assert np.isnan(found).all()
