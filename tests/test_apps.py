@@ -96,6 +96,9 @@ def test_prepare_train_evaluate_generate_export(folder, arm):
     assert 'done' in app('train', f'--config={config}:{arm}', f'--workdir={run}').stdout
     assert len((run / 'metrics.jsonl').read_text().splitlines()) == len(lines)
 
+    written = json.loads((run / 'config.json').read_text())
+    written['model']['attention'] = 'cudnn'  # as if it had been trained on cards: that is for training alone
+    (run / 'config.json').write_text(json.dumps(written))
     table = app('evaluate', f'--workdir={run}', '--name=t').stdout
     printed = json.loads((run / 'eval' / 't' / 'metrics.json').read_text())
     assert f'{printed["overall"]["macro_f1"]:.3f}' in table
@@ -136,6 +139,7 @@ def test_config_mistakes(folder):
     assert 'unknown data source' in error('train', f'--config={config}', run, '--config.data.source=web:x')
     assert 'do not divide by' in error('train', f'--config={config}', run, '--config.data.rows_per_step=12')
     assert 'does not fit' in error('train', f'--config={config}', run, '--config.mesh.fsdp=3')
+    assert 'it is for GPUs' in error('train', f'--config={config}', run, '--config.model.attention=cudnn')
     assert 'no model at' in error('train', f'--config={config}', run, '--config.model.base=absent')
     assert not (folder / 'never').exists()
 
