@@ -23,7 +23,6 @@ from bsft_jax.parallel import sharding
 Heads = tuple[tuple[int, ...], ...]
 
 _ROUND = 64
-_SLOTS = -2  # axis of a view's keys and values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +107,7 @@ def _decode(
     stop_id: int,
 ):
     """Ids [B, max_new] (stop_id from the end on), the branch [B] and log-probabilities of the heads [B, n]."""
+    params = network.unstacked(params)
     decoder = network.bind(params)
     B, P = tokens_BP.shape
     columns = jnp.arange(P)
@@ -124,20 +124,6 @@ def _decode(
     H = max(map(len, heads), default=1)
     forced_BH = jnp.asarray([tokens + (-1,) * (H - len(tokens)) for tokens in ((), *heads)])[branch_B]
 
-    def grow(tree, axis, value=0):
-        def grown(x):
-            widths = [(0, 0)] * x.ndim
-            widths[axis] = (0, max_new)
-            return jnp.pad(x, widths, constant_values=value)
-
-        return jax.tree.map(grown, tree)
-
-    cache = KVView(
-        grow(prompt.k_LBKSH, _SLOTS),
-        grow(prompt.v_LBKSH, _SLOTS),
-        Layout(grow(jnp.where(layout.segment_ids_BT > 0, 1, -1), 1, -1), grow(layout.positions_BT, 1)),
-    )
-
     def unfinished(carry):
         step, _, _, _, done_B = carry
         return (step < max_new) & ~done_B.all()
@@ -152,26 +138,13 @@ def _decode(
         token_B = jnp.where(done_B, stop_id, token_B)
         out_BM = jax.lax.dynamic_update_slice(out_BM, token_B[:, None], (0, step))
         here = Layout(jnp.ones((B, 1), jnp.int32), (length_B + step)[:, None])
-        hidden_B1D, new = decoder(token_B[:, None], here, cache)
-
-        def put(buffer, value, axis):
-            place = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=P + step, axis=axis)
-            return jax.tree.map(place, buffer, value)
-
-        cache = KVView(
-            put(cache.k_LBKSH, new.k_LBKSH, _SLOTS),
-            put(cache.v_LBKSH, new.v_LBKSH, _SLOTS),
-            Layout(
-                put(cache.layout.segment_ids_BT, here.segment_ids_BT, 1),
-                put(cache.layout.positions_BT, here.positions_BT, 1),
-            ),
-        )
+        hidden_B1D, cache = decoder(token_B[:, None], here, cache, slot=P + step)
         logits_BV = head.logits(decoder, hidden_B1D)[:, 0]
         return step + 1, out_BM, logits_BV, cache, done_B | (token_B == stop_id)
 
     out_BM = jnp.full((B, max_new), stop_id, jnp.int32)
     done_B = length_B == 0
-    carry = (jnp.int32(0), out_BM, logits_BV, cache, done_B)
+    carry = (jnp.int32(0), out_BM, logits_BV, prompt.with_room(max_new), done_B)
     return jax.lax.while_loop(unfinished, advance, carry)[1], branch_B, behavior_Bn
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.struct
@@ -90,6 +91,26 @@ class KVView:
     v_LBKSH: jax.Array | tuple[jax.Array, ...]
     layout: Layout
 
+    def with_room(self, tokens: int) -> KVView:
+        """The view with slots for so many tokens behind it."""
+
+        def room(tree, axis, value=0):
+            def padded(x):
+                widths = [(0, 0)] * x.ndim
+                widths[axis] = (0, tokens)
+                return jnp.pad(x, widths, constant_values=value)
+
+            return jax.tree.map(padded, tree)
+
+        layout = Layout(room(self.layout.segment_ids_BT, 1, -1), room(self.layout.positions_BT, 1))
+        return KVView(room(self.k_LBKSH, -2), room(self.v_LBKSH, -2), layout)
+
+
+def put(whole, part, slot: jax.Array, axis: int):
+    """The arrays of `whole` with those of `part` from `slot` on along an axis."""
+    place = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=slot, axis=axis)
+    return jax.tree.map(place, whole, part)
+
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
@@ -129,17 +150,26 @@ def dense(mask: AttentionMask, scores: Scores) -> Attend:
     return lambda q, k, v: checkpoint_name(run(q, k, v), remat.ATTENTION)
 
 
+def in_view(mask: AttentionMask, scores: Scores) -> Attend:
+    """Attention to a view that these tokens are already in: `(q_BTNH, k_BKSH, v_BKSH)` to out_BTNH."""
+    mask_BTS = mask.dense()
+
+    def run(q_BTNH, k_BKSH, v_BKSH):
+        q_BKGTH = _grouped(q_BTNH, k_BKSH.shape[1])
+        return _flat(_attend_block(q_BKGTH, [(k_BKSH, v_BKSH, mask_BTS)], scores))
+
+    return run
+
+
 def behind_view(own: AttentionMask, of_view: AttentionMask, scores: Scores) -> Attend:
     """Attention of a suffix to itself and to a view: `(q_BTNH, k_BTKH, v_BTKH, k_BKSH, v_BKSH)` to out_BTNH."""
     masks = own.dense(), of_view.dense()
 
     def run(q_BTNH, k_BTKH, v_BTKH, k_BKSH, v_BKSH, own_BTT, of_view_BTS):
-        B, T, N, H = q_BTNH.shape
         q_BKGTH = _grouped(q_BTNH, k_BTKH.shape[2])
         k_BKTH, v_BKTH = jnp.swapaxes(k_BTKH, 1, 2), jnp.swapaxes(v_BTKH, 1, 2)
         keys = [(k_BKSH, v_BKSH, of_view_BTS), (k_BKTH, v_BKTH, own_BTT)]
-        out_BKGTH = _attend_block(q_BKGTH, keys, scores)
-        return jnp.transpose(out_BKGTH, (0, 3, 1, 2, 4)).reshape(B, T, N, H)
+        return _flat(_attend_block(q_BKGTH, keys, scores))
 
     if parts(masks[0].shape[1], TOKENS) == 1:
         return lambda *qkv: run(*qkv, *masks)
@@ -162,6 +192,12 @@ def _grouped(q_BTNH, kv_heads: int) -> jax.Array:
     """q_BKGTH: the G queries that share the keys of one of K heads side by side."""
     B, T, N, H = q_BTNH.shape
     return jnp.transpose(q_BTNH.reshape(B, T, kv_heads, N // kv_heads, H), (0, 2, 3, 1, 4))
+
+
+def _flat(out_BKGTH) -> jax.Array:
+    """out_BTNH: the inverse of `_grouped`."""
+    B, K, G, T, H = out_BKGTH.shape
+    return jnp.transpose(out_BKGTH, (0, 3, 1, 2, 4)).reshape(B, T, K * G, H)
 
 
 def on_devices(run: Callable, q_BTNH, k_BSKH, v_BSKH, more: tuple, specs: tuple) -> jax.Array:
@@ -204,8 +240,7 @@ def attend(
 
     Returns out_BTNH in the dtype of `q_BTNH`.
     """
-    B, T, N, H = q_BTNH.shape
-    S = k_BSKH.shape[1]
+    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
     q_BKGTH = _grouped(q_BTNH, k_BSKH.shape[2])
     k_BKSH, v_BKSH = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
     block = max(SMALLEST_BLOCK, -(-T // MOST_BLOCKS)) if ordered else T
@@ -218,8 +253,7 @@ def attend(
         seen = slice(first, stop if ordered else S)
         keys = k_BKSH[:, :, seen], v_BKSH[:, :, seen], mask_BTS[:, start:stop, seen]
         blocks.append(_attend_block(q_BKGtH, [keys], scores))
-    out_BKGTH = jnp.concatenate(blocks, axis=3)
-    return jnp.transpose(out_BKGTH, (0, 3, 1, 2, 4)).reshape(B, T, N, H)
+    return _flat(jnp.concatenate(blocks, axis=3))
 
 
 def _attend_block(q_BKGTH, keys: list, scores):

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from bsft_jax.config import LINEAR_MAPS
 from bsft_jax.models import backends, behavior_rows, remat, rope
 from bsft_jax.models.architecture import Architecture
-from bsft_jax.models.attention import Attend, AttentionMask, KVView, Layout, Scores
+from bsft_jax.models.attention import Attend, AttentionMask, KVView, Layout, Scores, in_view, put
 from bsft_jax.models.linear import Linear
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain
@@ -88,9 +88,13 @@ class Attention(nnx.Module):
         q_BTNH = rope.rotate(heads(self.q(x_BTD, keys[0]), self.q_norm), place.angles)
         k_BTKH = rope.rotate(heads(self.k(x_BTD, keys[1]), self.k_norm), place.angles)
         v_BTKH = heads(self.v(x_BTD, keys[2]))
-        out_BTNH = place.attend(q_BTNH, k_BTKH, v_BTKH, *view_kv)
-        kv_BKTH = jnp.swapaxes(k_BTKH, 1, 2), jnp.swapaxes(v_BTKH, 1, 2)
-        return self.o(out_BTNH.reshape(B, T, -1), keys[3]), kv_BKTH
+        kv = jnp.swapaxes(k_BTKH, 1, 2), jnp.swapaxes(v_BTKH, 1, 2)
+        if place.slot is None:
+            out_BTNH = place.attend(q_BTNH, k_BTKH, v_BTKH, *view_kv)
+        else:
+            kv = put(view_kv, kv, place.slot, axis=-2)
+            out_BTNH = place.attend(q_BTNH, *kv)
+        return self.o(out_BTNH.reshape(B, T, -1), keys[3]), kv
 
 
 class Mlp(nnx.Module):
@@ -115,10 +119,14 @@ class Mlp(nnx.Module):
 
 @dataclasses.dataclass
 class Place:
-    """What attention needs to know of a layer's kind, made once per call: angles, and the mask lowered."""
+    """What attention needs to know of a layer's kind, made once per call: angles, and the mask lowered.
+
+    With a `slot` keys and values go there in the view, and attention reads them from it.
+    """
 
     angles: tuple[jax.Array, jax.Array]
     attend: Attend
+    slot: jax.Array | None
 
 
 class Layer(nnx.Module):
@@ -193,6 +201,7 @@ class Decoder(nnx.Module):
         layout: Layout,
         view: KVView | None = None,
         dropout_key: jax.Array | None = None,
+        slot: jax.Array | None = None,
     ) -> tuple[jax.Array, KVView]:
         """Runs the decoder.
 
@@ -201,14 +210,18 @@ class Decoder(nnx.Module):
           layout: where those tokens stand.
           view: keys and values of earlier tokens that these may attend to as well.
           dropout_key: in training, for the adapters' dropout.
+          slot: from where on the view has room for these tokens.
 
         Returns:
-          hidden_BTD behind the final norm, and the keys and values of these tokens.
+          hidden_BTD behind the final norm, and the keys and values of these tokens; with a slot, the view with
+          them in it.
         """
         hidden_BTD = behavior_rows.embed(self, tokens_BT).astype(self.dtype)
         hidden_BTD *= jnp.asarray(self.arch.embedding_scale, self.dtype)
         hidden_BTD = constrain(hidden_BTD, ROWS, TOKENS, None)
-        places = _places(self.arch, layout, None if view is None else view.layout, self.form.attention)
+        # Behind a write a read waits for it, so that nothing is copied. A scan's carry would be, all of it.
+        first = slot if self.form.apart else None
+        places = _places(self.arch, layout, None if view is None else view.layout, self.form.attention, first)
         more = {}  # for each layer, beside its parameters
         if view is not None:
             more['view_kv'] = view.k_LBKSH, view.v_LBKSH
@@ -216,6 +229,9 @@ class Decoder(nnx.Module):
             more['key'] = jax.random.split(dropout_key, self.arch.layers)
         run = self._run_apart if self.form.apart else self._scan
         hidden_BTD, kv = run(hidden_BTD, places, more)
+        if slot is not None:
+            layout = put(view.layout, layout, slot, axis=1)
+            kv = kv if self.form.apart else put(more['view_kv'], kv, slot, axis=-2)
         return self.norm(hidden_BTD), KVView(*kv, layout)
 
     def _some(self, layers: Layer, places: list[Place]) -> Callable:
@@ -275,7 +291,7 @@ class Decoder(nnx.Module):
                 continue
             run = remat.computed_again(self._some(layers, places), self.form.remat, scanned=False)
             run, (_, state) = jax.jit(run), nnx.split(layers)  # traced once for all periods
-            states = _unstack(state, len(jax.tree.leaves(state)[0]))
+            states = _unstack(state)
             for start in range(0, len(states), self.arch.period):
                 some = states[start : start + self.arch.period]
                 hidden_BTD, kv = run(hidden_BTD, some, extras[len(kvs) : len(kvs) + len(some)])
@@ -283,24 +299,34 @@ class Decoder(nnx.Module):
         return hidden_BTD, tuple(zip(*kvs, strict=True))
 
 
-def _places(arch: Architecture, layout: Layout, view: Layout | None, back_end: str) -> list[Place]:
+def _places(
+    arch: Architecture, layout: Layout, view: Layout | None, back_end: str, slot: jax.Array | None
+) -> list[Place]:
     """A place per kind; equal ropes and windows are computed once."""
     scores = Scores(arch.score_scale, arch.attention_cap)
 
     def lower(window: int) -> Attend:
+        if slot is not None:
+            return in_view(AttentionMask(layout, put(view, layout, slot, axis=1), window), scores)
         own = AttentionMask(layout, layout, window)
         of_view = None if view is None else AttentionMask(layout, view, window)
         return backends.lower(own, scores, back_end, of_view)
 
     angles = {k.rope: rope.angles(layout.positions_BT, arch.head_width, k.rope) for k in arch.kinds}
     lowered = {window: lower(window) for window in {k.window for k in arch.kinds}}
-    return [Place(angles[k.rope], lowered[k.window]) for k in arch.kinds]
+    return [Place(angles[k.rope], lowered[k.window], slot) for k in arch.kinds]
 
 
-def _unstack(tree, layers: int) -> list:
-    """What was stacked over layers, layer by layer; its gradient is one concatenation."""
-    if not jax.tree.leaves(tree):
-        return [tree] * layers
-    leaves, structure = jax.tree.flatten(tree)
-    split = [jax.lax.split(x, (1,) * layers) for x in leaves]
-    return [jax.tree.unflatten(structure, [x[i][0] for x in split]) for i in range(layers)]
+def _unstack(tree, layers: int = 0) -> list:
+    """What is stacked over layers, layer by layer; its gradient is one concatenation.
+
+    A leaf may be a list over layers already. `layers` is their number where there is no leaf to tell it.
+    """
+    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, list))
+    layers = len(leaves[0]) if leaves else layers
+
+    def split(x):
+        return x if isinstance(x, list) else [part[0] for part in jax.lax.split(x, (1,) * layers)]
+
+    by_layer = zip(*map(split, leaves), strict=True) if leaves else [()] * layers
+    return [jax.tree.unflatten(structure, some) for some in by_layer]

@@ -94,6 +94,11 @@ class Network:
             nnx.to_pure_dict(self._graph[1]),
         )
 
+    def unstacked(self, params: Params) -> Params:
+        """The same parameters, by layer where layers are apart: a loop that binds them slices nothing."""
+        stacked = {'layers', 'rest'} & params.keys() if self.apart else ()
+        return params | {name: jax.tree.map(list, params[name]) for name in stacked}
+
     def bind(self, params: Params) -> Decoder:
         """The decoder with these parameters."""
         graph, state = self._graph

@@ -55,6 +55,27 @@ def test_cached_prompt_equals_one_pass(apart):
     assert_close(rest, expected[:, 8:], 1e-6)
 
 
+@pytest.mark.parametrize('apart', [False, True], ids=['scanned', 'apart'])
+def test_tokens_put_into_a_view_equal_one_pass(apart):
+    """One by one behind a prompt, with windows: as decoding goes. The view ends as that of one pass."""
+    kinds = LayerKind(Rope(10000.0), 4), LayerKind(Rope(500.0))
+    network = Network(_tiny_arch(layers=5, kinds=kinds), apart=apart)
+    params, tokens_BT = _params(network, 2), jnp.asarray(np.random.default_rng(2).integers(0, 96, (2, 12)))
+    decoder = network.bind(network.unstacked(params))
+    whole = Layout.single(tokens_BT)
+    expected, all_seen = network.bind(params)(tokens_BT, whole)
+    cut = lambda layout, part: Layout(layout.segment_ids_BT[:, part], layout.positions_BT[:, part])  # noqa: E731
+    _, view = decoder(tokens_BT[:, :8], cut(whole, slice(0, 8)))
+    view = view.with_room(4)
+    for i in range(8, 12):
+        one = slice(i, i + 1)
+        hidden_B1D, view = decoder(tokens_BT[:, one], cut(whole, one), view, slot=jnp.int32(i))
+        assert_close(hidden_B1D, expected[:, one], 1e-6)
+    for found, of_one_pass in ((view.k_LBKSH, all_seen.k_LBKSH), (view.v_LBKSH, all_seen.v_LBKSH)):
+        assert_close(jnp.stack(list(found)), jnp.stack(list(of_one_pass)), 1e-6)
+    assert jnp.array_equal(view.layout.positions_BT, whole.positions_BT)
+
+
 @pytest.mark.parametrize('remat', ['none', 'dots'])
 def test_layers_compiled_apart_are_the_scanned_layers(remat):
     """Five layers of two kinds: two periods, and one layer behind them."""
