@@ -48,7 +48,8 @@ class Linear(nnx.Module):
             y_BTO = product(x_BTI, self.kernel[...].astype(self.dtype), jnp.float32)
             y_BTO = (y_BTO * self.kernel_scale[...]).astype(self.dtype)
         if self.bias is not None:
-            y_BTO += self.bias[...].astype(self.dtype)
+            # In float32, or the bias's gradient would be summed over all tokens in `dtype`.
+            y_BTO = (y_BTO + self.bias[...].astype(jnp.float32)).astype(self.dtype)
         return y_BTO if lora is None else y_BTO + lora(x_BTI, key)
 
 
