@@ -34,7 +34,8 @@ class Architecture:
       norm_offset: added to the scale of every norm (Gemma stores the difference from one).
       embedding_scale: factor of the embeddings.
       attention_cap, logit_cap: soft caps c · tanh(x / c) of scores and logits; 0 for none.
-      init_std: standard deviation of random weights; the default is `transformers`'s.
+      init_std: standard deviation of random weights, a hundredth of it for maps added to the residual stream; the
+        default is `transformers`'s.
     """
 
     family: str

@@ -9,20 +9,48 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
-from bsft_jax.parallel.sharding import constrain
+from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain, fitting, parts
 
 
 def embed(model, tokens_BT: jax.Array) -> jax.Array:
-    """Embeddings [B, T, D] in the dtype of the table, behavior rows in place of the table's."""
-    table_VD = constrain(model.embed.table[...], 'tensor', None)
-    base_BTD = jnp.take(table_VD, tokens_BT, axis=0, mode='clip')
+    """Embeddings [B, T, D] in the dtype of activations, behavior rows in place of the table's."""
+    base_BTD = _looked_up(model.embed.table[...], tokens_BT, model.dtype)
     if not model.behavior_ids:
         return base_BTD
     is_row_BTn = tokens_BT[..., None] == jnp.asarray(model.behavior_ids)
     rows_nD = constrain(model.behavior.input[...], None, None)
-    rows_BTD = jnp.take(rows_nD, jnp.argmax(is_row_BTn, axis=-1), axis=0)
+    rows_BTD = jnp.take(rows_nD, jnp.argmax(is_row_BTn, axis=-1), axis=0).astype(model.dtype)
     return jnp.where(is_row_BTn.any(axis=-1)[..., None], rows_BTD, base_BTD)
+
+
+def _looked_up(table_VD: jax.Array, tokens_BT: jax.Array, dtype) -> jax.Array:
+    """Rows of the table in `dtype`; an id behind its end takes any.
+
+    Where `fsdp` splits table and tokens, a device looks up its columns for the tokens of all and gets those of its
+    own tokens back: what moves is as large as the result, and not as the table. Gradients go the same way.
+    """
+    V, D = table_VD.shape
+    split = parts(D, 'fsdp') > 1 and fitting(tokens_BT.shape, ROWS, TOKENS)
+    if not split or 'fsdp' not in (split[0] or ()):
+        table_VD = constrain(table_VD, 'tensor', None)
+        return jnp.take(table_VD, tokens_BT, axis=0, mode='clip').astype(dtype)
+
+    def local(table_vd, tokens_bt):
+        tokens_Bt = jax.lax.all_gather(tokens_bt, 'fsdp', axis=0, tiled=True)
+        v = len(table_vd)
+        place_Bt = tokens_Bt if v == V else tokens_Bt - jax.lax.axis_index('tensor') * v
+        found_Btd = jnp.take(table_vd, place_Bt, axis=0, mode='clip').astype(dtype)
+        if v < V:
+            here_Bt = (place_Bt >= 0) & (place_Bt < v)
+            found_Btd = jax.lax.psum(jnp.where(here_Bt[..., None], found_Btd, 0), 'tensor')
+        return jax.lax.all_to_all(found_Btd, 'fsdp', split_axis=0, concat_axis=2, tiled=True)
+
+    specs = fitting((V, D), 'tensor', 'fsdp'), split
+    return jax.shard_map(local, in_specs=specs, out_specs=P(*split, None), check_vma=False)(
+        table_VD, tokens_BT
+    )
 
 
 def mean_rows(table_VD: jax.Array, description_ids: list[list[int]]) -> jax.Array:

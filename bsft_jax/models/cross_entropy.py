@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from bsft_jax.models.attention import soft_cap
 from bsft_jax.models.products import kernel_gradient, precision_for
-from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting
+from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting, parts
 
 LARGEST_TILE = 2**27  # logits of a device: a tile reads the kernel and writes its gradient once
 LARGEST_TILE_CPU = 2**25  # there, products of so many columns are no faster for having more rows
@@ -104,16 +104,16 @@ def _on_mesh(columns, wanted, hidden_BTD, kernel_DV, rows_nD, targets_BT, weight
             fitting(hidden_BTD.shape, ROWS, TOKENS, None),
             fitting(kernel_DV.shape, None, 'tensor'),
         )
-        axes = tuple(
-            itertools.chain.from_iterable((a,) if isinstance(a, str) else a or () for a in tokens[:2])
-        )
+        names = itertools.chain.from_iterable((a,) if isinstance(a, str) else a or () for a in tokens[:2])
+        axes = tuple(axis for axis in names if mesh.shape[axis] > 1)
+        vocabulary = kernel[1] if parts(kernel_DV.shape[1], 'tensor') > 1 else None
         scattered = 'fsdp' in axes and kernel_DV.shape[0] % mesh.shape['fsdp'] == 0
         of_token, of_kernel = P(*tokens[:2]), P('fsdp' if scattered else None, kernel[1])
         gradients = tuple(
             spec if want else None for spec, want in zip((tokens, of_kernel, P()), wanted, strict=True)
         )
         run = jax.shard_map(
-            functools.partial(_on_device, columns, wanted, _Split(axes, kernel[1], scattered)),
+            functools.partial(_on_device, columns, wanted, _Split(axes, vocabulary, scattered)),
             in_specs=(tokens, kernel, P(), of_token, of_token),
             out_specs=((P(), of_token, of_token), gradients),
             check_vma=False,

@@ -216,7 +216,7 @@ class Decoder(nnx.Module):
           hidden_BTD behind the final norm, and the keys and values of these tokens; with a slot, the view with
           them in it.
         """
-        hidden_BTD = behavior_rows.embed(self, tokens_BT).astype(self.dtype)
+        hidden_BTD = behavior_rows.embed(self, tokens_BT)
         hidden_BTD *= jnp.asarray(self.arch.embedding_scale, self.dtype)
         hidden_BTD = constrain(hidden_BTD, ROWS, TOKENS, None)
         # Behind a write a read waits for it, so that nothing is copied. A scan's carry would be, all of it.
@@ -261,21 +261,24 @@ class Decoder(nnx.Module):
 
             return run
 
-        _, state = nnx.split(self.layers)
-        by_period = jax.tree.map(
-            lambda x: x.reshape(-1, period, *x.shape[1:]), (state, jax.tree.map(lambda x: x[:stacked], more))
-        )
-        one_period = unstacked(self._some(self.layers, places), period)
-        one_period = remat.computed_again(one_period, self.form.remat, scanned=True)
-        hidden_BTD, kv = jax.lax.scan(one_period, hidden_BTD, by_period)
-        kv = jax.tree.map(lambda x: x.reshape(stacked, *x.shape[2:]), kv)
-        if self.rest is None:
-            return hidden_BTD, kv
-        _, state = nnx.split(self.rest)
-        run = unstacked(self._some(self.rest, places), self.arch.layers - stacked)
-        run = remat.computed_again(run, self.form.remat, scanned=False)
-        hidden_BTD, rest = run(hidden_BTD, (state, jax.tree.map(lambda x: x[stacked:], more)))
-        return hidden_BTD, jax.tree.map(lambda *x: jnp.concatenate(x), kv, rest)
+        kvs = []
+        if self.layers is not None:
+            _, state = nnx.split(self.layers)
+            by_period = jax.tree.map(
+                lambda x: x.reshape(-1, period, *x.shape[1:]),
+                (state, jax.tree.map(lambda x: x[:stacked], more)),
+            )
+            one_period = unstacked(self._some(self.layers, places), period)
+            one_period = remat.computed_again(one_period, self.form.remat, scanned=True)
+            hidden_BTD, kv = jax.lax.scan(one_period, hidden_BTD, by_period)
+            kvs.append(jax.tree.map(lambda x: x.reshape(stacked, *x.shape[2:]), kv))
+        if self.rest is not None:
+            _, state = nnx.split(self.rest)
+            run = unstacked(self._some(self.rest, places), self.arch.layers - stacked)
+            run = remat.computed_again(run, self.form.remat, scanned=False)
+            hidden_BTD, kv = run(hidden_BTD, (state, jax.tree.map(lambda x: x[stacked:], more)))
+            kvs.append(kv)
+        return hidden_BTD, jax.tree.map(lambda *x: jnp.concatenate(x), *kvs)
 
     def _run_apart(self, hidden_BTD, places: list[Place], more: dict):
         """All layers, one after the other in the program; returns hidden states, and keys and values in tuples."""

@@ -81,7 +81,7 @@ class Network:
         return jnp.dtype('bfloat16') if frozen else dtype
 
     def init(self, key: jax.Array) -> Params:
-        """Random parameters: normal with standard deviation `arch.init_std`, norms one, behavior rows zero."""
+        """Random parameters: normal with deviation `arch.init_std` (see there), norms one, behavior rows zero."""
         params = nnx.to_pure_dict(nnx.state(self._make(key), nnx.Param))
         return jax.tree_util.tree_map_with_path(
             lambda p, x: x.astype(self._held(path_of(p), x.dtype)), params

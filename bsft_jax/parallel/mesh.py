@@ -104,7 +104,7 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def describe(mesh: Mesh) -> str:
-    """`data=2 × fsdp=4 (8 cpu devices)`: the axes that split anything."""
+    """`data=2 × fsdp=4 (8 × cpu)`: the axes that split anything."""
     axes = ' × '.join(f'{axis}={size}' for axis, size in mesh.shape.items() if size > 1) or 'one device'
     device = mesh.devices.flat[0]
     return f'{axes} ({mesh.size} × {device.device_kind})'

@@ -1,6 +1,7 @@
 """The decoder against itself: packing, caches, behavior rows, and scores without full logits."""
 
 import dataclasses
+import math
 import re
 
 import jax
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from bsft_jax.config import MeshSection
-from bsft_jax.models import architecture, head
+from bsft_jax.models import architecture, behavior_rows, head
 from bsft_jax.models.architecture import LayerKind
 from bsft_jax.models.attention import Layout
 from bsft_jax.models.network import Network
 from bsft_jax.models.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import sharding
 from tests.tiny import assert_close
 
 
@@ -76,11 +78,11 @@ def test_tokens_put_into_a_view_equal_one_pass(apart):
     assert jnp.array_equal(view.layout.positions_BT, whole.positions_BT)
 
 
-@pytest.mark.parametrize('remat', ['none', 'dots'])
-def test_layers_compiled_apart_are_the_scanned_layers(remat):
-    """Five layers of two kinds: two periods, and one layer behind them."""
+@pytest.mark.parametrize('layers, remat', [(5, 'none'), (5, 'dots'), (1, 'none')])
+def test_layers_compiled_apart_are_the_scanned_layers(layers, remat):
+    """Layers of two kinds: two periods and one layer behind them, and one layer alone."""
     kinds = LayerKind(Rope(10000.0), 4), LayerKind(Rope(500.0))
-    scanned = Network(_tiny_arch(layers=5, kinds=kinds), remat=remat)
+    scanned = Network(_tiny_arch(layers=layers, kinds=kinds), remat=remat)
     params, tokens_BT = _params(scanned, 4), jnp.asarray(np.random.default_rng(4).integers(0, 96, (2, 12)))
 
     def run(network):
@@ -92,7 +94,7 @@ def test_layers_compiled_apart_are_the_scanned_layers(remat):
         return lowered.as_text().count('stablehlo.while'), lowered.compile()(params)
 
     (loops, expected), (none, actual) = run(scanned), run(dataclasses.replace(scanned, apart=True))
-    assert loops and not none
+    assert bool(loops) == (layers > 1) and not none
     for one, reference in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert_close(one, reference, 1e-5)
 
@@ -109,6 +111,26 @@ def test_the_gated_product_is_made_again_where_layers_are_apart():
     program = jax.jit(jax.grad(total)).lower(params).compile().as_text()
     shape = rf'f32\[(?:2,64|128),{arch.ffn_width}\]'
     assert len(re.findall(rf'{shape}\S* exponential\(', program)) >= 2 * arch.layers
+
+
+def test_an_embedding_split_over_columns_moves_tokens_and_not_the_table():
+    network = Network(_tiny_arch(tied=False), behavior_ids=(94, 95))
+    params, tokens_BT = _params(network, 3), jnp.asarray(np.random.default_rng(3).integers(0, 96, (8, 12)))
+
+    def looked_up(params):
+        return behavior_rows.embed(network.bind(params), tokens_BT)
+
+    expected = looked_up(params)
+    for sizes in (dict(fsdp=4), dict(data=2, fsdp=2, tensor=2)):
+        devices = jax.devices()[: math.prod(sizes.values())]
+        mesh = mesh_lib.make_mesh(MeshSection(**{'data': 1, **sizes}), devices)
+        placed = jax.device_put(params, sharding.shardings(params, mesh))
+        with jax.set_mesh(mesh):
+            compiled = jax.jit(looked_up).lower(placed).compile()
+            assert jnp.array_equal(compiled(placed), expected)
+        moved = re.findall(r'f32\[([\d,]*)\]\S* (all-to-all|all-gather)\(', compiled.as_text())
+        assert 'all-to-all' in dict(moved).values()
+        assert all(shape == '2,32' for shape, kind in moved if kind == 'all-gather')  # behavior rows
 
 
 def test_layers_are_apart_on_one_cpu_unless_there_are_many():
