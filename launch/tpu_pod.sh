@@ -10,8 +10,12 @@
 #   --nfs=HOST:/SHARE    is mounted at /mnt/nfs: where --workdir has to be when there are several hosts
 #   --keep               does not delete the slice
 #   --dry_run            prints the commands of a first run and runs none
-# Ctrl-C lets the app save. The exit code is the app's: 75 means the same command again. A slice is kept all the
-# same when it may hold what is nowhere else: after 75 without --nfs, and after a lost connection (255).
+# Ctrl-C lets the app save. The exit code is the app's: 75 means the same command again. Without --nfs the workdir
+# is the host's, and is deleted with it after 0. A slice is kept all the same, and how to fetch and to delete is said:
+# without --nfs after any other code (but for 2 in a slice that this call has made: nothing has begun there), after a
+# lost connection (255), and where metrics.jsonl cannot be fetched (1, if the app's code is 0).
+
+ABSENT=44 # exit code of a look for a file that is not there: gcloud's own are 1 and 255
 
 say() { printf '%s\n' "$*" >&2; }
 fail() {
@@ -48,10 +52,13 @@ for option in name zone accelerator version; do
 done
 [ $# -gt 1 ] || fail 'nothing to run: -- -m bsft_jax.train --config=FILE --workdir=DIR'
 shift
-workdir=''
+workdir='' before=''
 for argument in "$@"; do
-  case "$argument" in --workdir=*) workdir="${argument#*=}" ;; esac
+  case "$before" in --workdir | -workdir) workdir="$argument" ;; esac
+  case "$argument" in --workdir=* | -workdir=*) workdir="${argument#*=}" ;; esac
+  before="$argument"
 done
+case "$workdir" in '' | /*) ;; *) workdir="bsft_jax/$workdir" ;; esac
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 place=("--zone=$zone" ${project:+"--project=$project"} --quiet)
@@ -63,7 +70,10 @@ apt='sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300'
 install="set -e; rm -rf bsft_jax/bsft_jax; mkdir -p bsft_jax; tar -xzf bsft.tar.gz -C bsft_jax; cd bsft_jax"
 install="$install; python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' && venv=python3-venv || venv=python3.11-venv"
 install="$install; $apt update; $apt install -y \$venv nfs-common; source launch/_env.sh; bsft_environment tpu"
-mount="set -e; sudo mkdir -p /mnt/nfs; mountpoint -q /mnt/nfs || sudo mount -t nfs $(quoted "$nfs") /mnt/nfs; sudo chmod 777 /mnt/nfs"
+found='$(findmnt --noheadings --output=SOURCE /mnt/nfs)'
+mount="set -e; sudo mkdir -p /mnt/nfs; if mountpoint -q /mnt/nfs; then [ \"$found\" = $(quoted "$nfs") ] ||"
+mount="$mount { echo \"error: /mnt/nfs is $found here: name that, or delete the slice\" >&2; exit 2; }"
+mount="$mount; else sudo mount -t nfs $(quoted "$nfs") /mnt/nfs; fi; sudo chmod 777 /mnt/nfs"
 app="trap : TERM; $(quoted .venv/bin/python "$@"); echo \$? >run.code"
 start="cd bsft_jax && rm -f run.code && : >run.log && { BSFT_DISTRIBUTED=1 setsid bash -c $(quoted "$app") >>run.log 2>&1 </dev/null &"
 start="$start tail -n +1 -f --pid=\$! run.log; exit \$(cat run.code || echo 1); }"
@@ -103,7 +113,8 @@ delete() {
   fi
 }
 
-# Makes the slice where there is none that can be used, and waits for it.
+# Makes the slice where there is none that can be used (`made`), and waits for it.
+made=''
 provide() {
   local now
   if [ -n "$dry_run" ]; then
@@ -113,8 +124,8 @@ provide() {
     return
   fi
   case "$(state)" in
-    '') create || return 1 ;;
-    PREEMPTED | TERMINATED | FAILED | SUSPENDED) delete && create || return 1 ;;
+    '') create && made=yes || return 1 ;;
+    PREEMPTED | TERMINATED | FAILED | SUSPENDED) delete && create && made=yes || return 1 ;;
     *) say "$name is there already" ;;
   esac
   while :; do
@@ -130,8 +141,25 @@ provide() {
 
 # Ends here with the slice left as it is.
 leave() {
-  [ -n "$dry_run" ] || say "$name is kept, and costs; to delete it: $(dry_run=yes delete)"
+  if [ -z "$dry_run" ]; then
+    say "$name is kept, and costs"
+    [ -z "$workdir" ] || say "  to fetch the run: $(dry_run=yes copy 0 "$name:$workdir" "runs/$name") --recurse"
+    say "  to delete the slice: $(dry_run=yes delete)"
+  fi
   exit "$1"
+}
+
+# metrics.jsonl to runs/NAME, where the app has written one.
+fetch() {
+  local there=0
+  tpu ssh --worker=0 "--command=test -e $(quoted "$workdir/metrics.jsonl") || exit $ABSENT" || there=$?
+  [ "$there" -ne "$ABSENT" ] || return 0
+  run mkdir -p "runs/$name" && copy 0 "$name:$workdir/metrics.jsonl" "runs/$name/metrics.jsonl"
+}
+
+# Whether the slice may hold what is nowhere else.
+holds() {
+  [ "$code" -eq 255 ] || { [ -z "$nfs" ] && [ "$code" -ne 0 ] && [ "$code$made" != 2yes ]; }
 }
 
 trap 'leave 130' INT TERM
@@ -140,7 +168,7 @@ run bash -c 'tree=$(git stash create) && git archive --format=tar.gz --output="$
 copy all "$archive" "$name:bsft.tar.gz" || leave 1
 everywhere "$stop" || leave 1
 everywhere "$install" || leave 1
-[ -z "$nfs" ] || everywhere "$mount" || leave 1
+[ -z "$nfs" ] || everywhere "$mount" || leave "$?"
 
 code=0
 stopped=''
@@ -152,12 +180,12 @@ if [ -n "$stopped" ]; then
   code=75
 fi
 trap - INT TERM
-if [ -n "$workdir" ]; then
-  case "$workdir" in /*) ;; *) workdir="bsft_jax/$workdir" ;; esac
-  run mkdir -p "runs/$name"
-  copy 0 "$name:$workdir/metrics.jsonl" "runs/$name/metrics.jsonl"
+if [ -n "$workdir" ] && ! fetch; then
+  say "error: $workdir/metrics.jsonl cannot be fetched"
+  [ "$code" -ne 0 ] || code=1
+  keep=yes
 fi
-if [ -n "$keep" ] || [ "$code" -eq 255 ] || { [ "$code" -eq 75 ] && [ -z "$nfs" ]; }; then
+if [ -n "$keep" ] || holds; then
   leave "$code"
 fi
 delete

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,8 @@ if verb == 'create':
     state.write_text('READY' if call[2] == 'tpu-vm' else 'ACTIVE')
 if verb == 'delete':
     state.unlink()
+if verb == 'scp' and call[4].startswith('pod:') and (home / 'unreachable').exists():
+    sys.exit(1)
 if verb == 'scp':
     shutil.copy(*(home / path.partition(':')[2] if path.startswith('pod:') else path for path in call[4:6]))
 if verb == 'ssh':
@@ -59,9 +62,10 @@ signal.signal(signal.SIGTERM, end)
 assert os.environ['BSFT_DISTRIBUTED'] == '1'
 pid = pathlib.Path('../pid')
 pid.write_text(str(os.getpid()))
-workdir = pathlib.Path(sys.argv[2].partition('=')[2])
+workdir = pathlib.Path(sys.argv[2].partition('=')[2] or sys.argv[3])
 workdir.mkdir(parents=True, exist_ok=True)
-(workdir / 'metrics.jsonl').write_text(sys.argv[3])
+if 'nothing' not in sys.argv:
+    (workdir / 'metrics.jsonl').write_text(sys.argv[-1])
 print('the app runs', pathlib.Path('changed.txt').read_text(), flush=True)
 time.sleep(60 if 'wait' in sys.argv else 0)
 end()
@@ -139,6 +143,10 @@ def verbs(host):
         (0, None, (), True, False),
         (0, 'READY', ('--keep',), False, True),
         (2, 'PREEMPTED', (), True, False),
+        (2, 'READY', (), False, True),
+        (1, None, (), True, True),
+        (137, None, (), True, True),
+        (137, None, ('--nfs=10.0.0.2:/share',), True, False),
         (75, None, (), True, True),
         (75, None, ('--queued', '--spot', '--nfs=10.0.0.2:/share'), True, False),
         (255, None, ('--nfs=10.0.0.2:/share',), True, True),
@@ -158,9 +166,59 @@ def test_a_run_on_a_slice(code, before, options, made, kept, slice_):
     assert ('pod is kept, and costs' in said) == kept == (host / 'state').exists()
 
 
+@pytest.mark.parametrize('workdir', [('--workdir=runs/one',), ('--workdir', 'runs/one')])
+@pytest.mark.parametrize('options', [(), ('--nfs=10.0.0.2:/share',)])
+def test_what_cannot_be_fetched_is_not_deleted(workdir, options, slice_):
+    _, host, _ = slice_
+    (host / 'unreachable').touch()
+    running = begin(slice_, *options, app=('0', *workdir, 'figures'))
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 1, said
+    assert 'delete' not in verbs(host)
+    assert 'error: bsft_jax/runs/one/metrics.jsonl cannot be fetched' in said
+    (fetch,) = [line for line in said.splitlines() if 'to fetch the run' in line]
+    assert 'scp pod:bsft_jax/runs/one runs/pod --zone=us-east5-b' in fetch
+    assert 'to delete the slice: gcloud compute tpus tpu-vm delete pod' in said
+
+
+def test_an_app_without_metrics_is_no_reason_to_keep_the_slice(slice_):
+    repository, host, _ = slice_
+    running = begin(slice_, app=('0', '--workdir', 'runs/one', 'nothing'))
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 0, said
+    assert verbs(host)[-1] == 'delete' and not (repository / 'runs').exists()
+
+
+@pytest.mark.parametrize(
+    'mounted, code, calls',
+    [('', 0, 'mount chmod'), ('10.0.0.2:/share', 0, 'chmod'), ('10.0.0.3:/share', 2, '')],
+)
+def test_a_kept_slice_has_the_share_that_is_named(mounted, code, calls, tmp_path):
+    arguments = (*NEEDED, '--nfs=10.0.0.2:/share', '--dry_run', '--', *TRAIN)
+    printed = subprocess.run(
+        ['bash', 'launch/tpu_pod.sh', *arguments], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    (line,) = [line for line in printed.splitlines() if 'mountpoint' in line]
+    command = shlex.split(line)[-1].removeprefix('--command=')
+    is_now, log = tmp_path / 'mounted', tmp_path / 'calls'
+    is_now.write_text(mounted)
+    log.touch()
+    for name, script in {
+        'mountpoint': f'test -s "{is_now}"',
+        'findmnt': f'cat "{is_now}"',
+        'sudo': f'case "$1" in mkdir) exit;; mount) printf %s "$4" >"{is_now}";; esac; echo "$1" >>"{log}"',
+    }.items():
+        (tmp_path / name).write_text(f'#!/bin/sh\n{script}\n')
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    done = subprocess.run(['bash', '-c', command], env=env, capture_output=True, text=True)
+    assert (done.returncode, log.read_text().split()) == (code, calls.split()), done.stderr
+    assert (f'error: /mnt/nfs is {mounted} here' in done.stderr) == (code == 2)
+
+
 def test_an_interrupt_lets_the_app_save(slice_):
     repository, host, _ = slice_
-    running = begin(slice_, app=('75', '--workdir=runs/one', 'saved', 'wait'))
+    running = begin(slice_, app=('75', '--workdir=runs/one', 'wait', 'saved'))
     deadline = time.monotonic() + 30
     while not (host / 'bsft_jax' / 'runs' / 'one' / 'metrics.jsonl').exists():
         assert time.monotonic() < deadline
