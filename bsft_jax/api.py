@@ -99,7 +99,11 @@ def generate_answers(
     """Answers in words: `{id, text, ids, behavior, behavior_logprobs}` per record, in their order.
 
     `prompt` and `examples` are those of `score_records`.
+
+    Raises UserError without a record, for an unknown policy or prompt style and as `Sampling.validate` does.
     """
+    if not records:
+        raise UserError('no records to answer')
     _, records, renderer = _styled(model, records, prompt, examples)
     generations = decoding.generate(
         model,

@@ -22,10 +22,11 @@ from bsft_jax.data import labels, loader, prompts, rendering
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub import export as export_lib
+from bsft_jax.hub import files
 from bsft_jax.hub import model as model_lib
 from bsft_jax.hub.model import BaseModel, Model
 from bsft_jax.inference import decoding, policies, scoring
-from bsft_jax.models.network import Params
+from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import processes, settings, sharding
 from bsft_jax.training import loop, placement
@@ -129,15 +130,29 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
 def open_model(
     *, model: str = '', workdir: str = '', step: int | None = None, chat_template: str = '', mesh=None
 ) -> Model:
-    """The model that `--model` or `--workdir` names."""
-    if model:
-        if step is not None:
-            raise UserError('belongs to --workdir, not to --model', where=f'--step={step}')
-        base = model_lib.open_base(model, chat_template=chat_template)
-        return model_lib.load(base, mesh)
-    if not workdir:
+    """The model that `--model` or `--workdir` names, on `mesh` (default: split over all devices).
+
+    A run is held and computed in as its config says, a `--model` as `_in_stored_dtype` does.
+    """
+    if model and step is not None:
+        raise UserError('belongs to --workdir, not to --model', where=f'--step={step}')
+    if not (model or workdir):
         raise UserError('neither --model nor --workdir is given')
-    return workdir_lib.load_model(pathlib.Path(workdir), step=step, mesh=mesh)
+    if chat_template and not model:
+        raise UserError('belongs to --model: a run has its own', where=f'--chat_template={chat_template}')
+    if not model:
+        return workdir_lib.load_model(pathlib.Path(workdir), step=step, mesh=mesh or mesh_lib.whole_mesh())
+    base = model_lib.open_base(model, chat_template=chat_template)
+    mesh = mesh or mesh_lib.whole_mesh()
+    base.network = _in_stored_dtype(base, mesh.devices.flat[0].platform)
+    return model_lib.load(base, mesh)
+
+
+def _in_stored_dtype(base: BaseModel, platform: str) -> Network:
+    """The base's network in bfloat16 where its files are; in float32 on CPUs, which compute slowly in bfloat16."""
+    if platform == 'cpu' or files.stored_dtype(base.directory) != 'bfloat16':
+        return base.network
+    return dataclasses.replace(base.network, dtype='bfloat16', base_dtype='bfloat16')
 
 
 def _choose(records: Sequence[Record], subset: str, limit: int) -> list[Record]:
@@ -253,7 +268,7 @@ def evaluate(
 
 def export(*, workdir: str, output: str, step: int | None = None, form: str = 'merged') -> pathlib.Path:
     """Writes a run's model as a plain Hugging Face checkpoint, or as a `peft` adapter; returns the folder."""
-    loaded = open_model(workdir=workdir, step=step, mesh=mesh_lib.whole_mesh())
+    loaded = open_model(workdir=workdir, step=step)
     stop_id = scoring.renderer_of(loaded).stop_id
     return export_lib.write(loaded, output, stop_id=stop_id, form=form)
 
@@ -276,6 +291,7 @@ def generate(
 
     `raw` continues the text behind the tokenizer's own start token, with policy `none` and no template.
     `prompt` is the prompt style; the train split of `examples` (default: the run's source) has what it shows.
+    The model is `model`, or the run in `workdir`, its parameters split over all devices.
     """
     style = _parse_style(prompt, examples)
     if (text is None) == (not input_file):
@@ -284,6 +300,8 @@ def generate(
         raise UserError('--raw needs --text')
     if raw and style.name != 'plain':
         raise UserError('needs a chat template, --raw uses none', where=f'--prompt={style.name}')
+    if raw and policy not in ('auto', 'none'):
+        raise UserError('needs an answer with a head, --raw has none', where=f'--policy={policy}')
     records = read_jsonl(input_file) if input_file else [Record((Message('user', text),), id='text')]
     loaded = open_model(model=model, workdir=workdir, step=step, chat_template=chat_template)
     if raw:

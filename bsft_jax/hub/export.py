@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
 from bsft_jax.errors import UserError
-from bsft_jax.hub import peft, tables
+from bsft_jax.hub import files, peft, tables
 from bsft_jax.hub.files import INDEX, SINGLE, TensorFiles
 from bsft_jax.hub.model import Model
 from bsft_jax.models import linear, lora
@@ -25,7 +25,6 @@ from bsft_jax.models.lora import LoraSpec
 from bsft_jax.trees import fetch, flatten
 
 SHARD_BYTES = 5 * 2**30
-_DTYPES = {'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
 
 
 def _with_rows(table: np.ndarray, rows: np.ndarray, ids: tuple[int, ...]) -> np.ndarray:
@@ -126,9 +125,9 @@ def _config(model: Model, dtype: str) -> dict:
 
 
 def _verify_weights(model: Model, directory: pathlib.Path, dtype: np.dtype) -> None:
-    files = TensorFiles(directory)
+    written = TensorFiles(directory)
     for name, tensor in _tensors(model):
-        if not np.array_equal(files.read(name), tensor.astype(dtype)):
+        if not np.array_equal(written.read(name), tensor.astype(dtype)):
             raise OSError(f'{name} was not written as it is: disk full or damaged? ({directory})')
 
 
@@ -154,17 +153,8 @@ def _verify_tokenizer(model: Model, directory: pathlib.Path) -> None:
             raise OSError(f'the exported tokenizer does not write {text!r} as {list(head)}')
 
 
-def _stored_dtype(model: Model) -> str:
-    """The dtype of the base checkpoint's files; float32 for a model from random weights."""
-    try:
-        files = TensorFiles(model.base.directory)
-        return _DTYPES.get(files.dtype('model.embed_tokens.weight'), 'float32')
-    except UserError:
-        return 'float32'
-
-
 def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:
-    stored = _stored_dtype(model)
+    stored = files.stored_dtype(model.base.directory)
     _write_weights(model, folder, jnp.dtype(stored))
     (folder / 'config.json').write_text(json.dumps(_config(model, stored), indent=2) + '\n')
     hf = model.base.hf_config
@@ -177,7 +167,7 @@ def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:
 def write(model: Model, output: str | pathlib.Path, *, stop_id: int, form: str = 'merged') -> pathlib.Path:
     """Writes the model as a Hugging Face checkpoint, or its adapter for `peft`, and returns the folder.
 
-    Merged weights keep the dtype of the base checkpoint's files; an adapter is float32. The folder
+    Merged weights keep the dtype of the base's files (float32 where it has none); an adapter is float32. The folder
     appears only when it is whole and has been read back. With several processes all must call this; the
     first alone writes.
 
@@ -189,7 +179,7 @@ def write(model: Model, output: str | pathlib.Path, *, stop_id: int, form: str =
     if form == 'peft':
         peft.check(model)
     if jax.process_index() == 0:
-        _write_whole(model, output, stop_id, form)
+        _write_whole(model, output.resolve(), stop_id, form)
     elif form == 'peft':
         peft.tensors(model)
     else:

@@ -17,6 +17,7 @@ INDEX = 'model.safetensors.index.json'
 HUB_FILES = ['*.json', '*.safetensors', '*.jinja']
 NOT_READ = ['consolidated*', '*/*']  # the same weights in another form, and folders
 _TEXT_MODEL = re.compile(r'(?:model\.)?language_model\.(?:model\.)?(?P<lm_head>lm_head\.)?')  # both layouts
+_DTYPES = {'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / 'assets'
 
 
@@ -149,3 +150,11 @@ class TensorFiles:
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
         """The tensor, or only the bytes of one slice of it."""
         return self._slice(name)[index or slice(None)]
+
+
+def stored_dtype(directory: pathlib.Path) -> str:
+    """The dtype of a checkpoint's table of embeddings; float32 where the directory has no weights."""
+    try:
+        return _DTYPES.get(TensorFiles(directory).dtype('model.embed_tokens.weight'), 'float32')
+    except UserError:
+        return 'float32'

@@ -19,6 +19,7 @@ from bsft_jax.models.attention import KVView, Layout
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
+from bsft_jax.trees import fetch
 
 Heads = tuple[tuple[int, ...], ...]
 
@@ -131,7 +132,7 @@ def _decode(
     def advance(carry):
         step, out_BM, logits_BV, cache, done_B = carry
         decoder = network.bind(params)  # NNX modules do not cross into the loop's trace
-        step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
+        step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(jax.random.wrap_key_data(keys_B), step)
         token_B = sample(logits_BV, step_keys_B, temperature, top_p)
         forced_B = jnp.where(step < H, forced_BH[:, jnp.minimum(step, H - 1)], -1)
         token_B = jnp.where(forced_B >= 0, forced_B, token_B)
@@ -182,6 +183,7 @@ def generate(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(sampling.seed), jnp.arange(len(prompts) + B)
     )
+    keys = np.asarray(jax.random.key_data(keys))  # numbers, which several processes can put on one mesh
     rows, results = sharding.row_sharding(model.mesh), []
     for start in range(0, len(prompts), B):
         chunk = prompts[start : start + B]
@@ -195,7 +197,8 @@ def generate(
         if labels is not None:
             label_B[: len(chunk)] = labels[start : start + B]
         with jax.set_mesh(model.mesh):
-            out_BM, branch_B, behavior_Bn = jax.device_get(
+            out_BM, branch_B, behavior_Bn = map(
+                fetch,
                 _decode(
                     model.network,
                     model.params,
@@ -206,7 +209,7 @@ def generate(
                     policy=parsed,
                     max_new=sampling.max_new_tokens,
                     stop_id=stop_id,
-                )
+                ),
             )
         for i in range(len(chunk)):
             ids = out_BM[i].tolist()

@@ -134,6 +134,15 @@ def test_export_refuses_a_folder_in_use_and_leaves_no_half(directory, tmp_path, 
     assert not (tmp_path / 'out').exists()
 
 
+def test_the_folder_that_one_is_in_can_be_exported_to(directory, tmp_path, monkeypatch):
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    model = bsft_jax.load_model(directory)
+    bsft_jax.save_model(model, '.')
+    assert_close(bsft_jax.load_model(tmp_path / 'here').logits(TOKENS), model.logits(TOKENS), 0)
+    assert [path.name for path in tmp_path.iterdir()] == ['here']
+
+
 def test_wrong_checkpoints_get_one_line(directory, tmp_path):
     from safetensors.numpy import load_file, save_file
 

@@ -208,6 +208,20 @@ def test_a_run_moves_between_processes_and_meshes(base, alone, tmp_path):
     assert_same_scores(workdir, alone)
 
 
+def test_processes_answer_together_as_one_does(base):
+    ask = (
+        '-m',
+        'bsft_jax.generate',
+        f'--model={base}',
+        '--text=Fine?',
+        '--max_new_tokens=6',
+        '--temperature=1',
+    )
+    said = [launch(count, devices, *ask) for count, devices in ((1, 1), (2, 2))]
+    alone, together = (done.stdout.removeprefix('[0] ') for done in said)
+    assert json.loads(together) == json.loads(alone), said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'count, devices, mesh, source',
