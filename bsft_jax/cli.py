@@ -23,6 +23,7 @@ from ml_collections import config_flags
 from bsft_jax import cache
 from bsft_jax import config as config_lib
 from bsft_jax.errors import EXIT_DOES_NOT_FIT, EXIT_RESTART, EXIT_USER, DoesNotFit, Preempted, UserError
+from bsft_jax.parallel import settings
 
 EXIT_INTERRUPTED = 130
 CACHE_FROM_SECONDS = '0.1'  # of compilation
@@ -62,6 +63,7 @@ def run(main: Callable[[Sequence[str]], None]) -> typing.NoReturn:
     """
     os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
     keep_compiled()
+    settings.take_cards()
     try:
         app.run(main, flags_parser=_parse_flags)
     except UserError as error:

@@ -26,6 +26,7 @@ LIMIT = flags.DEFINE_integer('limit', 0, 'How many.')
 
 def main(_):
     assert 'jax' not in sys.modules
+    assert os.environ['XLA_CLIENT_MEM_FRACTION'] == '0.92'
     logging.warning('noise')
     if WORKDIR.value == 'user':
         raise UserError('it is\\nbroken', where='tasks.jsonl:3', fix='repair it')
@@ -196,3 +197,18 @@ def test_what_is_compiled_is_kept_in_the_users_cache_unless_they_say_where(monke
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'elsewhere')
     cli.keep_compiled()
     assert os.environ['JAX_COMPILATION_CACHE_DIR'] == 'elsewhere'
+
+
+@pytest.mark.parametrize('name', ['XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'])
+def test_a_run_has_the_share_of_a_card_that_plans_count_on_unless_they_say_how_much(name, monkeypatch):
+    from bsft_jax.parallel import settings
+
+    for one in settings._SHARES:
+        monkeypatch.delenv(one, raising=False)
+    settings.take_cards()
+    assert os.environ['XLA_CLIENT_MEM_FRACTION'] == str(settings.CARD_SHARE)
+    monkeypatch.delenv('XLA_CLIENT_MEM_FRACTION')
+    monkeypatch.setenv(name, '.4')
+    settings.take_cards()
+    assert [os.environ.get(one) for one in settings._SHARES if one != name] == [None]
+    assert os.environ[name] == '.4'

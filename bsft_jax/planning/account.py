@@ -22,7 +22,7 @@ from bsft_jax.models import cudnn
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Network
 from bsft_jax.parallel import mesh as mesh_lib
-from bsft_jax.parallel import sharding
+from bsft_jax.parallel import settings, sharding
 from bsft_jax.planning import collectives, flops, hlo, roofline
 from bsft_jax.planning.topology import Topology
 from bsft_jax.training import optimizer as optimizer_lib
@@ -32,7 +32,6 @@ from bsft_jax.training import workdir as workdir_lib
 from bsft_jax.training.state import TrainState
 from bsft_jax.trees import flatten
 
-CARD_SHARE = 0.92  # of a card's memory is for the program, with XLA_PYTHON_CLIENT_MEM_FRACTION=.92 in the run
 DOCUMENT = 64  # tokens of the shortest record, since a plan sees none
 _SPOKEN = r'-|_|meta|instruct|chat|base|hf|[ip]t$'  # of a published name, what its preset does without
 _SCORES = 'BKRH,BKSH->BKRS/'  # the einsum of scores in models.attention, which names its products
@@ -223,7 +222,7 @@ def _verdict(topology: Topology, memory: dict[str, Any]) -> dict[str, Any]:
     if topology.platform == 'tpu':
         memory['capacity'] = topology.chip.memory
         return {'fits': True, 'by': 'the compiler'}
-    memory['capacity'] = int(CARD_SHARE * topology.chip.memory)
+    memory['capacity'] = int(settings.CARD_SHARE * topology.chip.memory)
     return {'fits': memory['total'] <= memory['capacity'], 'by': 'an estimate'}
 
 
