@@ -74,6 +74,27 @@ def save_torch(directory, family='qwen2', dtype='float32', shards='5GB', seed=0,
     return model.eval()
 
 
+def save_that_sees(directory, vocab_size):
+    """Writes a random Gemma 3 that sees images, and returns it."""
+    import torch
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    sizes = {
+        key: value for key, value in SHAPES['gemma3 periods'].items() if key not in ('family', 'rope_theta')
+    }
+    text = sizes | dict(
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_attention_heads=4, initializer_range=0.3
+    )  # fmt: skip
+    vision = dict(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=28
+    )
+    torch.manual_seed(0)
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    model = Gemma3ForConditionalGeneration(config).eval()
+    model.save_pretrained(directory)
+    return model
+
+
 def assert_close(actual, reference, tolerance):
     """|a − b| ≤ tolerance · max(1, max|reference|)."""
     actual, reference = np.asarray(actual), np.asarray(reference)

@@ -36,12 +36,17 @@ _ABSENT = {  # what transformers takes for a field that the file lacks; null sta
 }
 
 
+def sees_images(config: dict[str, Any]) -> bool:
+    """Whether a `config.json` is that of a checkpoint with a text model and one that sees (Gemma 3 from 4B on)."""
+    return config.get('model_type') == 'gemma3'
+
+
 def text_model(config: dict[str, Any]) -> dict[str, Any]:
-    """The `config.json` of the text model in a checkpoint that sees images (Gemma 3 from 4B on); else as it is.
+    """The `config.json` of the text model in a checkpoint that sees images; else as it is.
 
     Such files leave out what transformers takes for granted, and an export must say it.
     """
-    if config.get('model_type') != 'gemma3':
+    if not sees_images(config):
         return config
     shared = {
         key: config[key]

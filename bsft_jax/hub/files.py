@@ -76,9 +76,18 @@ def _download(repository: str, revision: str) -> pathlib.Path:
 
 def read_config(directory: pathlib.Path) -> dict:
     """The `config.json` of a model directory; of a checkpoint that sees images that of its text model."""
+    return configs.text_model(_read_config(directory))
+
+
+def sees_images(directory: pathlib.Path) -> bool:
+    """Whether a model directory has more than a text model."""
+    return configs.sees_images(_read_config(directory))
+
+
+def _read_config(directory: pathlib.Path) -> dict:
     path = directory / 'config.json'
     try:
-        return configs.text_model(json.loads(path.read_text(encoding='utf-8')))
+        return json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise UserError(f'cannot be read ({error})', where=str(path)) from error
 

@@ -35,9 +35,14 @@ def check(model: Model) -> None:
         )
 
 
+def _place(model: Model) -> str:
+    """What the modules of the text model are called behind, in the model that `transformers` makes of the base."""
+    return 'model.language_model.' if files.sees_images(model.base.directory) else 'model.'
+
+
 def tensors(model: Model) -> dict[str, np.ndarray]:
     """The adapter's tensors by the names that `peft` gives them, float32, in torch's layout."""
-    flat, found = flatten(model.params), {}
+    flat, found, place = flatten(model.params), {}, _place(model)
     kernels = {
         e.path: e for e in tables.entries(model.network.arch, flat).values() if e.path.endswith('/kernel')
     }
@@ -47,9 +52,10 @@ def tensors(model: Model) -> dict[str, np.ndarray]:
             if (stack := flat.get(f'{module}/lora/{part}')) is None:
                 continue
             for name, matrix in zip(entry.tensors, fetch(stack), strict=True):
-                key = f'{_PREFIX}{name.removesuffix(".weight")}.lora_{letter}.weight'
+                inside = name.removesuffix('.weight').removeprefix('model.')
+                key = f'{_PREFIX}{place}{inside}.lora_{letter}.weight'
                 found[key] = np.ascontiguousarray(matrix.T)
-    for side, module in (('input', 'model.embed_tokens'), ('output', 'lm_head')):
+    for side, module in (('input', f'{place}embed_tokens'), ('output', 'lm_head')):
         if (rows := flat.get(f'behavior/{side}')) is not None:
             found[f'{_PREFIX}{module}.{_ROWS}'] = fetch(rows)
     return found
@@ -67,6 +73,9 @@ def config(model: Model) -> dict[str, Any]:
     """The content of `adapter_config.json`."""
     spec, flat, ids = model.network.lora, flatten(model.params), list(model.behaviors.ids)
     theirs = {ours: name.rsplit('.', 1)[1] for name, ours in tables.LINEAR.items()}
+    targets: Any = [theirs[path] for path in LINEAR_MAPS if re.fullmatch(spec.targets, path)]
+    if files.sees_images(model.base.directory):  # which has maps of the same names for what it sees
+        targets = rf'{re.escape(_place(model))}.*\.({"|".join(targets)})'
     rows: Any = ids or None
     if 'behavior/output' in flat:
         rows = {'embed_tokens': ids, 'lm_head': ids}
@@ -80,7 +89,7 @@ def config(model: Model) -> dict[str, Any]:
         'lora_alpha': spec.alpha,
         'use_rslora': spec.rank_stabilized,
         'lora_dropout': spec.dropout,
-        'target_modules': [theirs[path] for path in LINEAR_MAPS if re.fullmatch(spec.targets, path)],
+        'target_modules': targets,
         'trainable_token_indices': rows,
     }
 

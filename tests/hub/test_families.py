@@ -10,7 +10,7 @@ import bsft_jax
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS
 from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.hub.files import TensorFiles
-from tests.tiny import NO_TORCH, SHAPES, assert_close, random_model, save_torch
+from tests.tiny import NO_TORCH, SHAPES, assert_close, random_model, save_that_sees, save_torch
 
 torch = pytest.importorskip('torch', reason=NO_TORCH)
 ROWS = 384
@@ -94,21 +94,10 @@ def test_qwen2_5_keeps_its_151936_rows(shared, tmp_path):
 def test_the_text_model_of_a_gemma_3_that_sees_images(prefix, tokenizer_of, tmp_path):
     """Both names that such files have had; a head of its own is not there, for the table is it."""
     from safetensors.numpy import load_file, save_file
-    from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+    from transformers import AutoModelForCausalLM
 
     base = tmp_path / 'base'
-    sizes = {
-        key: value for key, value in SHAPES['gemma3 periods'].items() if key not in ('family', 'rope_theta')
-    }
-    text = sizes | dict(
-        vocab_size=ROWS, hidden_size=32, intermediate_size=48, num_attention_heads=4, initializer_range=0.3
-    )
-    vision = dict(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=28
-    )
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    theirs = Gemma3ForConditionalGeneration(config).eval()
-    theirs.save_pretrained(base)
+    theirs = save_that_sees(base, ROWS)
     tensors = load_file(base / 'model.safetensors')
     assert any('vision_tower' in name for name in tensors)
     tensors = {name.replace('language_model.model.', prefix): tensor for name, tensor in tensors.items()}

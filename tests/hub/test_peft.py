@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import zlib
 
 import jax
@@ -15,7 +16,7 @@ from bsft_jax.hub import export, files, peft
 from bsft_jax.hub import model as model_lib
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.trees import flatten, unflatten
-from tests.tiny import NO_TORCH, assert_close, random_model
+from tests.tiny import NO_TORCH, assert_close, random_model, save_that_sees
 
 torch = pytest.importorskip('torch', reason=NO_TORCH)
 TOKENS = np.array([[1, 5, 9, 300, 2, 77, 31, 8]])
@@ -68,6 +69,27 @@ def test_peft_and_merged_give_our_logits(tied, spec, tmp_path):
     merged = export.write(model, tmp_path / 'merged', stop_id=2)
     assert_close(torch_logits(AutoModelForCausalLM.from_pretrained(merged, dtype='float32')), ours, 1e-4)
     assert_close(bsft_jax.load_model(merged).logits(with_rows(TOKENS)), ours, 1e-4)
+
+
+def test_an_adapter_of_a_base_that_sees_images_is_its_text_models(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = random_model(tmp_path / 'tokenizer')
+    rows = json.loads((tokenizer / 'config.json').read_text())['vocab_size']
+    directory = tmp_path / 'base'
+    save_that_sees(directory, rows)
+    for file in (*tokenizer.glob('tokenizer*'), *tokenizer.glob('*.jinja')):
+        shutil.copy(file, directory)
+    model = adapted(directory, LoraSpec(4, 8.0))
+    ours = np.asarray(model.logits(with_rows(TOKENS)))
+    folder = export.write(model, tmp_path / 'adapter', stop_id=2, form='peft')
+    base = AutoModelForCausalLM.from_pretrained(directory, dtype='float32')
+    assert type(base).__name__ == 'Gemma3ForConditionalGeneration'
+    loaded = PeftModel.from_pretrained(base, folder)
+    assert_close(torch_logits(loaded), ours, 1e-4)
+    found = {name for name, _ in loaded.named_parameters() if 'lora_' in name}
+    assert found and not any('vision_tower' in name for name in found)
 
 
 def test_an_int8_base_is_merged_as_it_was_trained(tmp_path):
