@@ -14,18 +14,19 @@ from bsft_jax.hub import configs
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
-HUB_FILES = ['*.json', '*.safetensors', '*.jinja']
+HUB_FILES = ['*.json', '*.jinja']
+HUB_WEIGHTS = '*.safetensors'
 NOT_READ = ['consolidated*', '*/*']  # the same weights in another form, and folders
 _TEXT_MODEL = re.compile(r'(?:model\.)?language_model\.(?:model\.)?(?P<lm_head>lm_head\.)?')  # both layouts
 _DTYPES = {'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / 'assets'
 
 
-def resolve_directory(base: str) -> pathlib.Path:
+def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
     """A Hugging Face directory, by path, by the name of a bundled asset, or by a hub id.
 
-    A hub id is `ORGANISATION/NAME`, with `@REVISION` for another one than `main`; its files come from the
-    cache, or from the network where there is one.
+    A hub id is `ORGANISATION/NAME`, with `@REVISION` for another one than `main`; its files (those of its weights
+    only with `weights`) come from the cache, or from the network where there is one.
 
     Raises UserError for what is none of these.
     """
@@ -39,7 +40,7 @@ def resolve_directory(base: str) -> pathlib.Path:
             'no config.json in this folder', where=base, fix='name a Hugging Face model directory'
         )
     if is_hub_id(base):
-        return _download(*base.partition('@')[::2])
+        return _download(*base.partition('@')[::2], weights)
     names = sorted(p.parent.name for p in ASSETS.glob('*/config.json'))
     raise UserError(
         f'no model at {base!r}',
@@ -54,13 +55,14 @@ def is_hub_id(base: str) -> bool:
     return bool(spelled) and not pathlib.Path(base).expanduser().parent.is_dir()
 
 
-def _download(repository: str, revision: str) -> pathlib.Path:
+def _download(repository: str, revision: str, weights: bool) -> pathlib.Path:
     """The folder of a hub repository in the cache, completed from the network; raises UserError."""
     from huggingface_hub import snapshot_download
 
+    wanted = [*HUB_FILES, HUB_WEIGHTS] if weights else HUB_FILES
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=HUB_FILES, ignore_patterns=NOT_READ
+            repository, revision=revision or None, allow_patterns=wanted, ignore_patterns=NOT_READ
         )
     except Exception as error:  # the hub's errors share no class
         reason = str(error).strip().splitlines()[0]

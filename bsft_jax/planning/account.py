@@ -41,11 +41,14 @@ _SIZE = re.compile(r'([\d.]+)([KMGT]?)i?B?')
 def network_of(config: RunConfig) -> Network:
     """The network of a run, without a file of its base where the base is a published hub id with a preset.
 
-    There the behavior ids are the last of the table: which they are changes no size.
+    There the behavior ids are the last of the table: which they are changes no size. Of other hub ids no weights are
+    fetched.
     """
     named = _preset(config.model.base) if files.is_hub_id(config.model.base) else None
     if named is None:
-        return workdir_lib.open_base(config).network
+        base = str(files.resolve_directory(config.model.base, weights=False))
+        model = dataclasses.replace(config.model, base=base)
+        return workdir_lib.open_base(dataclasses.replace(config, model=model)).network
     arch = configs.architecture_of(presets.preset(named))
     rows = len(BehaviorSet(config.behaviors, form=config.form).rows)
     lora = LoraSpec(**dataclasses.asdict(config.lora)) if config.train.mode == 'lora' else None

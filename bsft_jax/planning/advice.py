@@ -13,22 +13,21 @@ from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.planning import account
 from bsft_jax.planning.topology import Topology
 
-FRUGAL = 'full'  # the policy that keeps least on the devices without the host's memory
+FRUGAL = ('full', 'offload')  # keep least on the devices, the first without the host's memory
 
 
 def sentence(plan: dict[str, Any]) -> str:
-    """Both figures of a plan that does not fit, and what would fit."""
+    """Both figures of a plan that does not fit, and what would fit; of a search nothing that it has tried."""
     memory = plan['memory']
     total, capacity = memory['total'], memory['capacity']
     if total is None:
         return f'{plan["topology"]}: {memory["message"]}'
-    parts = []
-    if plan['remat'] != FRUGAL:
-        parts.append(f'--config.train.remat={FRUGAL}')
-    if rows_left(plan) > 1:
-        parts.append(
-            f'smaller micro-batches (--config.train.accumulation={2 * plan["accumulation"]} or more)'
-        )
+    parts, searched = [], 'tried' in plan
+    if plan['remat'] not in FRUGAL and not searched:
+        parts.append(f'--config.train.remat={FRUGAL[0]}')
+    if (rows := rows_left(plan)) > 1 and not searched:
+        accumulation = plan['accumulation'] * next(n for n in range(2, rows + 1) if rows % n == 0)
+        parts.append(f'smaller micro-batches (--config.train.accumulation={accumulation} or more)')
     state = sum(memory['arguments'].get(name, 0) for name in ('trainable', 'frozen', 'moments'))
     least = math.ceil(state * plan['devices'] / capacity)
     enough = 2 ** math.ceil(math.log2(total / capacity)) * plan['devices']
@@ -62,7 +61,7 @@ def search(config: RunConfig, topology: Topology, devices: Sequence) -> dict[str
             'nothing to search: simulated devices have no memory', where=f'--topology={topology.text}'
         )
     data, fsdp, *_ = mesh_lib.resolve(config.mesh, len(devices))
-    rows = config.data.rows_per_step // (data * fsdp)
+    rows = max(1, config.data.rows_per_step // (data * fsdp))  # account.plan says where they do not divide
     tried, fitting = [], []
     for remat in REMAT:
         for accumulation in (n for n in range(1, rows + 1) if rows % n == 0):

@@ -5,16 +5,18 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
 
 from bsft_jax.config import DataSection, MeshSection, ModelSection, RunConfig, TrainSection
 from bsft_jax.errors import UserError
-from bsft_jax.hub import configs, presets
+from bsft_jax.hub import configs, files, presets
 from bsft_jax.models.network import Network
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.planning import account, flops, topology
@@ -99,6 +101,22 @@ def test_a_published_base_needs_no_files(base, preset):
     network, arch = account.network_of(config), configs.architecture_of(presets.preset(preset))
     assert network.arch == arch and network.lora.rank == 16
     assert network.behavior_ids == (arch.vocab_size - 2, arch.vocab_size - 1)
+
+
+def test_of_a_base_without_a_preset_no_weights_are_fetched(tmp_path, monkeypatch):
+    bundled = files.resolve_directory('tiny-clinical')
+
+    def fetch(repository, *, revision, allow_patterns, ignore_patterns):
+        for path in bundled.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                shutil.copy(path, tmp_path)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', fetch)
+    config = dataclasses.replace(config_of('lora'), model=ModelSection(base='some-lab/Model-7B'))
+    assert account.network_of(config) == account.network_of(config_of('lora'))
+    assert config.model.base == 'some-lab/Model-7B' and not list(tmp_path.glob('*.safetensors'))
+    assert files.resolve_directory('some-lab/Model-7B') == tmp_path and list(tmp_path.glob('*.safetensors'))
 
 
 @pytest.mark.parametrize('mode, passes', [('full', 2), ('lora', 2)])

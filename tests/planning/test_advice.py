@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from bsft_jax.config import REMAT, DataSection, MeshSection, RunConfig
@@ -24,6 +25,13 @@ PLAN = {
             {},
             'v5e:2x2 needs 40.0 GiB a device and has 16.0; what would: --config.train.remat=full, or smaller',
         ),
+        (
+            {},
+            '--config.train.remat=full, or smaller micro-batches (--config.train.accumulation=2 or more), or',
+        ),
+        ({'remat': 'offload'}, 'has 16.0; what would: smaller micro-batches (--config.train.accumulation=2'),
+        ({'rows_per_step': 36}, '(--config.train.accumulation=3 or more)'),
+        ({'tried': []}, 'has 16.0; what would: more devices (about 16)'),
         ({'remat': 'full', 'accumulation': 4}, 'has 16.0; what would: more devices (about 16)'),
         (
             {'memory': PLAN['memory'] | {'arguments': {'trainable': 8 << 30, 'moments': 16 << 30}}},
@@ -62,6 +70,12 @@ def test_the_fastest_that_fits(monkeypatch, room, chosen):
     if chosen:
         assert (found['remat'], found['accumulation']) == chosen
     assert (config.train.remat, config.train.accumulation) == (found['remat'], found['accumulation'])
+
+
+def test_too_few_rows_for_the_devices_are_said_by_a_search_as_by_a_plan():
+    config = RunConfig(mesh=MeshSection(1, -1), data=DataSection(rows_per_step=4))
+    with pytest.raises(UserError, match='4 rows do not divide by accumulation × the devices'):
+        advice.search(config, topology.parse('h100:1x8'), jax.devices())
 
 
 def test_simulated_devices_have_nothing_to_search():
