@@ -6,7 +6,7 @@
 #       [--topology=AxB] [--spot] [--dry_run] -- -m bsft_jax.train --config=FILE --workdir=/data/DIR …
 # What stands behind `--` is what `python` is given. Options:
 #   --accelerator=TYPE   of the nodes: tpu-v6e-slice, nvidia-h100-80gb, …
-#   --topology=AxB       of the slice; without it the nodes have GPUs
+#   --topology=AxB       of a slice (tpu-…), whose product is hosts × cards; nodes with GPUs have none
 #   --hosts=N --cards=N  how many nodes, and how many chips or GPUs each has
 #   --spot               cheaper nodes, which may be taken away
 #   --dry_run            prints the manifest and applies nothing
@@ -41,7 +41,12 @@ for option in name claim accelerator; do
   [[ "${!option}" =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
     fail "--$option=${!option} has to be a small letter and at most 39 more, digits or -"
 done
-[[ "${topology:-1x1}" =~ ^[0-9]+(x[0-9]+){1,2}$ ]] || fail "--topology=$topology is not like 4x4 or 2x2x2"
+[[ "${topology:-1x1}" =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] || fail "--topology=$topology is not like 4x4 or 2x2x2"
+case "$accelerator:$topology" in
+  tpu-*:) fail "--accelerator=$accelerator needs the slice's --topology=AxB" ;;
+  tpu-*:*) [ $((${topology//x/*})) -eq $((hosts * cards)) ] || fail "--topology=$topology has not $hosts × $cards chips" ;;
+  *:?*) fail "--topology=$topology is for TPUs (tpu-…), --accelerator=$accelerator is none" ;;
+esac
 [[ "$image" =~ ^[-A-Za-z0-9._/:@]+$ ]] || fail "--image=$image is no image"
 [ $# -gt 1 ] || fail 'nothing to run: -- -m bsft_jax.train --config=FILE --workdir=/data/DIR'
 shift
