@@ -5,6 +5,7 @@
 
 What stands behind `--` is what `python` is given in every process. Each line of theirs begins with the
 process's number. SIGTERM and Ctrl-C tell all of them to save and stop; when one fails the others are stopped.
+When one has saved (75), the others have 300 s to end.
 `--devices_per_process` simulates so many CPU devices in each; without it a process has what it sees.
 The exit code is that of the first process that failed, or 0.
 """
@@ -21,6 +22,7 @@ import threading
 import time
 
 GRACE_SECONDS = 5  # between SIGTERM and SIGKILL, once one process has failed
+SAVE_SECONDS = 300  # until SIGKILL, once one process has saved and stopped
 NOISE = '[Gloo] Rank '  # what the collectives of CPUs say of every connection
 POLL_SECONDS = 0.1
 STOPPED = 75  # asked to stop, and the others with it: they save together
@@ -82,7 +84,8 @@ def watch(running: list[subprocess.Popen]) -> int:
             failed, since = next(code for code in codes if code), time.monotonic()
             if failed != STOPPED:
                 send(running, signal.SIGTERM)
-        if failed not in (0, STOPPED) and time.monotonic() - since > GRACE_SECONDS:
+        grace = SAVE_SECONDS if failed == STOPPED else GRACE_SECONDS
+        if failed and time.monotonic() - since > grace:
             send(running, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
     failed = failed or next((process.returncode for process in running if process.returncode), 0)
@@ -98,16 +101,23 @@ def main() -> int:
     if options.processes < 1 or options.devices_per_process < 0:
         parser.error('--processes must be at least 1, --devices_per_process at least 0')
     port = free_port()
-    running = [
-        subprocess.Popen(
+    running, told = [], threading.Event()
+
+    def stop(*_):
+        told.set()
+        send(running, signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    for index in range(options.processes):
+        process = subprocess.Popen(
             [sys.executable, *options.command],
             env=environment(index, options.processes, port, options.devices_per_process),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace', start_new_session=True,
-        )
-        for index in range(options.processes)
-    ]  # fmt: skip
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: send(running, signal.SIGTERM))
+        )  # fmt: skip
+        running.append(process)
+    if told.is_set():  # while they were started
+        send(running, signal.SIGTERM)
     relays = [relay(index, process) for index, process in enumerate(running)]
     code = watch(running)
     for thread in relays:

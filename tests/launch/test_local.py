@@ -1,0 +1,42 @@
+"""launch/local.py: nobody is left behind. What it starts, and how a run stops: tests/parallel/test_processes.py."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+
+from tests.conftest import ROOT
+
+SCRIPT = ROOT / 'launch' / 'local.py'
+TOLD_EARLY = """
+import os, runpy, signal, subprocess, sys
+
+class Popen(subprocess.Popen):
+    def __init__(self, *arguments, **how):
+        super().__init__(*arguments, **how)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Popen
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def test_a_signal_while_processes_are_started_ends_them():
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, '-c', TOLD_EARLY, SCRIPT, '--processes=2', '--', '-c', 'import time; time.sleep(60)'],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 128 + 15 and time.monotonic() - began < 50, done.stderr
+
+
+def test_who_hangs_after_the_others_have_saved_is_killed(monkeypatch):
+    spec = importlib.util.spec_from_file_location('local', SCRIPT)
+    local = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(local)
+    monkeypatch.setattr(local, 'SAVE_SECONDS', 0.5)
+    programs = ('raise SystemExit(75)', 'import time; time.sleep(60)')
+    running = [subprocess.Popen([sys.executable, '-c', program]) for program in programs]
+    assert local.watch(running) == 75
+    assert [process.returncode for process in running] == [75, -9]
