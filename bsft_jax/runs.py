@@ -106,13 +106,14 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     if lacking := settings.lacking():
         processes.say(lacking)
 
-    state = workdir_lib.initial_state(config, base, mesh)
-    if base.behaviors.ids:
-        processes.say(f"behavior rows: norm {model_lib.row_norm_ratio(state.params):.3f} of the table's")
     checkpoints, clock = Checkpoints(workdir, config.checkpoint.keep), Clock()
     try:
-        restored = checkpoints.restore(state)
-        if restored is not None:
+        restored = None
+        if checkpoints.steps:
+            restored = checkpoints.restore(workdir_lib.restorable(config, base, mesh))
+        if restored is None:
+            state = workdir_lib.initial_state(config, base, mesh)
+        else:
             if restored.data != source.state(restored.data['step']):
                 raise UserError(
                     'the training records are not those this run started with',
@@ -120,6 +121,8 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
                 )
             state, clock = restored.state, Clock(**restored.clock)
             processes.say(f'continuing at step {int(state.step)}')
+        if base.behaviors.ids:
+            processes.say(f"behavior rows: norm {model_lib.row_norm_ratio(state.params):.3f} of the table's")
         run = Run(config, base.network, mesh, source, workdir, evaluators)
         state = loop.train(run, state, checkpoints, clock)
     finally:

@@ -8,7 +8,9 @@ not copied: their fingerprints tie the step to the base checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -33,7 +35,18 @@ class Restored:
 
 
 def _saved(state: TrainState) -> dict[str, Any]:
-    return {'step': state.step, 'trainable': state.trainable, 'opt_state': state.opt_state}
+    parts = {'step': state.step, 'trainable': state.trainable, 'opt_state': state.opt_state}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether an error of a restore speaks of the files, and not of the device, host or storage that reads them."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore raises ValueError for every one
+    if isinstance(error, FileNotFoundError) or (code and int(code[1]) == errno.ENOENT):
+        return True
+    return not (code or isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError)))
 
 
 class Checkpoints:
@@ -42,15 +55,17 @@ class Checkpoints:
     Args:
       workdir: steps lie in `workdir/checkpoints/STEP`, damaged ones in `workdir/damaged/`.
       keep: how many of the newest steps stay.
+      read_only: damaged steps stay where they are; for everybody but the run itself.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int = 1):
+    def __init__(self, workdir: str | pathlib.Path, keep: int = 1, *, read_only: bool = False):
+        self._read_only = read_only
         self._workdir = pathlib.Path(workdir).resolve()
         self._directory = self._workdir / 'checkpoints'
         self._manager = ocp.CheckpointManager(
             self._directory,
             item_names=('state', *_JSON_ITEMS),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only),
         )
         self._frozen: dict[str, int] | None = None
 
@@ -70,7 +85,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_saved(state)),
+                state=ocp.args.PyTreeSave(_saved(state)),
                 data=ocp.args.JsonSave(data),
                 clock=ocp.args.JsonSave(clock),
                 config=ocp.args.JsonSave(config),
@@ -81,56 +96,70 @@ class Checkpoints:
     def restore(self, state: TrainState, step: int | None = None) -> Restored | None:
         """Restores the newest whole step onto the mesh of `state`, or exactly `step`.
 
-        A damaged step is reported, moved to `damaged/`, and the one before it is tried. Returns
-        None when there is no checkpoint.
+        Of `state` only the frozen parameters must be arrays: of the rest shapes, dtypes and shardings count.
+        Without its `opt_state` (None) no moments are read. A damaged step is reported, moved to `damaged/`
+        unless this is read only, and the one before it is tried. Returns None when there is no checkpoint.
 
         Raises:
           UserError: `step` does not exist or is damaged; the frozen base is not the one trained on;
             every checkpoint is damaged.
         """
         if step is not None:
-            if step not in self.steps:
-                found = ', '.join(map(str, self.steps)) or 'none'
-                raise UserError(
-                    f'no checkpoint of step {step}', where=str(self._directory), fix=f'steps there: {found}'
-                )
-            restored, problem = self._try(state, step)
-            if restored is None:
-                raise UserError(f'step {step} is damaged ({problem})', where=str(self._directory))
-            return restored
-        had_steps = bool(self.steps)
-        while self.steps:
-            newest = self.steps[-1]
-            restored, problem = self._try(state, newest)
+            return self._restore_exactly(state, step)
+        tried: set[int] = set()
+        while left := [step for step in self.steps if step not in tried]:
+            restored, problem = self._try(state, left[-1])
             if restored is not None:
                 return restored
-            self._set_aside(newest, problem)
-        if had_steps:
+            self._set_aside(left[-1], problem)
+            tried.add(left[-1])
+        if tried:
             raise UserError(
                 'every checkpoint is damaged',
                 where=str(self._directory),
-                fix='start again with a new --workdir; the damaged steps are kept beside it',
+                fix='start again with a new --workdir; the damaged steps are kept',
             )
         return None
 
+    def _restore_exactly(self, state: TrainState, step: int) -> Restored:
+        if step in self.steps:
+            restored, problem = self._try(state, step)
+            if restored is not None:
+                return restored
+            self._manager.reload()
+            if step in self.steps:
+                raise UserError(f'step {step} is damaged ({problem})', where=str(self._directory))
+        found = ', '.join(map(str, self.steps)) or 'none'
+        raise UserError(
+            f'no checkpoint of step {step}', where=str(self._directory), fix=f'steps there: {found}'
+        )
+
     def _try(self, state: TrainState, step: int) -> tuple[Restored | None, str]:
-        target = _saved(state)
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), target)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _saved(state)
+        )
         problem = ''
         try:
             items = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract),
+                    state=ocp.args.PyTreeRestore(
+                        shapes,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+                        partial_restore=True,
+                    ),
                     **{name: ocp.args.JsonRestore() for name in _JSON_ITEMS},
                 ),
             )
             marks = items['fingerprints']
+            saved = {path: mark for path, mark in marks['saved'].items() if path.split('/')[0] in shapes}
         except Exception as error:  # orbax raises whatever its storage layer raises on damage
+            if not _is_damage(error):
+                raise
             problem = f'{type(error).__name__}: {error}'.split('\n')[0][:200]
         if not processes.all_agree(not problem):
             return None, problem or 'another process cannot read its part'
-        bad = fingerprints.changed(marks['saved'], fingerprints.compute(items['state']))
+        bad = fingerprints.changed(saved, fingerprints.compute(items['state']))
         if bad:
             return None, f'{len(bad)} arrays are not as they were saved, first {bad[0]}'
         wrong = fingerprints.changed(marks['frozen'], fingerprints.compute(state.frozen))
@@ -143,16 +172,19 @@ class Checkpoints:
         return Restored(whole, dict(items['data']), dict(items['clock'])), ''
 
     def _set_aside(self, step: int, problem: str) -> None:
-        target = self._workdir / 'damaged' / str(step)
-        number = 1
+        """Reports a damaged step and moves it, unless it is gone: the run that writes here may have pruned it."""
+        source, target, number = self._directory / str(step), self._workdir / 'damaged' / str(step), 1
         while target.exists():
             number += 1
             target = target.with_name(f'{step}-{number}')
         processes.barrier(f'step {step} is damaged')
-        if processes.is_first():
-            target.parent.mkdir(exist_ok=True)
-            (self._directory / str(step)).rename(target)
-            print(f'checkpoint {step} is damaged ({problem}): moved to {target}', file=sys.stderr)
+        if processes.is_first() and source.exists():
+            done = 'left where it is'
+            if not self._read_only:
+                target.parent.mkdir(exist_ok=True)
+                source.rename(target)
+                done = f'moved to {target}'
+            print(f'checkpoint {step} is damaged ({problem}): {done}', file=sys.stderr)
         processes.barrier(f'step {step} is set aside')
         self._manager.reload()
 

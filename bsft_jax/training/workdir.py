@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -128,6 +129,15 @@ def initial_state(config: RunConfig, base: BaseModel, mesh: Mesh) -> TrainState:
     return state_lib.create(base_params(config, base, mesh), config.trainable, optimizer, mesh)
 
 
+def restorable(config: RunConfig, base: BaseModel, mesh: Mesh) -> TrainState:
+    """What a checkpoint of a run is restored into: shapes of all that it holds, and the frozen parameters."""
+    optimizer = optimizer_lib.make_optimizer(config.optimizer)
+    shapes = state_lib.abstract(base.network, config.trainable, optimizer, mesh)
+    if not shapes.frozen:
+        return shapes
+    return shapes.replace(frozen=state_lib.partition(base_params(config, base, mesh), config.trainable)[1])
+
+
 def load_model(
     workdir: pathlib.Path, *, step: int | None = None, mesh: Mesh | None = None, dtype: str = ''
 ) -> Model:
@@ -145,9 +155,8 @@ def load_model(
     if not base.behaviors.behaviors:
         base.behaviors = BehaviorSet(config.behaviors)
     mesh = mesh or mesh_lib.single_device_mesh()
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(initial_state(config, base, mesh), step)
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        restored = checkpoints.restore(restorable(config, base, mesh).replace(opt_state=None), step)
     if restored is None:
         raise UserError('no checkpoint yet', where=f'--workdir={workdir}', fix='train first')
     return Model(base, restored.state.params, mesh, config.data.answer_format)

@@ -1,8 +1,11 @@
 """What a checkpoint promises: whole or set aside, on any mesh, tied to its base."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from bsft_jax.config import MeshSection, OptimizerSection
@@ -61,6 +64,76 @@ def test_flipped_byte_is_found_and_the_step_before_is_used(tmp_path, capsys):
     assert int(restored.state.step) == 1
     assert (tmp_path / 'damaged' / '2').is_dir() and not (tmp_path / 'checkpoints' / '2').exists()
     assert 'checkpoint 2 is damaged' in capsys.readouterr().err
+
+
+def test_readers_leave_a_damaged_step_where_it_is(tmp_path, capsys):
+    save(tmp_path, make_state(step=1), make_state(value=2.0, step=2))
+    flip_byte(tmp_path / 'checkpoints' / '2')
+    restored = Checkpoints(tmp_path, read_only=True).restore(make_state())
+    assert int(restored.state.step) == 1
+    assert 'checkpoint 2 is damaged' in capsys.readouterr().err
+    assert (tmp_path / 'checkpoints' / '2').is_dir() and not (tmp_path / 'damaged').exists()
+    assert Checkpoints(tmp_path / 'absent', read_only=True).restore(make_state()) is None
+    assert not (tmp_path / 'absent').exists()
+
+
+def test_readers_need_no_moments(tmp_path):
+    save(tmp_path, make_state(step=1), make_state(value=2.0, step=2))
+    wanted = make_state().replace(opt_state=None)
+    restored = Checkpoints(tmp_path, read_only=True).restore(wanted).state
+    assert restored.opt_state is None
+    assert fingerprints.compute(restored.params) == fingerprints.compute(make_state(value=2.0).params)
+    flip_byte(tmp_path / 'checkpoints' / '2')
+    assert int(Checkpoints(tmp_path, read_only=True).restore(wanted).state.step) == 1
+
+
+def of_tensorstore(said):
+    """An error as orbax raises it for an array it cannot read."""
+    error = Exception('Encountered error while reading array index')
+    error.__cause__ = ValueError(said)
+    return error
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory'),
+        MemoryError(),
+        OSError(116, 'Stale file handle'),
+        of_tensorstore("INTERNAL: Error reading local file: Input/output error [os_error_code='5']"),
+    ],
+)
+def test_what_lies_with_the_machine_is_not_damage(error, tmp_path, monkeypatch):
+    save(tmp_path, make_state(step=1))
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ocp.CheckpointManager, 'restore', fails)
+    with pytest.raises(type(error)):
+        Checkpoints(tmp_path).restore(make_state())
+    assert (tmp_path / 'checkpoints' / '1').is_dir() and not (tmp_path / 'damaged').exists()
+
+
+@pytest.mark.parametrize('step', [None, 2])
+def test_a_step_that_is_pruned_while_it_is_read(step, tmp_path, monkeypatch):
+    save(tmp_path, make_state(step=1), make_state(value=2.0, step=2))
+    newest, restore = tmp_path / 'checkpoints' / '2', ocp.CheckpointManager.restore
+
+    def pruned(self, number, **items):
+        if number == 2 and newest.exists():  # what a run does that has saved newer ones
+            newest.rename(tmp_path / 'gone')
+            shutil.copytree(tmp_path / 'gone', tmp_path / 'checkpoints' / '3')
+        return restore(self, number, **items)
+
+    monkeypatch.setattr(ocp.CheckpointManager, 'restore', pruned)
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    if step:
+        with pytest.raises(UserError, match='no checkpoint of step 2; steps there: 1, 3'):
+            checkpoints.restore(make_state(), step)
+    else:
+        found = fingerprints.compute(checkpoints.restore(make_state()).state.params)
+        assert found == fingerprints.compute(make_state(value=2.0).params)
 
 
 def test_missing_and_wholly_damaged_checkpoints_say_so(tmp_path):

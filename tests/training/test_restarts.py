@@ -1,11 +1,14 @@
 """Whatever stops a run, the next start continues with the loss curve of an undisturbed one."""
 
+import gc
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from bsft_jax import runs
@@ -17,6 +20,7 @@ from bsft_jax.config import (
     RunConfig,
 )
 from bsft_jax.errors import UserError
+from bsft_jax.training import fingerprints, loop
 from tests.conftest import ROOT
 from tests.tiny import random_model
 from tests.training.test_checkpoint import flip_byte
@@ -154,6 +158,45 @@ def test_adapters_with_dropout_resume_bit_equal(base, base_dtype, tmp_path):
     assert 0 <= metrics['overall']['macro_f1'] <= 1
     folder = runs.export(workdir=str(tmp_path / 'whole'), output=str(tmp_path / 'adapter'), form='peft')
     assert (folder / 'adapter_model.safetensors').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('mode', ['full', 'lora'])
+def test_no_restore_holds_anything_twice(base, mode, tmp_path, monkeypatch):
+    """Of a model the parameters alone; of a run that goes on the state once, its moments included."""
+
+    def live():
+        gc.collect()
+        return sum(array.nbytes for array in jax.live_arrays())
+
+    def size(tree):
+        return sum(array.nbytes for array in jax.tree.leaves(tree))
+
+    shutil.copytree(base, tmp_path / 'base')
+    run = config(tmp_path / 'base', mode)
+    run.train.steps = 1
+    runs.train(run, tmp_path / 'run')
+    if mode == 'full':
+        (tmp_path / 'base' / 'model.safetensors').unlink()  # nothing of it is needed
+    peaks, before, compute, train = [], live(), fingerprints.compute, loop.train
+
+    def watched(tree):
+        peaks.append(live() - before)
+        return compute(tree)
+
+    monkeypatch.setattr(fingerprints, 'compute', watched)
+    loaded = runs.open_model(workdir=str(tmp_path / 'run'))
+    assert size(loaded.params) <= max(peaks) < 1.01 * size(loaded.params)
+    del loaded
+    peaks.clear()
+
+    def resumed(run, state, *rest):
+        assert size(state) <= max(peaks) < 1.01 * size(state)
+        return train(run, state, *rest)
+
+    monkeypatch.setattr(loop, 'train', resumed)
+    run.train.steps = 2
+    runs.train(run, tmp_path / 'run')
+    assert peaks and [step for step, *_ in curve(tmp_path / 'run')] == [1, 2]
 
 
 def test_other_records_are_refused(base, tmp_path):
