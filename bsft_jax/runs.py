@@ -78,13 +78,18 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     """Trains a run, or continues it from the newest whole checkpoint of `workdir`.
 
     Raises:
-      UserError: anything the user must change, before a device computes.
+      UserError: anything the user must change, before a device computes; a loss that is not finite.
       Preempted: SIGTERM; the run is saved and can be started again.
     """
     config.validate()
-    workdir = pathlib.Path(workdir)
+    with loop.termination() as stopping:
+        _train(config, pathlib.Path(workdir), stopping)
+
+
+def _train(config: RunConfig, workdir: pathlib.Path, stopping: loop.Stopping) -> None:
     base = workdir_lib.open_base(config)
     store, plan = records_lib.training_examples(config, base)
+    loop.check_stopping(stopping)
     base.network = dataclasses.replace(base.network, documents=plan.most_in_row)
     placed = placement.place(config, base)
     mesh = placed.mesh
@@ -124,7 +129,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
         if base.behaviors.ids:
             processes.say(f"behavior rows: norm {model_lib.row_norm_ratio(state.params):.3f} of the table's")
         run = Run(config, base.network, mesh, source, workdir, evaluators)
-        state = loop.train(run, state, checkpoints, clock)
+        state = loop.train(run, state, checkpoints, clock, stopping)
     finally:
         checkpoints.close()
     processes.say(f'done: {workdir}, step {int(state.step)}', file=sys.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import signal
 import time
@@ -18,7 +19,7 @@ from jax.sharding import Mesh
 from bsft_jax.config import RunConfig
 from bsft_jax.data import loader
 from bsft_jax.data.batch import Batch
-from bsft_jax.errors import Preempted
+from bsft_jax.errors import Preempted, UserError
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import processes, sharding
 from bsft_jax.training import optimizer as optimizer_lib
@@ -46,11 +47,15 @@ class Run:
     evaluators: tuple[Evaluator, ...] = ()
 
 
-@contextlib.contextmanager
-def _termination() -> Iterator[Callable[[int], bool]]:
-    """Collects SIGTERM instead of dying of it; yields what says, after a step, whether it came.
+Stopping = Callable[[int], bool]
 
-    Where processes are joined their runtime collects it, and all of them hear of it at the same step.
+
+@contextlib.contextmanager
+def termination() -> Iterator[Stopping]:
+    """Collects SIGTERM instead of dying of it; yields what says, after the n-th step since, whether it came.
+
+    Where processes are joined their runtime collects it, and all of them hear of it at the same step, the first
+    one where it came before. A single process hears of it at once: n = 0 is before the first step.
     """
     if jax.distributed.is_initialized():
         yield multihost_utils.reached_preemption_sync_point
@@ -61,6 +66,12 @@ def _termination() -> Iterator[Callable[[int], bool]]:
         yield lambda _: bool(received)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def check_stopping(stopping: Stopping) -> None:
+    """Raises Preempted where a signal came before the first step: there is nothing to save."""
+    if stopping(0):
+        raise Preempted('by a signal before the first step; start again to continue')
 
 
 def device_batch(batch: Batch, mesh: Mesh, held: Sequence[int] = (), rows: int = 0) -> Batch:
@@ -81,6 +92,16 @@ def device_batch(batch: Batch, mesh: Mesh, held: Sequence[int] = (), rows: int =
         return jax.make_array_from_callback((rows, x.shape[1]), place, part)
 
     return Batch(*map(spread, batch))
+
+
+def _check_finite(step: int, values: dict[str, float]) -> None:
+    """Raises UserError, in every process alike, for a step that leaves nothing to train on or to save."""
+    loss, norm = values['loss'], values['gradient_norm']
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise UserError(
+            f'step {step} has loss {loss} and gradient norm {norm}; it is not saved, earlier checkpoints are',
+            fix='lower --config.optimizer.learning_rate (a new --workdir), or look at the records of that step',
+        )
 
 
 class _Log:
@@ -104,6 +125,7 @@ class _Log:
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in metrics.items()}
+        _check_finite(step, values)
         self._clock.tokens += int(values.pop('tokens'))
         self._targets += int(values.pop('targets'))
         self._bar.update(1)
@@ -130,15 +152,18 @@ def train(
     state: TrainState,
     checkpoints: Checkpoints,
     clock: Clock,
+    stopping: Stopping,
 ) -> TrainState:
     """Trains from `state.step` to `config.steps`, saving as it goes.
 
     Raises:
       Preempted: SIGTERM came; the step in progress was finished and saved.
+      UserError: the loss or the gradient norm of a step is not finite; what was saved before stays.
     """
     config, start = run.config, int(state.step)
     if start >= config.steps:
         return state
+    check_stopping(stopping)
     optimizer = optimizer_lib.make_optimizer(config.optimizer)
     train_step = step_lib.make_train_step(run.network, optimizer, config.train.accumulation, config.seed)
     source = run.source
@@ -161,7 +186,6 @@ def train(
         stack.callback(bar.close)
         stack.callback(trace.close)
         stack.enter_context(jax.set_mesh(run.mesh))
-        stopping = stack.enter_context(_termination())
         batch = device_batch(next(batches), run.mesh, source.held, source.rows)
         compiled = train_step.lower(state, batch).compile()
         log = _Log(run, metrics_file, clock, bar)
@@ -171,7 +195,7 @@ def train(
             state, metrics = compiled(state, batch)
             trace.end(step, state)
             log.push(step, metrics)
-            stopped = stopping(step)
+            stopped = stopping(step - start)
             last = stopped or step == config.steps
             if not last:
                 waiting = time.perf_counter()

@@ -1,5 +1,6 @@
 """Whatever stops a run, the next start continues with the loss curve of an undisturbed one."""
 
+import contextlib
 import gc
 import json
 import shutil
@@ -19,7 +20,7 @@ from bsft_jax.config import (
     OptimizerSection,
     RunConfig,
 )
-from bsft_jax.errors import UserError
+from bsft_jax.errors import Preempted, UserError
 from bsft_jax.training import fingerprints, loop
 from tests.conftest import ROOT
 from tests.tiny import random_model
@@ -129,6 +130,49 @@ def test_term_saves_exits_75_and_resumes(base, undisturbed, tmp_path):
     assert len(curve(workdir)) < 12
     runs.train(config(base), workdir)
     assert curve(workdir) == undisturbed
+
+
+@pytest.mark.parametrize('where', ['records.training_examples', 'workdir.initial_state'])
+def test_term_before_the_first_step_is_heard_at_once(base, where, tmp_path, monkeypatch):
+    module, name = where.split('.')
+    module = {'records': runs.records_lib, 'workdir': runs.workdir_lib}[module]
+    load, handler = getattr(module, name), signal.getsignal(signal.SIGTERM)
+
+    def signalled(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return load(*arguments)
+
+    monkeypatch.setattr(module, name, signalled)
+    with pytest.raises(Preempted, match='before the first step'):
+        runs.train(config(base), tmp_path / 'run')
+    assert not list(tmp_path.glob('run/checkpoints/*')) and not (tmp_path / 'run' / 'metrics.jsonl').exists()
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_joined_processes_are_asked_by_steps_since_their_start(base, tmp_path, monkeypatch):
+    """The runtime tells of a signal that came before the first question at number 1 alone."""
+    asked = []
+
+    @contextlib.contextmanager
+    def termination():
+        yield asked.append
+
+    monkeypatch.setattr(loop, 'termination', termination)
+    for steps in (1, 3):
+        run = config(base)
+        run.train.steps = steps
+        runs.train(run, tmp_path / 'run')
+    assert asked == [0, 0, 1, 0, 0, 1, 2]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(base, tmp_path):
+    run = config(base)
+    run.optimizer.learning_rate, run.checkpoint.interval = 1e38, 1
+    with pytest.raises(UserError, match='step 3 has loss .* not saved') as error:
+        runs.train(run, tmp_path / 'run')
+    assert 'nan' in str(error.value) or 'inf' in str(error.value)
+    assert sorted(p.name for p in (tmp_path / 'run' / 'checkpoints').iterdir()) == ['1', '2']
+    assert [step for step, *_ in curve(tmp_path / 'run')] == [1, 2]
 
 
 def test_rows_resume_from_their_base(base, tmp_path):
