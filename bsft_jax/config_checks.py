@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from bsft_jax import behaviors as behaviors_lib
@@ -12,16 +13,49 @@ from bsft_jax.errors import UserError
 MOST_B2 = 0.99  # with moments in bfloat16, whose 8 bits a step of 1 - b2 must be able to move
 
 
+RANGES = {  # field → its interval; one that is open at inf excludes what is not finite, and none holds nan
+    'seed': '[0, 4294967296)',  # 32 bits are what jax keeps of a seed
+    'log_interval': '[1, inf)',
+    'data.sequence_length': '[8, inf)',
+    'data.rows_per_step': '[1, inf)',
+    'data.behavior_weight': '[0, inf)',
+    'data.drop_long': '[0, 1]',
+    'data.label_noise': '[0, 1]',
+    'optimizer.learning_rate': '[0, inf)',
+    'optimizer.warmup_steps': '[0, inf)',
+    'optimizer.schedule_steps': '[1, inf)',
+    'optimizer.final_ratio': '[0, 1]',
+    'optimizer.weight_decay': '[0, inf)',
+    'optimizer.b1': '[0, 1)',
+    'optimizer.b2': '[0, 1)',
+    'optimizer.eps': '(0, inf)',
+    'optimizer.clip_norm': '(0, inf]',  # inf clips nothing
+    'train.accumulation': '[1, inf)',
+    'train.steps': '[0, inf)',
+    'lora.rank': '[1, inf)',
+    'lora.alpha': '(0, inf)',
+    'lora.dropout': '[0, 1)',
+    'mesh.devices': '[0, inf)',
+    'checkpoint.interval': '[1, inf)',
+    'checkpoint.keep': '[1, inf)',
+    'evaluation.interval': '[0, inf)',
+    'evaluation.limit': '[1, inf)',
+    'evaluation.tokens_per_batch': '[1, inf)',
+}
+
+
+def _lies_in(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(', '))
+    above = value >= low if interval[0] == '[' else value > low
+    return above and (value <= high if interval[-1] == ']' else value < high)
+
+
 def check(config: RunConfig) -> None:
     """Checks everything that can be checked before a device is touched; raises UserError."""
 
     def choice(field: str, value: str, allowed) -> None:
         if value not in allowed:
             raise UserError(f'{value!r} is not one of {", ".join(allowed)}', where=f'--config.{field}')
-
-    def at_least(field: str, value, lowest) -> None:
-        if not value >= lowest:
-            raise UserError(f'{value} is below {lowest}', where=f'--config.{field}')
 
     choice('arm', config.arm, ARMS)
     choice('train.mode', config.train.mode, MODES)
@@ -39,32 +73,10 @@ def check(config: RunConfig) -> None:
     if config.data.hold_out:
         choice('data.hold_out', config.data.hold_out, taxonomy.CATEGORIES)
     d, o, t = config.data, config.optimizer, config.train
-    for field, value, lowest in (
-        ('data.sequence_length', d.sequence_length, 8),
-        ('data.rows_per_step', d.rows_per_step, 1),
-        ('data.behavior_weight', d.behavior_weight, 0.0),
-        ('data.drop_long', d.drop_long, 0.0),
-        ('data.label_noise', d.label_noise, 0.0),
-        ('optimizer.learning_rate', o.learning_rate, 0.0),
-        ('optimizer.warmup_steps', o.warmup_steps, 0),
-        ('optimizer.schedule_steps', o.schedule_steps, 1),
-        ('optimizer.weight_decay', o.weight_decay, 0.0),
-        ('train.accumulation', t.accumulation, 1),
-        ('lora.rank', config.lora.rank, 1),
-        ('lora.dropout', config.lora.dropout, 0.0),
-        ('train.steps', t.steps, 0),
-        ('mesh.devices', config.mesh.devices, 0),
-        ('checkpoint.interval', config.checkpoint.interval, 1),
-        ('checkpoint.keep', config.checkpoint.keep, 1),
-        ('evaluation.interval', config.evaluation.interval, 0),
-        ('evaluation.limit', config.evaluation.limit, 1),
-        ('log_interval', config.log_interval, 1),
-    ):
-        at_least(field, value, lowest)
-    if d.label_noise > 1:
-        raise UserError(f'{d.label_noise} is above 1', where='--config.data.label_noise')
-    if not o.clip_norm > 0:
-        raise UserError(f'{o.clip_norm} is not above 0', where='--config.optimizer.clip_norm')
+    for field, interval in RANGES.items():
+        value = functools.reduce(getattr, field.split('.'), config)
+        if not _lies_in(value, interval):
+            raise UserError(f'{value} is not in {interval}', where=f'--config.{field}')
     if o.moments == 'bfloat16' and o.b2 > MOST_B2:
         raise UserError(
             f'in bfloat16 the second moment stands still with b2 = {o.b2}: what a step adds is rounded away',
@@ -95,7 +107,11 @@ def check(config: RunConfig) -> None:
             fix='use --config.arm=behavior_sft or --config.train.mode=full',
         )
     _check_mesh(config)
-    _ = config.profiled
+    if config.profiled and config.profiled[0] > config.steps:
+        raise UserError(
+            f'{config.profile.steps!r} begins behind the last of {config.steps} steps',
+            where='--config.profile.steps',
+        )
 
 
 def _check_mesh(config: RunConfig) -> None:
@@ -125,8 +141,6 @@ def _check_frozen(config: RunConfig) -> None:
         )
     if config.model.weights == 'random' and config.model.base_dtype == 'int8':
         raise UserError('int8 needs weights of a checkpoint', where='--config.model.base_dtype')
-    if not config.lora.dropout < 1:
-        raise UserError(f'{config.lora.dropout} is not below 1', where='--config.lora.dropout')
     try:
         targets = re.compile(config.lora.targets)
     except re.error as error:

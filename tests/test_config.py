@@ -1,12 +1,15 @@
 """The run description: what it refuses, what may change on resume, and that it survives a file."""
 
 import dataclasses
+import math
+import re
 
 import pytest
 
 from bsft_jax import config as config_lib
 from bsft_jax.behaviors import Behavior
 from bsft_jax.config import RunConfig
+from bsft_jax.config_checks import RANGES
 from bsft_jax.errors import UserError
 
 
@@ -59,6 +62,41 @@ def test_bad_values_name_their_flag(path, value):
     with pytest.raises(UserError) as error:
         changed(path, value).validate()
     assert f'config.{path if path.startswith("data") else path.split(".")[0]}' in str(error.value)
+
+
+OUTSIDE = {
+    'seed': (-1, 2**32),
+    'data.behavior_weight': (-1.0, math.inf),
+    'data.drop_long': (-0.1, 7.0),
+    'optimizer.learning_rate': (-1.0, math.inf),
+    'optimizer.final_ratio': (-3.0, 1.1),
+    'optimizer.weight_decay': (-0.1, math.inf),
+    'optimizer.b1': (-0.1, 1.5),
+    'optimizer.b2': (-0.1, 1.0),
+    'optimizer.eps': (-1.0, 0.0),
+    'lora.alpha': (0.0, math.inf),
+    'lora.dropout': (-0.1, 1.0),
+    'evaluation.tokens_per_batch': (-5, 0),
+}
+
+
+def test_no_number_lies_outside_of_its_range():
+    for path in RANGES:
+        for value in (*OUTSIDE.get(path, ()), -math.inf, math.nan):
+            with pytest.raises(UserError, match=rf'--config\.{re.escape(path)}: {value} is not in '):
+                changed(path, value).validate()
+    changed('optimizer.clip_norm', math.inf).validate()
+    numbers = {
+        path
+        for path, value in config_lib.flatten(RunConfig().to_dict()).items()
+        if type(value) in (int, float)
+    }
+    assert numbers - RANGES.keys() == {'mesh.data', 'mesh.fsdp', 'mesh.context', 'mesh.tensor'}
+
+
+def test_a_trace_behind_the_last_step():
+    with pytest.raises(UserError, match=r'--config\.profile\.steps: .* behind the last of 200'):
+        changed('profile.steps', '500:600').validate()
 
 
 def test_moments_in_bfloat16_want_a_second_one_that_moves():
