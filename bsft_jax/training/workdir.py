@@ -30,37 +30,46 @@ from bsft_jax.training import state as state_lib
 from bsft_jax.training.checkpoint import Checkpoints
 from bsft_jax.training.state import TrainState
 
+TEMPLATE = 'chat_template.jinja'  # in a workdir: the text of `data.chat_template`, where that names one
 _PACKAGES = ('bsft_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'transformers')
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(text, encoding='utf-8')
+    os.replace(partial, path)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
 
 def claim(workdir: pathlib.Path, config: RunConfig) -> None:
-    """Makes the workdir this run's: writes `config.json`, or checks that the run is the same.
+    """Makes the workdir this run's: writes `config.json` and a copy of its chat template, or checks both.
 
-    Raises UserError when the folder holds a run with other fixed fields (all are listed), or files
-    that are not a run's, or is not one folder for all processes.
+    Process 0 looks first: a shared file system may remember for a while what others did not find.
+
+    Raises UserError when the folder holds a run with other fixed fields (all are listed) or another template,
+    or files that are not a run's, or is not one folder for all processes.
     """
+    template = config.data.chat_template and pathlib.Path(config.data.chat_template).read_text(
+        encoding='utf-8'
+    )
+    problem = None
+    if processes.is_first():
+        try:
+            _check_claim(workdir, config, template)
+        except UserError as error:
+            problem = error
+    if not processes.all_agree(problem is None):
+        raise problem or UserError('process 0 refuses it', where=f'--workdir={workdir}')
     path = workdir / 'config.json'
-    if path.exists():
-        old = config_lib.read_workdir(workdir)
-        changed = config_lib.differences(old.to_dict(), config.to_dict())
-        if changed:
-            raise UserError(
-                f'this workdir was made with another config ({"; ".join(changed)})',
-                where=f'--workdir={workdir}',
-                fix='name a new --workdir or undo the changes',
-            )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError('exists, is not empty and holds no run', where=f'--workdir={workdir}')
-    processes.barrier('everybody has looked at the workdir')
     if processes.is_first():
         workdir.mkdir(parents=True, exist_ok=True)
+        if template:
+            write_text(workdir / TEMPLATE, template)
         write_json(path, config.to_dict())
     processes.barrier('the workdir is there')
     if not processes.all_agree(path.exists()):
@@ -69,6 +78,23 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
             where=f'--workdir={workdir}',
             fix='name a folder on storage that all of them share',
         )
+
+
+def _check_claim(workdir: pathlib.Path, config: RunConfig, template: str) -> None:
+    if (workdir / 'config.json').exists():
+        old = config_lib.read_workdir(workdir)
+        changed = config_lib.differences(old.to_dict(), config.to_dict())
+        kept = workdir / TEMPLATE
+        if kept.exists() and kept.read_text(encoding='utf-8') != template:
+            changed.append(f'the text of data.chat_template is not that of {kept}')
+        if changed:
+            raise UserError(
+                f'this workdir was made with another config ({"; ".join(changed)})',
+                where=f'--workdir={workdir}',
+                fix='name a new --workdir or undo the changes',
+            )
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError('exists, is not empty and holds no run', where=f'--workdir={workdir}')
 
 
 def write_environment(workdir: pathlib.Path) -> None:
@@ -149,6 +175,8 @@ def load_model(
     """
     config = config_lib.read_workdir(workdir)
     config.model.attention = 'auto'
+    if (workdir / TEMPLATE).exists():
+        config.data.chat_template = str(workdir / TEMPLATE)
     if dtype:
         config.model.dtype = dtype
     base = open_base(config)
