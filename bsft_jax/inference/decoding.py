@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -39,8 +40,8 @@ class Sampling:
         """Raises UserError for values outside their range."""
         if self.max_new_tokens < 1:
             raise UserError(f'{self.max_new_tokens} is below 1', where='--max_new_tokens')
-        if self.temperature < 0:
-            raise UserError(f'{self.temperature} is below 0', where='--temperature')
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f'{self.temperature} is not a number from 0 on', where='--temperature')
         if not 0 < self.top_p <= 1:
             raise UserError(f'{self.top_p} is not in (0, 1]', where='--top_p')
         return self
@@ -163,7 +164,7 @@ def generate(
     """Continues each prompt (ids) until `stop_id` or `sampling.max_new_tokens`.
 
     The result of a prompt does not depend on the others: sampling keys follow (seed, its index).
-    `labels` are the rows that policy `oracle` needs.
+    `labels` are the rows that policy `oracle` needs, `tokens_per_batch` is about how many a device holds at a time.
 
     Raises UserError when prompt and answer do not fit the model's positions.
     """
@@ -178,8 +179,8 @@ def generate(
         )
     P = -(-longest // _ROUND) * _ROUND
     shards = mesh_lib.batch_shards(model.mesh)
-    wanted = min(tokens_per_batch // (P + sampling.max_new_tokens), len(prompts))
-    B = -(-max(1, wanted) // shards) * shards
+    rows_of_device = max(1, tokens_per_batch // (P + sampling.max_new_tokens))
+    B = min(rows_of_device, -(-len(prompts) // shards)) * shards
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(sampling.seed), jnp.arange(len(prompts) + B)
     )

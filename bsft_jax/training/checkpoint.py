@@ -1,7 +1,7 @@
 """Checkpoints: asynchronous orbax steps with fingerprints, restored onto any mesh.
 
-A step holds the items `state` (step, trainable parameters, moments), `data` ({step, plan_hash}),
-`clock` (training seconds and tokens so far), `config` and `fingerprints`. Frozen parameters are
+A step holds the items `state` (step, trainable parameters, moments), `data` (the step and hashes of plan and
+examples), `clock` (training seconds and tokens so far), `config` and `fingerprints`. Frozen parameters are
 not copied: their fingerprints tie the step to the base checkpoint.
 """
 
@@ -21,6 +21,7 @@ from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
 from bsft_jax.training import fingerprints
 from bsft_jax.training.state import TrainState
+from bsft_jax.trees import flatten
 
 _JSON_ITEMS = ('data', 'clock', 'config', 'fingerprints')
 
@@ -46,7 +47,11 @@ def _is_damage(error: BaseException) -> bool:
     code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore raises ValueError for every one
     if isinstance(error, FileNotFoundError) or (code and int(code[1]) == errno.ENOENT):
         return True
-    return not (code or isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError)))
+    return not (code or isinstance(error, (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError)))
+
+
+def _shapes(tree: Any) -> dict[str, list[int]]:
+    return {path: list(x.shape) for path, x in flatten(tree).items()}
 
 
 class Checkpoints:
@@ -81,11 +86,17 @@ class Checkpoints:
             return
         if self._frozen is None:
             self._frozen = fingerprints.compute(state.frozen)
-        marks = {'saved': fingerprints.compute(_saved(state)), 'frozen': self._frozen}
+        saved = _saved(state)
+        marks = {
+            'kind': fingerprints.KIND,
+            'shapes': _shapes(saved),
+            'saved': fingerprints.compute(saved),
+            'frozen': self._frozen,
+        }
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(_saved(state)),
+                state=ocp.args.PyTreeSave(saved),
                 data=ocp.args.JsonSave(data),
                 clock=ocp.args.JsonSave(clock),
                 config=ocp.args.JsonSave(config),
@@ -101,8 +112,8 @@ class Checkpoints:
         unless this is read only, and the one before it is tried. Returns None when there is no checkpoint.
 
         Raises:
-          UserError: `step` does not exist or is damaged; the frozen base is not the one trained on;
-            every checkpoint is damaged.
+          UserError: `step` does not exist or is damaged; the base is not the one trained on; another version
+            of this package wrote the step; every checkpoint is damaged.
         """
         if step is not None:
             return self._restore_exactly(state, step)
@@ -140,26 +151,28 @@ class Checkpoints:
         )
         problem = ''
         try:
-            items = self._manager.restore(
+            jsons = ocp.args.Composite(**{name: ocp.args.JsonRestore() for name in _JSON_ITEMS})
+            items = self._manager.restore(step, args=jsons)
+            marks = items['fingerprints']
+            self._check_fits(marks, shapes, step)
+            saved = {path: mark for path, mark in marks['saved'].items() if path.split('/')[0] in shapes}
+            found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeRestore(
                         shapes,
                         restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
                         partial_restore=True,
-                    ),
-                    **{name: ocp.args.JsonRestore() for name in _JSON_ITEMS},
+                    )
                 ),
-            )
-            marks = items['fingerprints']
-            saved = {path: mark for path, mark in marks['saved'].items() if path.split('/')[0] in shapes}
+            )['state']
         except Exception as error:  # orbax raises whatever its storage layer raises on damage
             if not _is_damage(error):
                 raise
             problem = f'{type(error).__name__}: {error}'.split('\n')[0][:200]
         if not processes.all_agree(not problem):
             return None, problem or 'another process cannot read its part'
-        bad = fingerprints.changed(saved, fingerprints.compute(items['state']))
+        bad = fingerprints.changed(saved, fingerprints.compute(found))
         if bad:
             return None, f'{len(bad)} arrays are not as they were saved, first {bad[0]}'
         wrong = fingerprints.changed(marks['frozen'], fingerprints.compute(state.frozen))
@@ -168,8 +181,22 @@ class Checkpoints:
                 f'the base is not the one this run was trained on ({len(wrong)} arrays differ, first {wrong[0]})',
                 where='--config.model.base',
             )
-        whole = state.replace(**items['state'])
+        whole = state.replace(**found)
         return Restored(whole, dict(items['data']), dict(items['clock'])), ''
+
+    def _check_fits(self, marks: dict, shapes: Any, step: int) -> None:
+        """Raises UserError for a whole step that is not one of this state, or of this version."""
+        where = str(self._directory / str(step))
+        if marks.get('kind') != fingerprints.KIND:
+            raise UserError(
+                'this step is from another version of bsft_jax', where=where, fix='go on with that version'
+            )
+        for path, shape in _shapes(shapes).items():
+            if (there := marks['shapes'].get(path)) != shape:
+                raise UserError(
+                    f'the base is not the one this run was trained on ({path} is {there} in {where}, {shape} here)',
+                    where='--config.model.base',
+                )
 
     def _set_aside(self, step: int, problem: str) -> None:
         """Reports a damaged step and moves it, unless it is gone: the run that writes here may have pruned it."""

@@ -66,6 +66,26 @@ def test_flipped_byte_is_found_and_the_step_before_is_used(tmp_path, capsys):
     assert 'checkpoint 2 is damaged' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('read_only', [False, True])
+def test_a_step_of_another_base_is_said_and_stays(read_only, tmp_path):
+    save(tmp_path, make_state(step=1))
+    wider = make_state()
+    table = jnp.zeros((130, 16), device=jax.tree.leaves(wider.trainable)[0].sharding)
+    wider = wider.replace(trainable=wider.trainable | {'embed': {'table': table}})
+    with pytest.raises(UserError, match=r'embed/table is \[128, 16\] in .*, \[130, 16\] here'):
+        Checkpoints(tmp_path, read_only=read_only).restore(wider)
+    assert (tmp_path / 'checkpoints' / '1').is_dir() and not (tmp_path / 'damaged').exists()
+
+
+def test_a_step_of_another_version_is_said_and_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprints, 'KIND', 'older')
+    save(tmp_path, make_state(step=1))
+    monkeypatch.undo()
+    with pytest.raises(UserError, match='another version'):
+        Checkpoints(tmp_path).restore(make_state())
+    assert (tmp_path / 'checkpoints' / '1').is_dir()
+
+
 def test_readers_leave_a_damaged_step_where_it_is(tmp_path, capsys):
     save(tmp_path, make_state(step=1), make_state(value=2.0, step=2))
     flip_byte(tmp_path / 'checkpoints' / '2')
@@ -169,3 +189,17 @@ def test_fingerprints_see_every_single_bit_change(dtype):
     swapped = np.array(value)
     swapped[0], swapped[1] = swapped[1].copy(), swapped[0].copy()
     assert fingerprints.changed(marks, fingerprints.compute({'x': jnp.asarray(swapped)})) == ['x']
+
+
+def test_fingerprints_see_what_changes_many_elements_alike():
+    """Signs that stick or flip, bits set in a run of elements: no sum of single changes may cancel."""
+    value = np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32)
+    marks = fingerprints.compute({'x': jnp.asarray(value)})
+    changed = [-value, np.abs(value), np.zeros_like(value)]
+    for first in range(0, 1024, 8):
+        for bits in (0x80000000, 0xC0000000, 0x40000000):
+            burst = value.reshape(-1).view(np.uint32).copy()
+            burst[first : first + 16] ^= np.uint32(bits)
+            changed.append(burst.view(np.float32).reshape(value.shape))
+    for other in changed:
+        assert fingerprints.compute({'x': jnp.asarray(other)}) != marks
