@@ -187,13 +187,15 @@ def _logits(network: Network, params: Params, tokens_BT: jax.Array, layout: Layo
 class Model:
     """A model ready to score and generate: graph, parameters on a mesh, tokenizer, behaviors.
 
-    `answer_format` is how the model was taught to name an option, `letter` or `text`.
+    `answer_format` is how the model was taught to name an option, `letter` or `text`; `step` that of the
+    checkpoint it was read from, if one of a run.
     """
 
     base: BaseModel
     params: Params
     mesh: Mesh
     answer_format: str = 'letter'
+    step: int | None = None
 
     def __post_init__(self):
         self.base = dataclasses.replace(self.base, network=self.base.network.on(self.mesh))

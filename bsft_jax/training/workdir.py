@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
 import pathlib
 import platform
 import subprocess
 from importlib import metadata
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -19,6 +16,7 @@ from bsft_jax import config as config_lib
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
+from bsft_jax.files import write_json, write_text
 from bsft_jax.hub import model as model_lib
 from bsft_jax.hub.model import BaseModel, Model
 from bsft_jax.models.lora import LoraSpec
@@ -32,18 +30,6 @@ from bsft_jax.training.state import TrainState
 
 TEMPLATE = 'chat_template.jinja'  # in a workdir: the text of `data.chat_template`, where that names one
 _PACKAGES = ('bsft_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'transformers')
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(text, encoding='utf-8')
-    os.replace(partial, path)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
 
 def claim(workdir: pathlib.Path, config: RunConfig) -> None:
@@ -187,4 +173,4 @@ def load_model(
         restored = checkpoints.restore(restorable(config, base, mesh).replace(opt_state=None), step)
     if restored is None:
         raise UserError('no checkpoint yet', where=f'--workdir={workdir}', fix='train first')
-    return Model(base, restored.state.params, mesh, config.data.answer_format)
+    return Model(base, restored.state.params, mesh, config.data.answer_format, int(restored.state.step))
