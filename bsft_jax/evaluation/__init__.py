@@ -1,1 +1,1 @@
-"""Predictions in, numbers out; numpy only."""
+"""What is scored, and predictions in, numbers out; no jax."""

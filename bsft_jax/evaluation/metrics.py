@@ -2,14 +2,15 @@
 
 Macro-F1 of a category is `sklearn.metrics.f1_score(answer, prediction, average='macro',
 zero_division=0)` over the option indices present in either column. Groups and the overall figure
-are unweighted means over their categories; accuracy is always the share of rows.
+are unweighted means over their categories; accuracy is always the share of rows. Rows without a
+category count as one of their group's name.
 
 Letters in names: N rows, C categories, K options, B behaviors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def summarize(
     rows = [r for r in predictions if r.get('answer') is not None and r.get('prediction') is not None]
     if not rows:
         raise UserError('no record has options and an answer to score', where='predictions')
-    names_N = [r.get('category') or '' for r in rows]
+    names_N = [category_of(r) for r in rows]
     members = group_members(rows)
     categories = sorted(set(names_N))
 
@@ -141,9 +142,14 @@ def summarize(
     }
 
 
+def category_of(row: Mapping[str, Any]) -> str:
+    """What a row, or the fields of a record, counts as: its category, or else its group's name."""
+    return row.get('category') or row.get('group') or ''
+
+
 def group_members(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     """Group → its categories among `rows` of predictions.jsonl, groups in the order of the taxonomy."""
-    groups = {r.get('category') or '': r.get('group') or _group(r.get('category') or '') for r in rows}
+    groups = {category_of(r): r.get('group') or _group(category_of(r)) for r in rows}
     categories = sorted(groups)
     return _members(categories, [groups[c] for c in categories])
 
@@ -245,7 +251,7 @@ def _mean(values: Sequence[bool]) -> float | None:
 
 
 def _group(category: str) -> str:
-    return taxonomy.group_of(category) if category in taxonomy.CATEGORIES else ''
+    return taxonomy.group_of(category) if category in taxonomy.CATEGORIES else category
 
 
 def _members(categories: Sequence[str], groups: Sequence[str]) -> dict[str, list[str]]:

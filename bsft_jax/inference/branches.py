@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Record
+from bsft_jax.behaviorbench.records import Record, label_of
 from bsft_jax.data.packing import pack
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
@@ -116,7 +116,7 @@ class BranchPlan:
             raise UserError('no records to score', fix='choose another --data, --split or --limit')
         for record in records:
             if not record.options:
-                raise UserError(f'record {record.id!r} has no options to score')
+                raise UserError(f'{label_of(record)} has no options to score')
         heads = renderer.behaviors.heads
         self.width = max(len(record.options) for record in records)
         self.slots = len(heads) + (len(heads) + 1) * self.width

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Record
+from bsft_jax.behaviorbench.records import Record, label_of
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.errors import UserError
 from bsft_jax.inference.branches import NONE
@@ -79,7 +79,7 @@ def labels(records: Sequence[Record], behaviors: BehaviorSet, policy: Policy) ->
     label_N = np.asarray([rows.get(record.behavior, -1) for record in records], np.int32)
     if policy.kind == 'oracle' and (label_N < 0).any():
         missing = records[int(np.argmin(label_N))]
-        raise UserError(f'record {missing.id!r} has no behavior of this model', where='--policy=oracle')
+        raise UserError(f'{label_of(missing)} has no behavior of this model', where='--policy=oracle')
     return label_N
 
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Record
+from bsft_jax.behaviorbench.records import Record, label_of
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
+from bsft_jax.evaluation.metrics import category_of
 from bsft_jax.hub.model import Model
 from bsft_jax.inference import policies
 from bsft_jax.inference.branches import BranchBatch, BranchPlan, branch_lengths
@@ -97,12 +98,13 @@ class Scorer:
             leave_out_long(records, renderer, network, drop_long=0.0)
         self._policy = policies.parse(policy, renderer.behaviors) if policy else None
         self._labels_N = policies.labels(records, renderer.behaviors, self._policy or policies.Policy('none'))
-        self._categories = sorted({record.category for record in records}) if policy else []
+        names_N = [category_of(vars(record)) for record in records]
+        self._categories = sorted(set(names_N)) if policy else []
         if policy:
             self._answers_N = np.asarray([-1 if r.answer is None else r.answer for r in records], np.int32)
             if (self._answers_N < 0).any():
-                raise UserError(f'record {records[int(np.argmin(self._answers_N))].id!r} has no answer')
-            self._category_N = np.asarray([self._categories.index(r.category) for r in records], np.int32)
+                raise UserError(f'{label_of(records[int(np.argmin(self._answers_N))])} has no answer')
+            self._category_N = np.asarray([self._categories.index(name) for name in names_N], np.int32)
         self._run = jax.jit(self._score, static_argnums=(0,))
 
     def __len__(self) -> int:

@@ -205,3 +205,24 @@ def test_intervention_is_null_where_nothing_can_be_counted():
         'twin_score',
         'flip_rate',
     ]
+
+
+def test_rows_without_a_category_count_by_their_group_and_as_the_counts_do():
+    groups = ['reactive', 'proactive', 'reactive', 'proactive', 'reactive', '']
+    answers, predictions = [0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 1, 1]
+    rows = rows_of(answers, predictions, ['omission_detection'] * 6)
+    for row, group in zip(rows[:5], groups, strict=False):
+        row |= {'category': '', 'group': group}
+    result = summarize(rows)
+    assert {group: entry['n'] for group, entry in result['groups'].items()} == {'reactive': 3, 'proactive': 3}
+
+    names = [metrics.category_of(row) for row in rows]
+    assert names == ['reactive', 'proactive', 'reactive', 'proactive', 'reactive', 'omission_detection']
+    kinds = sorted(set(names))
+    numbers = np.array([kinds.index(name) for name in names])
+    shape = {'categories': len(kinds), 'options': 2}
+    counts = metrics.confusion_counts(np.array(answers), np.array(predictions), numbers, **shape)
+    counted = metrics.metrics_from_confusion(counts, kinds)
+    for part in ('categories', 'groups'):
+        assert counted[part] == pytest.approx({k: e['macro_f1'] for k, e in result[part].items()})
+    assert counted['overall'] == pytest.approx(result['overall']['macro_f1'])

@@ -124,6 +124,27 @@ def test_records_without_category_or_behavior(model, records):
             call()
 
 
+def test_records_of_a_group_without_a_category_score_alike_on_the_device_and_in_the_rows(model, records):
+    bare = [dataclasses.replace(r, category='') for r in records[:20]]
+    scorer = scoring.Scorer(bare, scoring.renderer_of(model), model.network, model.mesh, policy='auto')
+    scores = scorer(model.network, model.params)
+    assert scorer.categories == sorted({r.group for r in bare}) and len(scorer.categories) == 3
+    by_rows = bsft_jax.compute_metrics(bare, scores)['groups']
+    counted = metrics_lib.metrics_from_confusion(scores.confusion_COO, scorer.categories)['groups']
+    assert counted == pytest.approx({group: entry['macro_f1'] for group, entry in by_rows.items()})
+
+
+def test_a_record_without_an_id_is_named_by_its_words(model, records):
+    unanswered = dataclasses.replace(records[0], id='', answer=None, behavior='')
+    renderer = scoring.renderer_of(model)
+    for policy, message in (
+        ('auto', 'that begins .* has no answer'),
+        ('oracle', 'that begins .* has no behavior'),
+    ):
+        with pytest.raises(UserError, match=message):
+            scoring.Scorer([unanswered], renderer, model.network, model.mesh, policy=policy)
+
+
 def test_long_records_are_left_out_only_where_allowed(model, records):
     long = dataclasses.replace(records[0], id='long', messages=records[0].messages * 8)
     renderer = scoring.renderer_of(model)
