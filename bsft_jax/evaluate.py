@@ -21,14 +21,22 @@ _EXAMPLES = flags.DEFINE_string(
     'examples', '', 'Data source whose train split few_shot shows; default the one evaluated.'
 )
 _POLICY = flags.DEFINE_string('policy', 'auto', 'auto, none, oracle or forced:NAME.')
-_NAME = flags.DEFINE_string('name', '', 'Name of the result folder; default SPLIT-POLICY[-PROMPT].')
-_LIMIT = flags.DEFINE_integer('limit', 0, 'Only the first LIMIT records; 0 for all.', lower_bound=0)
+_NAME = flags.DEFINE_string(
+    'name', '', 'Name of the result folder; default SPLIT-POLICY and what is not as usual.'
+)
+_LIMIT = flags.DEFINE_integer(
+    'limit', 0, 'At most LIMIT records, whole cases evenly spread; 0 for all.', lower_bound=0
+)
 _TEMPLATE = flags.DEFINE_string('chat_template', '', 'Jinja file for a --model without a template.')
 _FORMAT = flags.DEFINE_enum(
     'answer_format', None, ['letter', 'text'], 'How options are answered; default as the model was trained.'
 )
 _DROP_LONG = flags.DEFINE_float(
-    'drop_long', None, "Largest share of records left out as too long for the model; default the run's."
+    'drop_long',
+    None,
+    "Largest share of records left out as too long for the model; default the run's.",
+    lower_bound=0.0,
+    upper_bound=1.0,
 )
 
 

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import os
+import hashlib
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from bsft_jax import config as config_lib
+from bsft_jax import files
 from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
+from bsft_jax.behaviorbench.sampling import spread
 from bsft_jax.config import RunConfig
 from bsft_jax.data import labels, loader, prompts, rendering
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
+from bsft_jax.evaluation import records as scored
 from bsft_jax.hub import export as export_lib
 from bsft_jax.hub import files
 from bsft_jax.hub import model as model_lib
@@ -37,16 +40,16 @@ from bsft_jax.training.checkpoint import Checkpoints
 from bsft_jax.training.loop import Run
 from bsft_jax.training.telemetry import Clock, progress
 
-SUBSETS = ('all', 'hard')
+NAME_LETTERS = 32  # of a long setting in the name of an evaluation
 
 
-def _with_options(records: Sequence[Record], source: str) -> list[Record]:
-    """The records that can be scored: a mixture may hold conversations, too."""
-    tasks = [record for record in records if record.options]
-    if not tasks:
-        raise UserError('no record has options to score', where=source, fix='name a source of tasks')
+def _scorable(source: str, split: str) -> list[Record]:
+    """The records of a split that can be scored; says how many cannot."""
+    records = sources.load_records(source, split)
+    tasks = scored.scorable(records, source)
     if len(tasks) < len(records):
-        processes.say(f'{len(records) - len(tasks)} of {len(records)} records have no options to score')
+        missing = len(records) - len(tasks)
+        processes.say(f'{missing} of {len(records)} records have no options to score, or no answer')
     return tasks
 
 
@@ -54,10 +57,10 @@ class ScoreEvaluator:
     """Macro-F1 of the validation split under `auto`, while a run goes on."""
 
     def __init__(self, config: RunConfig, base: BaseModel, mesh):
-        records = _with_options(sources.load_records(config.data.source, 'validation'), config.data.source)
+        records = _scorable(config.data.source, 'validation')
         self._network = base.network
         self._scorer = scoring.Scorer(
-            labels.hold_out(records, config.data.hold_out)[: config.evaluation.limit],
+            spread(labels.hold_out(records, config.data.hold_out), config.evaluation.limit),
             records_lib.training_renderer(config, base),
             base.network,
             mesh,
@@ -70,7 +73,7 @@ class ScoreEvaluator:
         figures = metrics_lib.metrics_from_confusion(scores.confusion_COO, self._scorer.categories)
         return {
             'validation/macro_f1': figures['overall'],
-            **{f'validation/macro_f1/{name}': value for name, value in figures['groups'].items()},
+            **{f'validation/macro_f1/{name}': value for name, value in figures['groups'].items() if name},
         }
 
 
@@ -163,13 +166,6 @@ def _in_stored_dtype(base: BaseModel, platform: str) -> Network:
     return dataclasses.replace(base.network, dtype='bfloat16', base_dtype='bfloat16')
 
 
-def _choose(records: Sequence[Record], subset: str, limit: int) -> list[Record]:
-    if subset not in SUBSETS:
-        raise UserError(f'{subset!r} is not one of {", ".join(SUBSETS)}', where='--subset')
-    chosen = [record for record in records if subset == 'all' or record.hard]
-    return chosen[:limit] if limit else chosen
-
-
 def _in_style(
     style: prompts.Style,
     records: Sequence[Record],
@@ -197,11 +193,19 @@ def _parse_style(prompt: str, examples: str) -> prompts.Style:
     return style
 
 
-def write_lines(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes a JSONL file whole or not at all."""
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows), encoding='utf-8')
-    os.replace(partial, path)
+def _evaluation_name(parts: Sequence[str], asked: dict[str, Any], usual: dict[str, Any]) -> str:
+    """Default folder of an evaluation: the parts, and what is asked for that is not as usual.
+
+    A number stands behind its setting's name; of a long text the end stays, and a digest.
+    """
+    special = {key: value for key, value in asked.items() if value and value != usual.get(key)}
+    words = []
+    for text in [*parts, *(f'{k}{v}' if isinstance(v, int) else v for k, v in special.items())]:
+        word = re.sub(r'[^\w.]+', '-', text).strip('-.')
+        if len(word) > NAME_LETTERS:
+            word = f'{word[-NAME_LETTERS:].strip("-.")}-{hashlib.sha256(text.encode()).hexdigest()[:6]}'
+        words.append(word)
+    return '-'.join(words)
 
 
 def evaluate(
@@ -224,26 +228,35 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores a model and writes `predictions.jsonl` and `metrics.json` to `workdir/eval/NAME`.
 
+    NAME is `name`, or `SPLIT-POLICY` followed by what is not as usual: the prompt style, `hard`, `limit8`, `step2`,
+    other data, another model or template. `metrics.json` says all of it.
+
     The model is `model`, or the run in `workdir`, its parameters split over all devices. The confusion counts
     kept on the devices must agree with the rows written, or it is an error. Records that do not fit
-    the model's positions are left out up to the share `drop_long` (default: the run's, or 0.01).
+    the model's positions are left out up to the share `drop_long` (default: the run's, or 0.01); of a
+    `limit` whole cases are taken, evenly spread.
     `prompt` is the prompt style; the train split of `examples` (default: `data`) has what it shows.
 
     Returns the metrics.
     """
     style = _parse_style(prompt, examples)
+    if '/' in name or name in ('.', '..'):
+        raise UserError('is not the name of one folder', where=f'--name={name}', fix='leave out the slash')
     settings = (RunConfig() if model else config_lib.read_workdir(workdir)).data
-    source = data or ('' if model else settings.source)
+    usual = {'subset': 'all', 'data': '' if model else settings.source}
+    source = data or usual['data']
     drop_long = settings.drop_long if drop_long is None else drop_long
     if not source:
         raise UserError('flag --data is missing', fix='name a data source for --model')
-    records = _choose(_with_options(sources.load_records(source, split), source), subset, limit)
+    if source == usual['data'] and (warning := scored.shared_by_splits(source)):
+        processes.say(warning)
+    records = scored.choose(_scorable(source, split), source, subset, limit)
     mesh = mesh_lib.whole_mesh()
     loaded = open_model(
         model=model, workdir='' if model else workdir, step=step, chat_template=chat_template, mesh=mesh
     )
-    if answer_format:
-        loaded.answer_format = answer_format
+    usual['answer_format'] = loaded.answer_format
+    loaded.answer_format = answer_format or loaded.answer_format
     renderer = scoring.renderer_of(loaded)
     records = _in_style(style, records, loaded, renderer, examples or source)
     fitting = scoring.leave_out_long(records, renderer, loaded.network, drop_long)
@@ -257,7 +270,17 @@ def evaluate(
         scores = scorer(loaded.network, loaded.params, lambda: bar.update(1))
     rows = policies.predictions(records, scores, policy)
     metrics = metrics_lib.summarize(rows, policy=policy, prompt=style.name, positive=loaded.behaviors.highest)
-    metrics['left_out'] = left_out
+    asked = {
+        'subset': subset,
+        'limit': limit,
+        'data': source,
+        'examples': examples,
+        'model': model,
+        'step': step,
+        'chat_template': chat_template,
+        'answer_format': loaded.answer_format,
+    }
+    metrics |= {'left_out': left_out, 'split': split, **asked, 'step': loaded.step}
     counted = metrics_lib.metrics_from_confusion(scores.confusion_COO, scorer.categories)
     by_rows = {name: entry['macro_f1'] for name, entry in metrics['categories'].items()}
     if any(abs(counted['categories'][name] - by_rows[name]) > 1e-6 for name in by_rows):
@@ -265,11 +288,12 @@ def evaluate(
             f'counts of the devices {counted["categories"]} are not those of the rows {by_rows}'
         )
     parts = [split, policy] if style.name == 'plain' else [split, policy, style.name]
-    directory = pathlib.Path(workdir) / 'eval' / (name or '-'.join(parts).replace(':', '-'))
+    directory = pathlib.Path(workdir) / 'eval' / (name or _evaluation_name(parts, asked, usual))
     if processes.is_first():
         directory.mkdir(parents=True, exist_ok=True)
-        write_lines(directory / 'predictions.jsonl', rows)
-        workdir_lib.write_json(directory / 'metrics.json', metrics)
+        (directory / 'metrics.json').unlink(missing_ok=True)  # it is of the predictions that go
+        files.write_lines(directory / 'predictions.jsonl', rows)
+        files.write_json(directory / 'metrics.json', metrics)
     processes.say(f'written: {directory}')
     return metrics
 

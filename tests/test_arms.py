@@ -1,13 +1,15 @@
 """Arms side by side: one plan for all, and the records each is taught."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
 
 from bsft_jax import config as config_lib
 from bsft_jax import runs
-from bsft_jax.behaviorbench import taxonomy
+from bsft_jax.behaviorbench import sources, taxonomy
+from bsft_jax.behaviorbench.records import write_jsonl
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import mesh as mesh_lib
@@ -71,6 +73,24 @@ def test_a_category_is_held_out_of_training_and_validation_only(examples, direct
     mesh = mesh_lib.single_device_mesh()
     evaluator = runs.ScoreEvaluator(config, workdir_lib.open_base(config), mesh)
     assert sorted(evaluator._scorer.categories) == sorted(set(taxonomy.CATEGORIES) - {'omission_detection'})
+
+
+def test_validation_scores_are_of_records_from_everywhere_in_a_file(directory, tmp_path):
+    records = sorted(sources.load_records('synthetic:200', 'validation'), key=lambda record: record.category)
+    alone = [dataclasses.replace(r, case_id='', pair_id='') for r in records]
+    write_jsonl(tmp_path / 'validation.jsonl', alone)
+    config = RunConfig()
+    config.model.base, config.data.source, config.evaluation.limit = directory, f'jsonl:{tmp_path}', 42
+    mesh = mesh_lib.single_device_mesh()
+    evaluator = runs.ScoreEvaluator(config, workdir_lib.open_base(config), mesh)
+    assert evaluator._scorer.categories == sorted(taxonomy.CATEGORIES)
+
+    config.evaluation.limit = 4
+    write_jsonl(tmp_path / 'validation.jsonl', [dataclasses.replace(r, category='', group='') for r in alone])
+    base = workdir_lib.open_base(config)
+    base.network = base.network.on(mesh)
+    evaluator = runs.ScoreEvaluator(config, base, mesh)
+    assert list(evaluator(workdir_lib.base_params(config, base, mesh))) == ['validation/macro_f1']
 
 
 def test_rows_alone_can_train_where_an_arm_adds_them():

@@ -6,7 +6,7 @@ import itertools
 import time
 
 from bsft_jax import cache
-from bsft_jax.behaviorbench import sources
+from bsft_jax.behaviorbench import sampling, sources
 from bsft_jax.config import RunConfig
 from bsft_jax.data import checks, labels, packing, rendering
 from bsft_jax.data.examples import ExampleStore
@@ -33,7 +33,7 @@ def training_examples(
     """Records of the train split → examples and the plan of every step, before a device is touched.
 
     What took some seconds to render is kept, and found by the next run that would render the same.
-    With a `limit` only about so many records of each source, evenly spread, are looked at.
+    With a `limit` only so many records of each source, evenly spread, are looked at.
     """
     d, positions = config.data, base.network.arch.max_positions
     if d.sequence_length > positions:
@@ -78,7 +78,7 @@ def _rendered(config: RunConfig, base: BaseModel, limit: int) -> tuple[list[Exam
     d, parts = config.data, sources.parts_of(config.data.source)
     everything = [sources.load_records(source, 'train') for source, _ in parts]
     if limit:
-        everything = [records[:: -(-len(records) // limit)] for records in everything]
+        everything = [sampling.spread(records, limit) for records in everything]
     kept = [labels.hold_out(records, d.hold_out) for records in everything]
     records = list(itertools.chain.from_iterable(kept))
     renderer = training_renderer(config, base)

@@ -53,14 +53,16 @@ def test_a_mixture_resumes_bit_equal_and_is_scored_on_its_tasks(base, chats, tmp
     runs.train(mixed(base, chats), tmp_path / 'whole')
     said = capsys.readouterr().err
     assert '5 more lost 10 of their oldest turns to fit' in said
-    assert 'records have no options to score' in said
+    assert 'records have no options to score, or no answer' in said
     runs.train(mixed(base, chats, steps=5), tmp_path / 'parts')
     runs.train(mixed(base, chats), tmp_path / 'parts')
     whole, parts = (losses(tmp_path / name) for name in ('whole', 'parts'))
     assert whole == parts and len(whole) == 12
     metrics = runs.evaluate(workdir=str(tmp_path / 'whole'), limit=6)
     assert 0 <= metrics['overall']['macro_f1'] <= 1
-    with pytest.raises(UserError, match='no record has options to score; name a source of tasks'):
+    with pytest.raises(
+        UserError, match='no record has options and an answer to score; name a source of tasks'
+    ):
         runs.evaluate(workdir=str(tmp_path / 'whole'), data=chats)
 
 
