@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from bsft_jax import files
 from bsft_jax.behaviorbench import taxonomy
 from bsft_jax.errors import UserError
 from bsft_jax.report import svg
@@ -66,13 +67,11 @@ def write_page(directory: pathlib.Path) -> pathlib.Path:
     directory = pathlib.Path(directory)
     path = directory / 'summary.json'
     try:
-        summary = json.loads(path.read_text(encoding='utf-8'))
+        summary = files.read_json(path)
     except FileNotFoundError:
         raise UserError('does not exist', where=str(path), fix='run the study first') from None
-    except json.JSONDecodeError as error:
-        raise UserError(f'not valid JSON ({error})', where=str(path)) from error
     page = directory / 'report.html'
-    page.write_text(_page(summary, directory), encoding='utf-8')
+    files.write_text(page, _page(summary, directory))
     return page
 
 
@@ -213,7 +212,7 @@ def _published(published: Sequence[dict[str, Any]]) -> str:
     body = []
     for item in published:
         cells = [_cell(item[name], 'name') for name in ('method', 'source')]
-        cells += [_cell(_number(item[name])) for name in ('proactive', 'overall')]
+        cells += [_cell(_number(item.get(name))) for name in ('proactive', 'overall')]
         body.append('<tr>' + ''.join(cells) + '</tr>')
     return '<h2>Published figures</h2><p><strong>another data set, not comparable</strong></p>' + _table(
         ['method', 'source', 'proactive', 'overall'], body, names=2

@@ -5,16 +5,17 @@ python -m bsft_jax.report.table --runs=runs/quickstart
 
 from __future__ import annotations
 
-import json
 import pathlib
+import signal
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from bsft_jax import cli
+from bsft_jax import cli, files
 from bsft_jax.behaviorbench import taxonomy
 from bsft_jax.errors import UserError
+from bsft_jax.evaluation.metrics import SCHEMA
 
 _LEGEND = (
     'overall, groups: mean macro-F1 of the categories; 95 %: interval of overall, by case. '
@@ -26,7 +27,7 @@ _LEGEND = (
 def read(runs: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
     """Every `eval/NAME/metrics.json` at or below `runs`, as (name, its content), oldest first.
 
-    Raises UserError when there is none or one is not JSON.
+    Raises UserError when there is none or one is something else.
     """
     root = pathlib.Path(runs)
     paths = sorted(root.rglob('eval/*/metrics.json'), key=lambda path: (path.stat().st_mtime, path))
@@ -34,10 +35,9 @@ def read(runs: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
         raise UserError('no eval/NAME/metrics.json below it', where=str(root), fix='run evaluate first')
     found = []
     for path in paths:
-        try:
-            content = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(f'not valid JSON ({error})', where=str(path)) from error
+        content = files.read_json(path)
+        if not isinstance(content, dict) or content.get('schema') != SCHEMA:
+            raise UserError('not the metrics of an evaluation', where=str(path), fix='evaluate again')
         workdir, name = path.parents[2].relative_to(root), path.parent.name
         found.append((f'{workdir}/{name}' if workdir.parts else name, content))
     return found
@@ -90,6 +90,7 @@ def number(value: float | None) -> str:
 
 
 def main(_) -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what reads it may stop early, as head does
     print(format_table(read(flags.FLAGS.runs)))
 
 

@@ -169,6 +169,7 @@ def test_what_is_missing_does_not_break_the_page(tmp_path):
     for line in summary['rows']:
         line.update(selection=None, over=None, missed=None, twins=None)
     summary['rows'][0]['groups'].pop('bridging')
+    summary['published'] = [{'method': 'M', 'source': 'S', 'overall': 0.5}]
     summary['rows'][1]['overall'].update(low=None, high=None)
     page = written(tmp_path, summary, runs=[])
     assert 'No metrics.jsonl' in page and 'Shortcut' not in page and 'None' not in page

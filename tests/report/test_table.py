@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -63,6 +64,13 @@ def test_nothing_to_show_and_broken_json(tmp_path):
     (tmp_path / 'eval/test/metrics.json').write_text('{')
     with pytest.raises(UserError, match='not valid JSON'):
         table.read(tmp_path)
+    (tmp_path / 'eval/test/metrics.json').write_bytes(b'\xff')
+    with pytest.raises(UserError, match='metrics.json: not valid JSON'):
+        table.read(tmp_path)
+    for other in ('{}', '[]', '3'):
+        (tmp_path / 'eval/test/metrics.json').write_text(other)
+        with pytest.raises(UserError, match='metrics.json: not the metrics of an evaluation'):
+            table.read(tmp_path)
 
 
 def test_the_command_prints_the_table(tmp_path):
@@ -72,3 +80,11 @@ def test_the_command_prints_the_table(tmp_path):
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout.startswith('run ')
     assert subprocess.run(command, capture_output=True).returncode == 2
+
+
+def test_who_reads_the_table_may_stop_early(tmp_path):
+    write(tmp_path, 'test', tokens=True)
+    command = [sys.executable, '-u', '-m', 'bsft_jax.report.table', f'--runs={tmp_path}']
+    told = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told.stdout.close()
+    assert told.stderr.read() == '' and told.wait() == -signal.SIGPIPE
