@@ -18,8 +18,12 @@ from typing import Any
 from tqdm import tqdm
 
 from bsft_jax import config as config_lib
+from bsft_jax import files
+from bsft_jax.behaviorbench import sources
+from bsft_jax.behaviorbench.records import SPLITS
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import EXIT_RESTART, EXIT_USER, Preempted, UserError
+from bsft_jax.evaluation import records as scored
 from bsft_jax.studies import study as study_lib
 from bsft_jax.studies.study import Point, Study
 
@@ -70,7 +74,7 @@ def _limit(study: Study, split: str) -> int:
 def evaluation_name(study: Study, split: str, what: str) -> str:
     """Folder of an evaluation under `what`, a policy or a prompt style; another limit, another folder."""
     limit = _limit(study, split)
-    return '-'.join([split, what.replace(':', '-')] + [f'first-{limit}'] * bool(limit))
+    return '-'.join([split, what.replace(':', '-')] + [f'limit{limit}'] * bool(limit))
 
 
 def base_workdir(config: RunConfig) -> str:
@@ -177,28 +181,47 @@ class Printer:
 
 
 def claim(study: Study, directory: pathlib.Path) -> None:
-    """Writes `study.json`: the endpoint that was named before there was a result.
+    """Writes `study.json`: the endpoint that was named before there was a result, and what the records were.
 
-    Raises UserError when the folder has another study or endpoint.
+    Raises UserError when the folder has another study or endpoint, or files of records have changed.
     """
     path = directory / 'study.json'
     mine = json.loads(json.dumps({'study': study.name, 'endpoint': study.endpoint}))
-    if path.is_file():
-        old = json.loads(path.read_text(encoding='utf-8'))
-        if old != mine:
+    old = files.read_json(path) if path.is_file() else {}
+    if old and (old['study'], old['endpoint']) != (mine['study'], mine['endpoint']):
+        raise UserError(
+            f'was named before there were results: {old["study"]}, {old["endpoint"]}; '
+            f'now it is {mine["study"]}, {mine["endpoint"]}',
+            where=f'the endpoint in {directory}',
+            fix='name a new --workdir',
+        )
+    known = old.get('records', {})
+    prints = _fingerprints(study)
+    for source, found in prints.items():
+        if known.get(source, found) != found:
             raise UserError(
-                f'was named before there were results: {old["study"]}, {old["endpoint"]}; '
-                f'now it is {mine["study"]}, {mine["endpoint"]}',
-                where=f'the endpoint in {directory}',
+                f'other records than those the study in {directory} began with',
+                where=source,
                 fix='name a new --workdir',
             )
     directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(mine, indent=2) + '\n', encoding='utf-8')
+    files.write_json(path, {**mine, 'records': {**known, **prints}})
+
+
+def _fingerprints(study: Study) -> dict[str, str]:
+    """Digest of the content of every source of the study; of a set that only reading could tell, of nothing."""
+    points = [study_lib.point(study, arm, study.seeds[0], None) for arm in study.arms]
+    return {
+        source: study_lib.digest(
+            [sources.fingerprint(part, split) for part, _ in sources.parts_of(source) for split in SPLITS]
+        )
+        for source in sorted({point.config.data.source for point in points})
+    }
 
 
 def _metrics(directory: pathlib.Path, workdir: str, name: str) -> dict[str, Any] | None:
     path = directory / workdir / 'eval' / name / 'metrics.json'
-    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
+    return files.read_json(path) if path.is_file() else None
 
 
 def _is_mine(point: Point, directory: pathlib.Path) -> bool:
@@ -249,9 +272,12 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
     Printed are the commands that can be started now: points whose trials are not finished come later.
     """
     study_lib.check(study)
-    if not launcher.prints:
-        claim(study, directory)
     tried, base = trials(study), study_lib.point(study, study.arms[0], study.seeds[0], None).config
+    if not launcher.prints:
+        study_lib.check_records(study, base.data.source)
+        if warning := scored.shared_by_splits(base.data.source):
+            print(warning, file=sys.stderr)
+        claim(study, directory)
     planned = len(study.base_prompts) + len(study_lib.unique(tried)) + len(study.arms) * len(study.seeds)
     with tqdm(total=planned, desc=study.name, unit='run', disable=None) as bar:
         lock = threading.Lock()
@@ -348,7 +374,5 @@ def write_results(study: Study, points: Sequence[Point], directory: pathlib.Path
             rows.append(_row(study, None, workdir, name, metrics))
     if rows:
         directory.mkdir(parents=True, exist_ok=True)
-        partial = directory / 'results.jsonl.partial'
-        partial.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
-        partial.replace(directory / 'results.jsonl')
+        files.write_lines(directory / 'results.jsonl', rows)
     return rows

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from bsft_jax import files
 from bsft_jax.behaviorbench import shortcuts, sources
 from bsft_jax.behaviors import BehaviorSet
+from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.inference import policies
 from bsft_jax.report import study_page
@@ -18,24 +19,32 @@ from bsft_jax.studies.study import Point, Study
 
 def _predictions(row: dict[str, Any], directory: pathlib.Path) -> list[dict[str, Any]]:
     path = directory / row['workdir'] / 'eval' / row['evaluation']['name'] / 'predictions.jsonl'
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+    return files.read_lines(path)
 
 
 def with_policies(
     rows: Sequence[dict[str, Any]], directory: pathlib.Path, positive: str
-) -> list[dict[str, Any]]:
-    """The rows of `results.jsonl` with their predictions; those of a model that chooses once more as `oracle`."""
-    complete = []
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of `results.jsonl` with their predictions; those of a model that chooses once more as `oracle`.
+
+    The second result are notes: of arms without `oracle`, since a record has no behavior of theirs.
+    """
+    complete, notes = [], []
     for row in rows:
         predictions = _predictions(row, directory)
         complete.append({**row, 'predictions': predictions})
-        if predictions[0]['behavior_logprobs']:
+        if not predictions[0]['behavior_logprobs']:
+            continue
+        try:
             known = policies.with_labels(predictions)
-            prompt = row['evaluation']['prompt']
-            metrics = metrics_lib.summarize(known, policy='oracle', prompt=prompt, positive=positive)
-            evaluation = {**row['evaluation'], 'policy': 'oracle'}
-            complete.append({**row, 'evaluation': evaluation, 'metrics': metrics, 'predictions': known})
-    return complete
+        except UserError as error:
+            notes.append(f'{row["arm"]} is not shown under the policy oracle ({error}).')
+            continue
+        prompt = row['evaluation']['prompt']
+        metrics = metrics_lib.summarize(known, policy='oracle', prompt=prompt, positive=positive)
+        evaluation = {**row['evaluation'], 'policy': 'oracle'}
+        complete.append({**row, 'evaluation': evaluation, 'metrics': metrics, 'predictions': known})
+    return complete, list(dict.fromkeys(notes))
 
 
 def write(
@@ -43,13 +52,14 @@ def write(
 ) -> str:
     """Writes `summary.json` and `report.html`; returns what is printed."""
     positive = BehaviorSet(points[0].config.behaviors).highest
-    complete = with_policies(rows, directory, positive)
+    complete, notes = with_policies(rows, directory, positive)
     summary = summary_lib.summarize(
         study.name, complete, endpoint=study.endpoint, published=list(study.published)
     )
+    summary['notes'] = notes + summary['notes']
     source = points[0].config.data.source
     train, test = (sources.load_records(source, split) for split in ('train', 'test'))
     summary['shortcuts'] = shortcuts.table(shortcuts.shortcut_baselines(train, test))
-    (directory / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
+    files.write_json(directory / 'summary.json', summary)
     page = study_page.write_page(directory)
     return f'{summary_lib.format_summary(summary)}\n\n{summary["shortcuts"]}\n\nwritten: {page}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import hashlib
@@ -12,9 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsft_jax import config as config_lib
+from bsft_jax.behaviorbench import sources
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
+from bsft_jax.evaluation import records as scored
 
+POLICIES = ('auto', 'oracle')  # one is evaluated, the other read from its predictions
+_ENDPOINT = 'endpoint of the study'
 _WITHOUT_EFFECT = config_lib.FREE_FIELDS - {'model.base', 'train.steps'}
 
 
@@ -39,7 +44,7 @@ class Study:
       learning_rates: tried by every arm with the first seed; the one with the best overall macro-F1
         on the validation split is taken, the smaller one of equals. Empty: the base config's.
       base_prompts: prompt styles under which the untouched base model is evaluated.
-      test_limit: evaluates the first so many test records; 0 all.
+      test_limit: evaluates so many test records, whole cases evenly spread; 0 all.
       endpoint: (group or `overall`, (arm, policy), (arm, policy)): the comparison named beforehand.
       published: figures of others to print beside the own ones, as another data set.
     """
@@ -92,13 +97,15 @@ def load(spec: str, kind: type) -> Any:
     path, _, argument = spec.partition(':')
     if not pathlib.Path(path).is_file():
         raise UserError('no such config file', where=path or '--config')
-    made = runpy.run_path(path).get('get_config')
-    if made is None:
-        raise UserError('defines no get_config', where=path)
     try:
+        made = runpy.run_path(path).get('get_config')
+        if made is None:
+            raise UserError('defines no get_config', where=path)
         config = made(argument) if argument else made()
-    except TypeError as error:
-        raise UserError(f'get_config: {error}', where=spec) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f'{type(error).__name__}: {error}', where=spec) from error
     if not isinstance(config, kind):
         raise UserError(f'get_config() does not return a {kind.__name__}', where=path)
     return config
@@ -143,9 +150,11 @@ def check(study: Study) -> None:
     if not study.seeds or len(set(study.seeds)) != len(study.seeds):
         raise UserError(f'seeds must be distinct, got {list(study.seeds)}', where='study')
     known = names + ['base'] * ('plain' in study.base_prompts)
-    for name, _ in study.endpoint[1:]:
+    for name, policy in study.endpoint[1:]:
         if name not in known:
-            raise UserError(f'no arm {name!r}, known: {", ".join(known)}', where='endpoint of the study')
+            raise UserError(f'no arm {name!r}, known: {", ".join(known)}', where=_ENDPOINT)
+        if policy not in POLICIES:
+            raise UserError(f'no policy {policy!r}, known: {", ".join(POLICIES)}', where=_ENDPOINT)
     for arm in study.arms:
         if study.learning_rates and 'optimizer.learning_rate' in {**study.overrides, **arm.overrides}:
             raise UserError(
@@ -153,7 +162,22 @@ def check(study: Study) -> None:
                 where='study',
                 fix='drop one of them',
             )
-        point(study, arm, study.seeds[0], None)
+        form = point(study, arm, study.seeds[0], None).config.form
+        if (arm.name, 'oracle') in study.endpoint[1:] and form not in ('tokens', 'words'):
+            raise UserError(f'arm {arm.name!r} has no behavior to choose for oracle', where=_ENDPOINT)
+
+
+def check_records(study: Study, source: str) -> None:
+    """Raises UserError for test records that the study could not be summed up on, before anything is run."""
+    records = scored.scorable(sources.load_records(source, 'test'), source)
+    records = scored.choose(records, source, 'all', study.test_limit)
+    groups = sorted({record.group for record in records} - {''})
+    if study.endpoint[0] not in (*groups, 'overall'):
+        known = ', '.join((*groups, 'overall'))
+        raise UserError(f'no test record of the group {study.endpoint[0]!r}, known: {known}', where=_ENDPOINT)
+    name, number = collections.Counter(record.id for record in records).most_common(1)[0]
+    if number > 1:
+        raise UserError(f'{number} test records have the id {name!r}', where=source, fix='give each its own')
 
 
 def shared(points: Sequence[Point]) -> list[Point]:

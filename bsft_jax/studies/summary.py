@@ -156,11 +156,13 @@ def _gather(study: str, results: list[dict[str, Any]]) -> tuple[Records, dict[tu
             where = f'{result["workdir"]}, evaluation {result["evaluation"]["name"]}'
             raise UserError(f'a second result of {_label(key)}, seed {result["seed"]}', where=where)
         by_key[key][result['seed']] = result
-        scored[id(result)] = {
-            r['id'] or f'nameless {n:08d}': r
-            for n, r in enumerate(result['predictions'])
-            if r.get('answer') is not None and r.get('prediction') is not None
-        }
+        scored[id(result)] = _by_id(result)
+    if len({len(result['predictions']) for result in results if not _has_ids(result)}) > 1:
+        raise UserError(
+            'records without an id, and not as many in every result: nobody knows which is which',
+            where=study,
+            fix='give the records an id, or evaluate again',
+        )
     everywhere = sorted(set.intersection(*map(set, scored.values()))) if scored else []
     most = max(map(len, scored.values()), default=0)
     reference, ordered, column = None, [], {}
@@ -184,7 +186,7 @@ def _gather(study: str, results: list[dict[str, Any]]) -> tuple[Records, dict[tu
     records = Records(
         categories,
         members,
-        np.array([categories.index(r.get('category') or '') for r in ordered]),
+        np.array([categories.index(metrics.category_of(r)) for r in ordered]),
         np.array([r['answer'] for r in ordered]),
         statistics.cluster_ids([r.get('case_id') or '' for r in ordered]),
         most - len(ordered),
@@ -195,6 +197,23 @@ def _gather(study: str, results: list[dict[str, Any]]) -> tuple[Records, dict[tu
         chosen = [of_seed[s] for s in seeds]
         rows[key] = Row(seeds, chosen, np.array([column[id(result)] for result in chosen]))
     return records, rows
+
+
+def _has_ids(result: dict[str, Any]) -> bool:
+    return all(row['id'] for row in result['predictions'])
+
+
+def _by_id(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The scored predictions of a result by record, one without an id by its place."""
+    scored = {}
+    for n, row in enumerate(result['predictions']):
+        if row.get('answer') is None or row.get('prediction') is None:
+            continue
+        if (name := row['id'] or f'nameless {n:08d}') in scored:
+            where = f'{result["workdir"]}, evaluation {result["evaluation"]["name"]}'
+            raise UserError(f'two records have the id {name!r}', where=where, fix='give each its own')
+        scored[name] = row
+    return scored
 
 
 def _macro_f1(records: Records, row: Row, times_RM: np.ndarray) -> np.ndarray:

@@ -266,6 +266,18 @@ def test_records_without_an_id_stay_apart():
     assert values[0] == values[1]
 
 
+def test_records_are_never_paired_with_another_one():
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(0,), cases=10)
+    rows = results[0]['predictions']
+    twice = [{**r, 'predictions': [*rows, {**rows[1], 'prediction': 0}]} for r in results]
+    with pytest.raises(UserError, match="two records have the id 'temporal_ordering-1'"):
+        summarize(twice)
+    nameless = [{**r, 'predictions': [{**row, 'id': ''} for row in r['predictions']]} for r in results]
+    nameless[1]['predictions'] = nameless[1]['predictions'][2:]
+    with pytest.raises(UserError, match='records without an id, and not as many in every result'):
+        summarize(nameless)
+
+
 def test_the_order_of_records_and_results_does_not_matter():
     results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, cases=5)
     shuffled = [{**r, 'predictions': r['predictions'][::-1]} for r in results]
