@@ -9,16 +9,16 @@ import pathlib
 import shutil
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from bsft_jax import cli
 from bsft_jax.behaviorbench import mapping as mapping_lib
-from bsft_jax.behaviorbench import shortcuts
+from bsft_jax.behaviorbench import shortcuts, splits
 from bsft_jax.behaviorbench import sources as sources_lib
-from bsft_jax.behaviorbench.records import SPLITS, Record, behavior_of, write_jsonl
+from bsft_jax.behaviorbench.records import SPLITS, Record, behavior_of, label_of, write_jsonl
 from bsft_jax.data import inspection
 from bsft_jax.errors import UserError
 
@@ -58,6 +58,7 @@ def prepare(
     seed: int = 0,
     mapping: mapping_lib.Mapping | None = None,
     stored: str = 'jsonl',
+    look: Callable[[Sequence[Record]], None] | None = None,
 ) -> dict[str, Any]:
     """Writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and `card.json`, all or nothing.
 
@@ -65,17 +66,19 @@ def prepare(
     source `synthetic:` or `open:`, else `jsonl`.
 
     Args:
-      sources: what `sources.load_raw` takes; no two records may have the same id, no case be in two splits.
+      sources: what `sources.load_raw` takes; no two records may have the same id, no case or pair be in two splits.
       output: the folder; an earlier data set there is replaced, anything else is refused.
       seed: of the splits and of what adapters choose.
       mapping: makes records of the rows of every source.
+      look: is shown the training records before an earlier data set is replaced; what it raises prevents that.
 
     Returns the card. Raises UserError for a source, a record or a folder that does not fit.
     """
     output = pathlib.Path(os.path.realpath(output))
-    partial = output.with_name(output.name + '.partial')
+    partial, old = (output.with_name(output.name + end) for end in ('.partial', '.old'))
     _check_replaceable(output, [CARD])
     _check_replaceable(partial, [])
+    _check_replaceable(old, [CARD])
     loaded = [(source, *sources_lib.load_raw(source, seed, mapping)) for source in sources]
     records = [record for _, rows, _ in loaded for record in rows]
     _check_together(loaded)
@@ -96,18 +99,40 @@ def prepare(
             'licenses': sorted({record.license for record in records if record.license}),
             'counts': _counts(records),
             'characters_per_record': _spread([_characters(record) for record in records]),
+            'leakage': splits.leakage(
+                [record for s, rows, _ in loaded for record in rows if not _generated(s)]
+            ),
             'shortcuts': shortcuts.shortcut_baselines(of_split['train'], of_split['test']),
             'files': files,
         }
         (partial / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-        for name in FILES:
-            (output / name).unlink(missing_ok=True)
-        shutil.rmtree(output / TFDS, ignore_errors=True)
-        os.replace(partial, output)
-    except OSError as error:
+        if look is not None:
+            look(of_split['train'])
+        _swap(partial, output, old)
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f'cannot be written ({error.strerror})', where=str(output)) from error
+        if isinstance(error, OSError):
+            raise UserError(f'cannot be written ({error.strerror})', where=str(output)) from error
+        raise
     return card
+
+
+def _swap(new: pathlib.Path, output: pathlib.Path, old: pathlib.Path) -> None:
+    """Puts a folder in the place of another, which goes by the name `old` meanwhile and comes back if that fails."""
+    if output.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(output, old)
+    try:
+        os.replace(new, output)
+    except BaseException:
+        if old.exists():
+            os.replace(old, output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _generated(source: str) -> bool:
+    return source.partition(':')[0] in sources_lib.GENERATED
 
 
 def _as_jsonl(directory: pathlib.Path, of_split: Mapping[str, Sequence[Record]]) -> dict[str, int]:
@@ -174,20 +199,20 @@ def _check_replaceable(folder: pathlib.Path, must_hold: Sequence[str]) -> None:
 def _check_together(loaded: Sequence[tuple[str, list[Record], dict[str, Any]]]) -> None:
     """Raises UserError for an id that is there twice and for a case in two splits."""
     source_of: dict[str, str] = {}
-    split_of: dict[str, str] = {}
+    split_of: dict[tuple[str, str], str] = {}
     for source, rows, _ in loaded:
         if not rows:
             raise UserError('no records', where=source)
         for record in rows:
             if record.split not in SPLITS:
-                raise UserError(f'record {record.id!r} has no split', where=source)
+                raise UserError(f'{label_of(record)} has no split', where=source)
             if record.id in source_of:
                 raise UserError(f'record id {record.id!r} is also in {source_of[record.id]}', where=source)
             if record.id:
                 source_of[record.id] = source
-            case = record.case_id
-            if case and split_of.setdefault(case, record.split) != record.split:
-                raise UserError(f'case {case!r} is in {split_of[case]} and in {record.split}', where=source)
+            for kind, name in (('case', record.case_id), ('pair', record.pair_id)):
+                if name and (other := split_of.setdefault((kind, name), record.split)) != record.split:
+                    raise UserError(f'{kind} {name!r} is in {other} and in {record.split}', where=source)
 
 
 def _counts(records: Sequence[Record]) -> dict[str, dict[str, dict[str, int]]]:
@@ -212,22 +237,25 @@ def _spread(values: Sequence[int]) -> dict[str, float]:
 def main(argv: Sequence[str]) -> None:
     del argv
     mapping = mapping_lib.read(_MAP.value) if _MAP.value is not None else None
-    card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value, mapping, _FORMAT.value)
+    colour, shown = sys.stdout.isatty(), []
+
+    def look(train: Sequence[Record]) -> None:
+        records = train[: _INSPECT.value]
+        if records:
+            rendered = render(records, _BASE.value, _ANSWER_FORMAT.value, _TEMPLATE.value, colour)
+            shown.extend(zip(map(describe, records), rendered, strict=True))
+
+    card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value, mapping, _FORMAT.value, look)
     for name, file in card['files'].items():
         print(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records')
     print(shortcuts.table(card['shortcuts']))
-    if _INSPECT.value and card['counts']['train']:
-        place = (
-            _OUTPUT.value
-            if _FORMAT.value == 'jsonl'
-            else pathlib.Path(_OUTPUT.value, min(card['files'])).parent
-        )
-        records = sources_lib.load_records(f'{_FORMAT.value}:{place}', 'train')[: _INSPECT.value]
-        colour = sys.stdout.isatty()
-        shown = render(records, _BASE.value, _ANSWER_FORMAT.value, _TEMPLATE.value, colour)
+    if pairs := card['leakage']['pairs']:
+        first, second = card['leakage']['examples'][0]
+        print(f'warning: {pairs} pairs of cases in different splits are nearly the same: {first}, {second}')
+    if shown:
         print(f'\n{inspection.legend(colour)}')
-        for record, rendered in zip(records, shown, strict=True):
-            print(f'{describe(record)}\n\n{rendered}\n')
+    for described, rendered in shown:
+        print(f'{described}\n\n{rendered}\n')
 
 
 if __name__ == '__main__':

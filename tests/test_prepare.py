@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bsft_jax import prepare as app
-from bsft_jax.behaviorbench.records import Message, Record, read_jsonl, write_jsonl
+from bsft_jax.behaviorbench.records import SPLITS, Message, Record, read_jsonl, write_jsonl
 from bsft_jax.behaviorbench.sources import load_records
 from bsft_jax.errors import UserError
 
@@ -133,6 +133,106 @@ def test_double_ids_and_a_case_in_two_splits_are_refused(source, tmp_path):
     assert not (tmp_path / 'set').exists()
 
 
+def lines(path, rows):
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return f'jsonl:{path}'
+
+
+def task(content, **fields):
+    return {'messages': [{'role': 'user', 'content': content}], 'options': ['a', 'b'], 'answer': 0, **fields}
+
+
+def test_a_row_that_names_no_split_among_others_is_an_error_and_moves_none(tmp_path):
+    rows = [task(f'q{i}', id=f'r{i}', split='test' if i < 20 else 'train') for i in range(100)]
+    del rows[50]['split']
+    source = lines(tmp_path / 'raw.jsonl', rows)
+    for use in (lambda: app.prepare([source], tmp_path / 'set'), lambda: load_records(source, 'train')):
+        with pytest.raises(
+            UserError, match="1 of 100 records name no split, the first is number 51, record 'r50'"
+        ):
+            use()
+
+
+def test_twins_without_a_case_stay_together(tmp_path):
+    rows = [task(f'q{i}', id=f'r{i}', pair_id=f'p{i // 2}') for i in range(100)]
+    app.prepare([lines(tmp_path / 'raw.jsonl', rows)], tmp_path / 'set')
+    found = {(r.pair_id, r.split) for split in SPLITS for r in read_jsonl(tmp_path / f'set/{split}.jsonl')}
+    assert len(found) == 50
+    torn = [row | {'split': ('train', 'test')[i % 2]} for i, row in enumerate(rows)]
+    with pytest.raises(UserError, match="pair 'p0' is in train and in test"):
+        app.prepare([lines(tmp_path / 'torn.jsonl', torn)], tmp_path / 'other')
+
+
+def test_the_same_text_under_two_ids_is_in_one_split(tmp_path):
+    rows = [task(f'The same question, no. {i // 2}?', id=f'r{i}') for i in range(100)]
+    card = app.prepare([lines(tmp_path / 'raw.jsonl', rows)], tmp_path / 'set')
+    texts = [{r.messages for r in read_jsonl(tmp_path / f'set/{split}.jsonl')} for split in SPLITS]
+    assert sum(map(len, texts)) == 50 and len(set().union(*texts)) == 50
+    assert card['leakage'] == {'cases': 100, 'pairs': 0, 'examples': []}
+
+
+def test_sources_that_share_texts_are_warned_of(tmp_path):
+    note = ' '.join(f'word{k}' for k in range(30))
+    train = lines(tmp_path / 'one.jsonl', [task(note, id='one', split='train')])
+    test = lines(tmp_path / 'two.jsonl', [task(f'{note} again', id='two', split='test')])
+    done = run(f'--source={train}', f'--source={test}', f'--output={tmp_path / "set"}')
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith('warning: '))
+    assert line == 'warning: 1 pairs of cases in different splits are nearly the same: two, one'
+
+
+def test_two_sources_without_ids_do_not_collide(tmp_path):
+    sources = [
+        lines(tmp_path / f'{name}.jsonl', [task(f'{name}{i}') for i in range(count)])
+        for name, count in (('a', 40), ('b', 60))
+    ]
+    card = app.prepare(sources, tmp_path / 'set')
+    assert [file['records'] for file in card['files'].values()] == [80, 10, 10]
+
+
+def test_a_folder_is_split_by_its_files(tmp_path):
+    (tmp_path / 'mine').mkdir()
+    for split, count in (('train', 5), ('test', 2)):
+        lines(tmp_path / 'mine' / f'{split}.jsonl', [task(f'{split}{i}') for i in range(count)])
+    card = app.prepare([f'jsonl:{tmp_path / "mine"}'], tmp_path / 'set')
+    assert [file['records'] for file in card['files'].values()] == [5, 0, 2]
+    again = app.prepare([f'jsonl:{tmp_path / "set"}'], tmp_path / 'again')  # its validation.jsonl is empty
+    assert again['files'] == card['files']
+    lines(tmp_path / 'mine' / 'train.jsonl', [task('a', id='x', split='test'), task('b')])
+    for use in (
+        lambda: app.prepare([f'jsonl:{tmp_path / "mine"}'], tmp_path / 'set'),
+        lambda: load_records(f'jsonl:{tmp_path / "mine"}', 'train'),
+    ):
+        with pytest.raises(UserError, match=r"train\.jsonl: record 'x' names the split 'test'"):
+            use()
+
+
+@pytest.mark.parametrize('error', [OSError(16, 'Device or resource busy'), KeyboardInterrupt()])
+def test_a_folder_that_cannot_be_replaced_stays_whole(error, source, tmp_path, monkeypatch):
+    output, replace = tmp_path / 'set', os.replace
+    app.prepare([source], output, 0)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+
+    def fails(old, new):
+        if str(old).endswith('.partial') and str(new) == str(output):
+            raise error
+        replace(old, new)
+
+    monkeypatch.setattr(os, 'replace', fails)
+    with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
+        app.prepare([source], output, 1)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['raw.jsonl', 'set']
+
+
+def test_a_neighbour_that_is_no_data_set_is_left_alone(source, tmp_path):
+    (tmp_path / 'set.old').mkdir()
+    (tmp_path / 'set.old' / 'mine.txt').write_text('mine')
+    with pytest.raises(UserError, match=r'set\.old: holds something else'):
+        app.prepare([source], tmp_path / 'set', 0)
+    assert (tmp_path / 'set.old' / 'mine.txt').exists()
+
+
 def test_describe_marks_the_answer():
     message = Message('user', 'Ready?', name='Dr. Ito')
     record = Record(
@@ -168,3 +268,6 @@ def test_command(tmp_path):
     assert failed.stderr.splitlines() == ['error: medec:/nowhere: no such folder']
     unknown = run('--source=magic:1', f'--output={tmp_path / "other"}')
     assert unknown.returncode == 2 and len(unknown.stderr.splitlines()) == 1
+    unseen = run('--source=synthetic:3', f'--output={tmp_path / "other"}', '--inspect=1', '--base=/nowhere')
+    assert unseen.returncode == 2 and len(unseen.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['set']

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bsft_jax.behaviorbench import conversations, rows, taxonomy
@@ -36,7 +36,8 @@ class Record:
       pair_id: shared by twins, which differ in one fact.
       behavior: name of the behavior that is right here.
       options, option_behaviors, answer: the choices, the behavior each stands for, the right index.
-      must_mention: a good answer in words mentions one phrase of each group.
+      must_mention, must_not_mention: groups of phrases, of each of which a good answer in words mentions one, or none.
+        They are kept with the record; nothing scores them.
     """
 
     messages: tuple[Message, ...] = ()
@@ -64,6 +65,16 @@ def behavior_of(record: Record) -> str:
     if record.behavior or record.options or not record.messages:
         return record.behavior
     return record.messages[-1].behavior
+
+
+def cluster_of(fields: Mapping[str, Any]) -> str:
+    """What a record, or a row of `predictions.jsonl`, must stay together with; '' where nothing names it."""
+    return fields.get('case_id') or fields.get('pair_id') or fields.get('id') or ''
+
+
+def option_words(option: str) -> str:
+    """An option as an answer in words names it."""
+    return option.strip().removesuffix('.')
 
 
 def earlier_answers(record: Record) -> list[int]:
@@ -146,6 +157,12 @@ def record_from_dict(obj: Any, where: str = 'record') -> Record:
         raise UserError(
             f"field 'behavior': {values['behavior']!r}, but its answer says {last!r}", where=where
         )
+    if obj.get('options') and values['messages'] and values['messages'][-1].role == 'assistant':
+        raise UserError(
+            "field 'options': the last turn is the assistant's, which would show the answer",
+            where=where,
+            fix='leave that turn out',
+        )
     values['hard'] = obj.get('hard', False)
     if not isinstance(values['hard'], bool):
         raise UserError("field 'hard' must be true or false", where=where)
@@ -167,10 +184,17 @@ def record_from_dict(obj: Any, where: str = 'record') -> Record:
             )
     if options and (len(options) < 2 or len(options) > 26):
         raise UserError(f"field 'options': {len(options)} options, 2 to 26 are possible", where=where)
-    if len(set(options)) != len(options) or not all(option.strip() for option in options):
+    words = set(map(option_words, options))
+    if len(words) != len(options) or '' in words:
         raise UserError("field 'options': options must be distinct and not empty", where=where)
-    if values['option_behaviors'] and len(values['option_behaviors']) != len(options):
+    behaviors = values['option_behaviors']
+    if behaviors and len(behaviors) != len(options):
         raise UserError("field 'option_behaviors' must have one entry per option", where=where)
+    if behaviors and answer is not None and values['behavior'] not in ('', behaviors[answer]):
+        raise UserError(
+            f"field 'behavior': {values['behavior']!r}, but the right option is {behaviors[answer]!r}",
+            where=where,
+        )
     category, group = values['category'], values['group']
     if category and category not in taxonomy.CATEGORIES:
         raise UserError(

@@ -15,7 +15,7 @@ from bsft_jax.behaviorbench import adapters, rows, splits, text
 from bsft_jax.behaviorbench.builders import records_of
 from bsft_jax.behaviorbench.cases import simulate
 from bsft_jax.behaviorbench.mapping import Mapping
-from bsft_jax.behaviorbench.records import SPLITS, Record, read_jsonl, records_of_rows
+from bsft_jax.behaviorbench.records import SPLITS, Record, label_of, read_jsonl, records_of_rows
 from bsft_jax.errors import UserError
 
 PRETRAINING = {
@@ -32,6 +32,7 @@ _FORMS = ', '.join(
     ]
 )
 RAW = ('csv', *adapters.ADAPTERS)  # what only `prepare` reads
+GENERATED = ('synthetic', *PRETRAINING)
 _PART = re.compile(r'(\d+(?:\.\d*)?)\*(\S.*)')
 
 
@@ -79,8 +80,8 @@ def _numbers(source: str, rest: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1]) if len(parts) == 2 else 0
 
 
-def _with_splits(records: list[Record], seed: int) -> list[Record]:
-    assigned = splits.split_of_clusters([record.case_id for record in records], seed)
+def _with_splits(records: list[Record], clusters: list[str], seed: int) -> list[Record]:
+    assigned = splits.split_of_clusters(clusters, seed)
     return [dataclasses.replace(r, split=split) for r, split in zip(records, assigned, strict=True)]
 
 
@@ -98,7 +99,8 @@ def _synthetic(cases: int, seed: int) -> list[Record]:
 def _generated(scheme: str, source: str, rest: str) -> list[Record]:
     cases, seed = _numbers(source, rest)
     if scheme in PRETRAINING:
-        return _with_splits(PRETRAINING[scheme](cases, seed), seed)
+        records = PRETRAINING[scheme](cases, seed)
+        return _with_splits(records, [record.case_id for record in records], seed)
     return _synthetic(cases, seed)
 
 
@@ -109,16 +111,22 @@ def _unknown(source: str, forms: str) -> UserError:
 def load_records(source: str, split: str) -> list[Record]:
     """The records of one split of a source, of a mixture those of all its parts.
 
-    A prepared directory has one file per split; of a set without splits those records count whose
-    `split` is the one asked for or empty. Raises UserError for a source that does not exist, and
-    NoSuchSplit where no part has the split.
+    A prepared directory has one file per split; a set whose records name no split serves every one. Raises UserError
+    for a source that does not exist, for records of which only some name a split, and for an id that two parts have,
+    and NoSuchSplit where no part has the split.
     """
-    parts, records, missing = parts_of(source), [], None
-    for part, _ in parts:
+    records, part_of, missing = [], {}, None
+    for part, _ in parts_of(source):
         try:
-            records += _load_part(part, split)
+            found = _load_part(part, split)
         except NoSuchSplit as error:
             missing = error
+            continue
+        ids = [record.id for record in found if record.id]
+        if twice := next((name for name in ids if name in part_of), ''):
+            raise UserError(f'record id {twice!r} is also in {part_of[twice]}', where=part)
+        part_of |= dict.fromkeys(ids, part)
+        records += found
     if missing is not None and not records:
         raise missing
     return records
@@ -126,7 +134,7 @@ def load_records(source: str, split: str) -> list[Record]:
 
 def _load_part(source: str, split: str) -> list[Record]:
     scheme, _, rest = source.partition(':')
-    if scheme in ('synthetic', *PRETRAINING):
+    if scheme in GENERATED:
         return [record for record in _generated(scheme, source, rest) if record.split == split]
     path = pathlib.Path(rest)
     if scheme in _SETS and rest:
@@ -140,16 +148,43 @@ def _load_part(source: str, split: str) -> list[Record]:
         raise _unknown(source, _FORMS + prepared)
     elif path.is_dir():
         file = path / f'{split}.jsonl'
-        if not file.is_file() or not file.stat().st_size:
+        if not _has_records(file):
             what = f'no {split}.jsonl with records in this folder'
             raise NoSuchSplit(what, where=source, fix='name a folder that prepare wrote')
-        records = read_jsonl(file)
+        return [_of_file(record, split, file) for record in read_jsonl(file)]
     else:
         records = read_jsonl(path)
+    _check_all_or_none(records, source)
     records = [record for record in records if record.split in ('', split)]
     if not records:
         raise NoSuchSplit(f'no record of split {split!r}', where=source)
     return records
+
+
+def _has_records(file: pathlib.Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _of_file(record: Record, split: str, file: pathlib.Path) -> Record:
+    if record.split not in ('', split):
+        raise UserError(
+            f'{label_of(record)} names the split {record.split!r}',
+            where=str(file),
+            fix='move it or drop its split',
+        )
+    return dataclasses.replace(record, split=split)
+
+
+def _check_all_or_none(records: list[Record], where: str) -> None:
+    """Raises UserError where only some records name a split."""
+    blank = [(number, record) for number, record in enumerate(records, 1) if not record.split]
+    if blank and len(blank) < len(records):
+        number, record = blank[0]
+        raise UserError(
+            f'{len(blank)} of {len(records)} records name no split, the first is number {number}, {label_of(record)}',
+            where=where,
+            fix='name one in each or in none',
+        )
 
 
 def fingerprint(source: str, split: str) -> str:
@@ -159,7 +194,7 @@ def fingerprint(source: str, split: str) -> str:
     """
     scheme, _, rest = source.partition(':')
     path = pathlib.Path(rest)
-    if scheme in ('synthetic', *PRETRAINING):
+    if scheme in GENERATED:
         return source
     if scheme == 'jsonl' and rest:
         path = path / f'{split}.jsonl' if path.is_dir() else path
@@ -179,13 +214,17 @@ def load_raw(source: str, seed: int, mapping: Mapping | None = None) -> tuple[li
     if found:
         name, given = found
         records, notes = mapping.records(given, name) if mapping else (records_of_rows(given, name), {})
-        return _in_splits(records, seed), notes
+        _check_all_or_none(records, source)
+        if not records[0].split:
+            records = _with_splits(records, splits.clusters(records), seed)
+        return records, notes
     if scheme in adapters.ADAPTERS and rest:
         return adapters.load(scheme, rest, seed)
-    if scheme in ('synthetic', *PRETRAINING):
+    if scheme in GENERATED:
         return _generated(scheme, source, rest), {}
     if scheme == 'jsonl' and rest:
-        return [record for split in SPLITS for record in load_records(source, split)], {}
+        held = [split for split in SPLITS if _has_records(pathlib.Path(rest, f'{split}.jsonl'))]
+        return [record for split in held or SPLITS for record in _load_part(source, split)], {}
     raise _unknown(source, f'{_FORMS}, {", ".join(f"{name}:..." for name in RAW)}')
 
 
@@ -198,13 +237,3 @@ def _rows_of(scheme: str, rest: str) -> tuple[str, rows.Rows] | None:
     if scheme in _SETS and rest:
         return f'{scheme}:{rest}', itertools.chain.from_iterable(_SETS[scheme](rest).values())
     return None
-
-
-def _in_splits(records: list[Record], seed: int) -> list[Record]:
-    """Records with the splits that they name, or with new ones where one of them names none."""
-    if all(record.split for record in records):
-        return records
-    named = [
-        r if r.case_id else dataclasses.replace(r, case_id=r.id or f'line {i}') for i, r in enumerate(records)
-    ]
-    return _with_splits(named, seed)

@@ -18,7 +18,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Message, Record, behavior_of, earlier_answers, label_of
+from bsft_jax.behaviorbench.records import (
+    Message,
+    Record,
+    behavior_of,
+    earlier_answers,
+    label_of,
+    option_words,
+)
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.data import truncation
 from bsft_jax.data.examples import Example, ExampleStore
@@ -286,7 +293,7 @@ class Renderer:
         """` X.` as it stands behind the stem."""
         if self._letters:
             return f' {string.ascii_uppercase[option]}.'
-        return f' {record.options[option].strip().removesuffix(".")}.'
+        return f' {option_words(record.options[option])}.'
 
     def _apart(self, first: list[int], joint: list[int], rest: str) -> list[int]:
         """Ids of `rest` behind `first`: from the joint encoding, or encoded apart where tokens merge."""

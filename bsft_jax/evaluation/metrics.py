@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bsft_jax.behaviorbench import taxonomy
+from bsft_jax.behaviorbench.records import cluster_of
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import statistics
 
@@ -84,7 +85,7 @@ def summarize(
     Args:
       predictions: rows; those whose `answer` or `prediction` is null (free text) take no part.
       policy, prompt, dial: copied into the result.
-      seed: of the bootstrap by case (`case_id`; a row without one is its own case).
+      seed: of the bootstrap by case (`case_id`, else `pair_id`; a row without either is its own case).
       positive: the behavior of the highest level: what p(proactive), over- and
         missed-intervention are about.
 
@@ -105,7 +106,7 @@ def summarize(
     counts_CKK = confusion_counts(
         answers_N, predictions_N, categories_N, categories=shape[0], options=shape[1]
     )
-    clusters_N = statistics.cluster_ids([r.get('case_id') or '' for r in rows])
+    clusters_N = statistics.cluster_ids([cluster_of(r) for r in rows])
     cells_N = np.ravel_multi_index((categories_N, answers_N, predictions_N), shape)
     resampled_RCKK = statistics.bootstrap_sums(clusters_N, cells_N, int(np.prod(shape)), seed=seed).reshape(
         -1, *shape

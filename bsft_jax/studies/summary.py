@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bsft_jax.behaviorbench import taxonomy
+from bsft_jax.behaviorbench.records import cluster_of
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics, statistics
 from bsft_jax.report import table
@@ -188,7 +189,7 @@ def _gather(study: str, results: list[dict[str, Any]]) -> tuple[Records, dict[tu
         members,
         np.array([categories.index(metrics.category_of(r)) for r in ordered]),
         np.array([r['answer'] for r in ordered]),
-        statistics.cluster_ids([r.get('case_id') or '' for r in ordered]),
+        statistics.cluster_ids([cluster_of(r) for r in ordered]),
         most - len(ordered),
     )
     rows = {}

@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from bsft_jax.behaviorbench import adapters
+from bsft_jax import prepare
+from bsft_jax.behaviorbench import adapters, splits
 from bsft_jax.behaviorbench.adapters import aci_bench, mediq, mts_dialog, pubmedqa
 from bsft_jax.behaviorbench.builders.scene import REVIEW
 from bsft_jax.behaviorbench.records import record_from_dict, record_to_dict
@@ -48,7 +49,7 @@ def twins(records):
 
 @pytest.mark.parametrize('name', FOLDERS)
 def test_records_are_valid_and_nothing_leaks(loaded, name):
-    records, notes = loaded[name]
+    records, _ = loaded[name]
     assert len({record.id for record in records}) == len(records)
     split_of = {}
     for record in records:
@@ -56,7 +57,7 @@ def test_records_are_valid_and_nothing_leaks(loaded, name):
         assert record.behavior == record.option_behaviors[record.answer]
         assert split_of.setdefault(record.case_id, record.split) == record.split
         assert record_from_dict(record_to_dict(record)) == record
-    assert notes['leakage']['pairs'] == 0
+    assert splits.leakage(records)['pairs'] == 0
 
 
 @pytest.mark.parametrize('name', ['mediq', 'aci_bench', 'mts_dialog'])
@@ -242,3 +243,15 @@ def test_rows_that_are_no_question(tmp_path, read, file, row):
     )
     with pytest.raises(UserError, match='is there twice|must be an object'):
         read(tmp_path)
+
+
+def test_a_text_that_no_file_can_hold_is_one_clear_line(tmp_path):
+    row = {
+        'id': 1, 'facts': ['1. A man of 50.', '2. Fever \ud800.', '3. Cough.', '4. Gout.'], 'context': ['A man of 50.'],
+        'question': 'What is the diagnosis?', 'options': {'A': 'x', 'B': 'y'}, 'answer_idx': 'A',
+    }  # fmt: skip
+    (tmp_path / 'mediq').mkdir()
+    (tmp_path / 'mediq' / 'a.jsonl').write_text(json.dumps(row) + '\n')
+    with pytest.raises(UserError, match=r"record 'mediq-1-\w+': .* holds the character U\+D800"):
+        prepare.prepare([f'mediq:{tmp_path}/mediq'], tmp_path / 'set')
+    assert [path.name for path in tmp_path.iterdir()] == ['mediq']

@@ -123,7 +123,8 @@ def test_splits_of_a_set(rows, tmp_path):
     named = datasets.Dataset.from_list([row | {'split': 'test'} for row in rows])
     named.to_parquet(tmp_path / 'named.parquet')
     assert len(sources.load_records(f'hf:{tmp_path}/named.parquet', 'test')) == 12
-    made, _ = sources.load_raw(saved('parquet', rows, tmp_path), 0)
+    told_apart = [row | {'messages': [{'role': 'user', 'content': row['id']}, *OWN[2:]]} for row in rows]
+    made, _ = sources.load_raw(saved('parquet', told_apart, tmp_path), 0)
     assert {record.split for record in made} == {'train', 'validation', 'test'}
 
 

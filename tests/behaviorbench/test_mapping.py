@@ -218,9 +218,12 @@ def test_a_wrong_map_is_one_clear_line(given, message, tmp_path):
 
 
 def test_a_map_for_chats_on_the_hub(tmp_path):
-    turns = [{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a'}]
+    answer = {'role': 'assistant', 'content': 'a'}
+    chats = [[{'role': 'user', 'content': f'q{i}'}, answer] for i in range(9)]
     source = write(
-        tmp_path, 'parquet', [{'prompt': 'q', 'prompt_id': str(i), 'chat': turns} for i in range(9)]
+        tmp_path,
+        'parquet',
+        [{'prompt': 'q', 'prompt_id': str(i), 'chat': chat} for i, chat in enumerate(chats)],
     )
     given = {'columns': {'id': 'prompt_id', 'messages': 'chat'}, 'constants': {'behavior': 'reactive'}}
     made, notes = sources.load_raw(source, 0, mapping_of(tmp_path, given))

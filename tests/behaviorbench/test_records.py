@@ -57,6 +57,10 @@ def test_round_trip_keeps_an_empty_turn():
         ({'split': 'dev'}, "'split'"),
         ({'hard': 1}, "'hard'"),
         ({'must_mention': [3]}, "'must_mention'"),
+        ({'options': ['Yes', ' Yes.']}, 'distinct'),
+        ({'options': ['Yes', '.']}, 'distinct'),
+        ({'behavior': 'proactive'}, "'behavior': 'proactive', but the right option is 'reactive'"),
+        ({'messages': [*GOOD['messages'], {'role': 'assistant', 'content': 'B.'}]}, 'would show the answer'),
     ],
 )
 def test_wrong_records_name_file_line_and_field(change, message, tmp_path):

@@ -3,7 +3,8 @@ import random
 
 import pytest
 
-from bsft_jax.behaviorbench.splits import near_duplicates, split_of_clusters
+from bsft_jax.behaviorbench.records import Message, Record, cluster_of
+from bsft_jax.behaviorbench.splits import MOST_TEXTS, clusters, leakage, near_duplicates, split_of_clusters
 
 NOTE = 'A 43-year-old woman has had fever, nausea and a dry cough for 7 days and takes insulin and ibuprofen.'
 
@@ -60,3 +61,43 @@ def test_near_duplicates_are_joined_through_a_text_between_them():
 
 def test_short_texts_are_duplicates_only_if_equal():
     assert near_duplicates(['No fever.', 'no fever', 'No pain.']) == [0, 0, 2]
+
+
+def asked(content, **fields):
+    return Record((Message('user', content),), **fields)
+
+
+def test_a_case_else_a_pair_else_an_id_names_a_cluster():
+    assert cluster_of({'case_id': 'c', 'pair_id': 'p', 'id': 'x'}) == 'c'
+    assert cluster_of({'case_id': '', 'pair_id': 'p', 'id': 'x'}) == 'p'
+    assert cluster_of({'id': 'x'}) == 'x' and cluster_of({'id': None}) == ''
+
+
+def test_what_shares_a_case_a_pair_or_every_word_is_one_cluster():
+    records = [
+        asked('a', id='0', case_id='c', pair_id='p'),
+        asked('b', id='1', pair_id='p'),
+        asked('c', id='2', case_id='c'),
+        asked('d', id='3', options=('x', 'y')),
+        asked('d', id='4', options=('y', 'x')),
+        asked('d', id='5', options=('x', 'z')),
+        asked('e'),
+        asked('f'),
+    ]
+    assert clusters(records) == ['c', 'c', 'c', '3', '3', '5', 'record 6', 'record 7']
+
+
+def test_texts_without_words_are_no_duplicates():
+    assert near_duplicates(['', '?', 'No fever.', '']) == [0, 1, 2, 3]
+
+
+def test_leakage_reads_messages_of_one_paragraph_and_not_what_all_say():
+    form = 'Read the case below with care and say in one sentence what is to be done for the patient and why.'
+    notes = [' '.join(f'w{k}' for k in random.Random(i).sample(range(10_000), 12)) for i in range(300)]
+    records = [
+        asked(f'{form} {note}', id=str(i), split=('train', 'test')[i % 2]) for i, note in enumerate(notes)
+    ]
+    assert len(records) > MOST_TEXTS
+    assert leakage(records) == {'cases': 300, 'pairs': 0, 'examples': []}
+    again = asked(f'{form} {notes[0]} Also fever.', id='again', split='test')
+    assert leakage([*records, again]) == {'cases': 301, 'pairs': 1, 'examples': [['again', '0']]}

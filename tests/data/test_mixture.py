@@ -157,6 +157,16 @@ def test_records_of_a_mixture_are_those_of_its_parts(chats):
     assert sources.load_records(both, 'test') == sources.load_records('synthetic:10', 'test')
 
 
+def test_an_id_that_two_parts_have_is_an_error():
+    with pytest.raises(UserError, match=r"synthetic:5: record id 'syn-0-\S+' is also in synthetic:4"):
+        sources.load_records('0.5*synthetic:4 + 0.5*synthetic:5', 'train')
+
+
+def test_a_part_that_no_epoch_has_is_an_error():
+    with pytest.raises(UserError, match='part 1 of the mixture has no record in an epoch of 1,010'):
+        Mixture((10, 1000), (0.0001, 1.0))
+
+
 def test_training_mixes_and_says_so(chats, capsys):
     config = RunConfig(data=DataSection(source=chats, sequence_length=64, rows_per_step=2))
     base = model_lib.open_base('tiny-clinical', behaviors=DEFAULT_BEHAVIORS)

@@ -103,6 +103,13 @@ def test_rows_without_an_answer_take_no_part():
         summarize([text])
 
 
+def test_twins_without_a_case_are_resampled_together():
+    rows = rows_of([0, 1] * 10, [0, 0] * 10, [NAMES[0]] * 20)
+    for i, row in enumerate(rows):
+        row |= {'id': f'r{i}', 'case_id': '', 'pair_id': f'p{i // 2}'}
+    assert summarize(rows)['overall']['cases'] == 10
+
+
 def test_groups_stand_in_the_order_of_the_taxonomy():
     result = summarize(rows_of([0] * len(NAMES), [0] * len(NAMES), NAMES))
     assert list(result['groups']) == list(taxonomy.GROUPS)

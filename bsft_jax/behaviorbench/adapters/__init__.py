@@ -14,7 +14,7 @@ from typing import Any
 
 from bsft_jax.behaviorbench import splits
 from bsft_jax.behaviorbench.adapters import aci_bench, common, medec, mediq, mts_dialog, pubmedqa
-from bsft_jax.behaviorbench.records import Record
+from bsft_jax.behaviorbench.records import Record, label_of, record_from_dict, record_to_dict
 from bsft_jax.errors import UserError
 
 _READERS = {
@@ -46,8 +46,7 @@ def load(scheme: str, directory: str | pathlib.Path, seed: int = 0) -> tuple[lis
             [record for kept, _ in evened for record in kept],
             sum(left for _, left in evened),
         )
-    notes['leakage'] = splits.leakage(records)
-    return records, notes
+    return [record_from_dict(record_to_dict(record), label_of(record)) for record in records], notes
 
 
 def _folders(directory: str | pathlib.Path) -> dict[str, pathlib.Path]:
