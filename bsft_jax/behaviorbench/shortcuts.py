@@ -7,15 +7,17 @@ neighbours; numbers stay whole. Needs scikit-learn, imported on the first call.
 
 from __future__ import annotations
 
+import array
 import itertools
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from bsft_jax.behaviorbench import splits
 from bsft_jax.behaviorbench.records import Record
 
 VIEWS = ('bag_of_words', 'options_only', 'request_only')
@@ -125,7 +127,7 @@ def _too_few(fitted: Sequence[Record]) -> str:
     """Why these training records cannot be measured; '' if they can."""
     if len(fitted) < FEWEST:
         return f'under {FEWEST} training records'
-    return f'under {FOLDS} training cases' if len(set(_cases(fitted))) < FOLDS else ''
+    return f'under {FOLDS} training cases' if len(set(splits.names_of(fitted))) < FOLDS else ''
 
 
 def _by_category(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -136,13 +138,9 @@ def _by_category(records: Sequence[Record]) -> dict[str, list[Record]]:
             found.setdefault(record.category or 'none', []).append(record)
     for category, rows in found.items():
         if len(rows) > MOST:
-            order = [(zlib.crc32(case.encode()), case) for case in _cases(rows)]
+            order = [(zlib.crc32(case.encode()), case) for case in splits.names_of(rows)]
             found[category] = [rows[i] for i in sorted(range(len(rows)), key=order.__getitem__)][:MOST]
     return found
-
-
-def _cases(records: Sequence[Record]) -> list[str]:
-    return [r.case_id or r.pair_id or r.id or f'record {i}' for i, r in enumerate(records)]
 
 
 def _words(text: str) -> list[str]:
@@ -185,13 +183,22 @@ def _option_features(record: Record, view: str) -> list[list[str]]:
     return features
 
 
-def _counts(features: Sequence[Sequence[str]], fitted: int) -> Any:
-    """Sparse counts (rows, features) of the features that two of the first `fitted` rows have."""
-    from sklearn.feature_extraction.text import CountVectorizer
+def _counts(features: Iterable[Iterable[str]], fitted: int) -> Any:
+    """Sparse counts (rows, features) of the features that two of the first `fitted` rows have, by their CRC-32.
 
-    vectorizer = CountVectorizer(analyzer=lambda row: ['', *row], min_df=2)
-    vectorizer.fit(features[:fitted])
-    return vectorizer.transform(features)
+    The names are not kept: a long note has one for each of its words beside each option.
+    """
+    from scipy import sparse
+
+    hashes, ends = array.array('I'), [0]
+    for row in features:
+        hashes.extend(zlib.crc32(name.encode()) for name in ('', *row))
+        ends.append(len(hashes))
+    names, columns = np.unique(np.frombuffer(hashes, np.uint32), return_inverse=True)
+    counts = sparse.csr_matrix((np.ones(len(columns)), columns, ends), (len(ends) - 1, len(names)))
+    counts.sum_duplicates()
+    rows_with = np.bincount(counts[:fitted].indices, minlength=len(names))
+    return counts[:, rows_with >= 2]
 
 
 def _measured(hits: Hits, fitted: Sequence[Record], scored: Sequence[Record]) -> dict[str, np.ndarray]:
@@ -199,7 +206,7 @@ def _measured(hits: Hits, fitted: Sequence[Record], scored: Sequence[Record]) ->
     from sklearn.model_selection import GroupKFold
 
     rows = np.arange(len(fitted))
-    folds = GroupKFold(FOLDS).split(rows, groups=_cases(fitted))
+    folds = GroupKFold(FOLDS).split(rows, groups=splits.names_of(fitted))
     return {
         'held_out': hits(rows, len(fitted) + np.arange(len(scored))) if len(scored) else np.zeros(0),
         'cross_validated': np.concatenate([hits(fit, score) for fit, score in folds]),
@@ -225,7 +232,7 @@ def _behavior(fitted: Sequence[Record], scored: Sequence[Record]) -> Results:
         most = max(np.unique(part, return_counts=True)[1], default=0)
         results['chance', measure] = np.full(len(part), most / max(len(part), 1))
     for view in VIEWS:
-        x_RF = _counts([_with_pairs(_words(_view(r, view))) for r in (*fitted, *scored)], len(fitted))
+        x_RF = _counts((_with_pairs(_words(_view(r, view))) for r in (*fitted, *scored)), len(fitted))
 
         def hits(fit, score, x_RF=x_RF):
             if len(set(behaviors[fit])) < 2:
@@ -253,7 +260,7 @@ def _answer(fitted: Sequence[Record], scored: Sequence[Record]) -> Results:
         ('chance', 'cross_validated'): chance[: len(fitted)],
     }
     for view in VIEWS:
-        x_OF = _counts([row for r in records for row in _option_features(r, view)], first[len(fitted)])
+        x_OF = _counts((row for r in records for row in _option_features(r, view)), first[len(fitted)])
 
         def hits(fit, score, x_OF=x_OF):
             pairs = [(answers[i], k) for i in fit for k in range(first[i], first[i + 1]) if k != answers[i]]

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import tracemalloc
 
 import pytest
+from sklearn.feature_extraction.text import CountVectorizer
 
 from bsft_jax import prepare as app
 from bsft_jax.behaviorbench import shortcuts
@@ -184,3 +186,15 @@ def test_the_card_has_them(tmp_path):
     head, first, *_ = shortcuts.table(card['shortcuts']).splitlines()
     assert head.split() == ['shortcuts', 'choice', 'chance', *shortcuts.VIEWS]
     assert first.split()[:3] == ['ambiguity_clarification', 'behavior', '-/0.50']
+
+
+def test_features_are_counted_as_by_name_in_little_memory():
+    rows = [[f'w{(i * k) % 997} & x{i % 7}' for k in range(400)] for i in range(200)]
+    vectorizer = CountVectorizer(analyzer=lambda row: ['', *row], min_df=2).fit(rows[:150])
+    named = vectorizer.transform(rows).toarray()
+    tracemalloc.start()
+    counted = shortcuts._counts(([f'{name}' for name in row] for row in rows), 150)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sorted(map(tuple, counted.toarray().T)) == sorted(map(tuple, named.T))
+    assert peak < 60 * 200 * 401, 'bytes for a name in a row: its hash, its place and its count, no text'
