@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from bsft_jax.errors import UserError
+
 _STREAM = 3  # of random numbers, beside those of `labels`
 
 
@@ -29,10 +31,20 @@ class Mixture:
     Attributes:
       sizes: records of each source.
       weights: of each source, above 0; their sum may be any.
+
+    Raises UserError where a weight is so small that an epoch has no record of its source.
     """
 
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
+
+    def __post_init__(self):
+        if not all(self.counts):
+            raise UserError(
+                f'part {self.counts.index(0) + 1} of the mixture has no record in an epoch of {sum(self.sizes):,}',
+                where='--config.data.source',
+                fix='raise its weight or leave it out',
+            )
 
     @property
     def counts(self) -> list[int]:
