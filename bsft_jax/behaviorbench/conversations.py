@@ -30,7 +30,10 @@ def normalize(obj: dict[str, Any], where: str) -> dict[str, Any]:
     Raises UserError that begins with `where` for a row of no layout or of two, and for a turn that
     is not one.
     """
-    obj = _without_nulls(obj)
+    try:
+        obj = _without_nulls(obj)
+    except RecursionError as error:
+        raise UserError('nested too deep for a record', where=where) from error
     found = [layout for layout in LAYOUTS if obj.get(layout)]
     if 'completion' in obj and 'prompt' not in obj:
         raise UserError("field 'prompt' is missing beside 'completion'", where=where)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import string
 from collections.abc import Iterator
 from typing import Any
 
 from bsft_jax.behaviorbench.records import Record, record_from_dict, records_of_rows
-from bsft_jax.behaviorbench.rows import Rows
+from bsft_jax.behaviorbench.rows import Rows, distinct
 from bsft_jax.errors import UserError
 
 ANSWERS = ('letter', 'index', 'number', 'text')
@@ -81,6 +82,9 @@ class Mapping:
 
     def _object(self, row: dict[str, Any], where: str) -> dict[str, Any]:
         """A record's object, of the fields that the row has."""
+        row = {
+            name: None if isinstance(cell, float) and math.isnan(cell) else cell for name, cell in row.items()
+        }
         made = {field: self._field(field, named, row, where) for field, named in self.columns.items()}
         made = self.constants | {field: value for field, value in made.items() if value not in (None, '', [])}
         system, speaker = made.pop('system', ''), made.pop('speaker', '')
@@ -99,7 +103,7 @@ class Mapping:
 
     def _field(self, field: str, named: str | list[str], row: dict[str, Any], where: str) -> Any:
         if field == 'question':
-            return '\n\n'.join(_text(row[name]) for name in _names(named) if _has(row, name))
+            return '\n\n'.join(filter(None, (_cell(row, name, where) for name in _names(named))))
         if field in _LISTS:
             return [self._value(field, item, where) for item in _list_cell(field, named, row, where)]
         value = row.get(named)
@@ -110,26 +114,26 @@ class Mapping:
         value = self._value(field, value, where)
         if field != 'hard' or isinstance(value, bool):
             return value
-        if _text(value).lower() not in _TRUTH:
+        if (text := _text(value, field, where).lower()) not in _TRUTH:
             raise UserError(f'column {named!r}: {value!r} is not true or false', where=where)
-        return _TRUTH[_text(value).lower()]
+        return _TRUTH[text]
 
     def _value(self, field: str, value: Any, where: str) -> Any:
         """A cell as the record says it; without `values` of the field, the cell as text."""
         known = self.values.get(field)
         if known is None:
-            return value if isinstance(value, bool) and field == 'hard' else _text(value)
-        if _text(value) not in known:
+            return value if isinstance(value, bool) and field == 'hard' else _text(value, field, where)
+        if (text := _text(value, field, where)) not in known:
             raise UserError(
-                f'{_text(value)!r} is none of the values of {field!r} in --map',
+                f'{text!r} is none of the values of {field!r} in --map',
                 where=where,
                 fix=f'there are {_list(known)}',
             )
-        return known[_text(value)]
+        return known[text]
 
     def _index(self, value: Any, options: list[str], where: str) -> int:
         """Index of the option that a cell names."""
-        text, found = _text(value), []
+        text, found = _text(value, 'answer', where), []
         if self.answer == 'text':
             found = [i for i, option in enumerate(options) if option.strip() == text]
             found = found or [i for i, o in enumerate(options) if o.strip().lower() == text.lower()]
@@ -152,10 +156,10 @@ def read(path: str | pathlib.Path) -> Mapping:
     """The mapping in a file; raises UserError that names the part that is wrong."""
     where = f'--map={path}'
     try:
-        given = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+        given = json.loads(pathlib.Path(path).read_text(encoding='utf-8-sig'), object_pairs_hook=distinct)
     except OSError as error:
         raise UserError(f'cannot be read ({error.strerror})', where=where) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'not valid JSON ({error})', where=where) from error
     if not isinstance(given, dict) or not isinstance(given.get('columns'), dict):
         raise UserError('must be an object with "columns": {field: column}', where=where)
@@ -202,13 +206,16 @@ def _list(names) -> str:
     return ', '.join(map(str, names[:20])) + (f' and {len(names) - 20} more' if len(names) > 20 else '')
 
 
-def _text(value: Any) -> str:
-    """A cell as text: `true` for a true one, a number as it is written."""
+def _text(value: Any, field: str, where: str) -> str:
+    """A cell as text: `true` for a true one, a number as it is written; UserError for anything else."""
+    if not isinstance(value, (str, int, float)) or value != value:
+        raise UserError(f'{field!r}: {str(value)[:80]} is neither text nor a number', where=where)
     return json.dumps(value) if isinstance(value, bool) else str(value).strip()
 
 
-def _has(row: dict[str, Any], name: str) -> bool:
-    return row.get(name) is not None and bool(_text(row[name]))
+def _cell(row: dict[str, Any], name: str, where: str) -> str:
+    """The text of a column; '' where it holds nothing."""
+    return '' if row.get(name) is None else _text(row[name], name, where)
 
 
 def _parsed(value: Any, named: str, where: str) -> Any:
@@ -224,7 +231,7 @@ def _parsed(value: Any, named: str, where: str) -> Any:
 def _list_cell(field: str, named: str | list[str], row: dict[str, Any], where: str) -> list[Any]:
     """Items of a list in one column, of an object with letters for keys, or of several columns."""
     if isinstance(named, list):
-        there = [_has(row, name) for name in named]
+        there = [bool(_cell(row, name, where)) for name in named]
         if there != sorted(there, reverse=True):
             raise UserError(f'column {named[there.index(False)]!r} is empty before others', where=where)
         return [row[name] for name, has in zip(named, there, strict=True) if has]

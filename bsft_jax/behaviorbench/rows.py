@@ -17,6 +17,13 @@ from bsft_jax.errors import UserError
 LINE_MIB = 16  # a longer line is no record
 _LINE_BYTES = LINE_MIB * 2**20
 
+_READ_BY = {
+    '.csv': 'prepare it by csv:',
+    '.tsv': 'prepare it by csv:',
+    '.jsonl': 'use jsonl:',
+    '.json': 'write one object a line and use jsonl:',
+}
+
 Rows = Iterable[tuple[str, Any]]
 
 
@@ -58,11 +65,23 @@ def jsonl(path: str | pathlib.Path) -> Rows:
         if not line.strip():
             continue
         try:
-            yield where, json.loads(line)
+            yield where, json.loads(line, object_pairs_hook=distinct)
         except json.JSONDecodeError as error:
             raise UserError(f'not valid JSON ({error.msg} at column {error.colno})', where=where) from error
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits; brackets 100,000 deep
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # double keys; a number of 5,000 digits; brackets 100,000 deep
             raise UserError(f'not readable JSON ({error})', where=where) from error
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object for `json.loads`; raises ValueError for a key that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if any(key == k for k, _ in pairs[:i]))
+        raise ValueError(f'the key {twice!r} is there twice')
+    return found
 
 
 def delimited(path: str | pathlib.Path) -> Rows:
@@ -107,6 +126,13 @@ def hugging_face(name: str) -> dict[str, Rows]:
     import datasets
 
     path, _, config = name.partition(':')
+    if os.path.isfile(path) and not path.endswith('.parquet'):
+        ending = os.path.splitext(path)[1].lower()
+        raise UserError(
+            'is a file, of which hf: reads Parquet alone',
+            where=f'hf:{name}',
+            fix=_READ_BY.get(ending, 'export it as CSV'),
+        )
     saved = any(os.path.isfile(os.path.join(path, n)) for n in ('dataset_dict.json', 'state.json'))
     datasets.disable_progress_bars()
     try:

@@ -47,6 +47,11 @@ FILES = {
     'half a line': (GOOD_LINE + GOOD_LINE[:30], ':2: not valid JSON'),
     'deep brackets': (b'[' * 1_000_000, ':1: not readable JSON'),
     'a long number': (b'{"answer": ' + b'9' * 5000 + b'}', ':1: not readable JSON'),
+    'double keys': (b'{"text": "a", "text": "b"}', ":1: not readable JSON \\(the key 'text' is there twice"),
+    'brackets too deep for a record': (
+        b'{"text": ' + b'[' * 800 + b']' * 800 + b'}',
+        ':1: (nested too deep|not readable JSON)',
+    ),
     'a list': (b'[1, 2]', ':1: a record must be an object, got list'),
     'a gzip file': (b'\x1f\x8b\x08\0\0\0\0\0', ':1: (not UTF-8|a NUL byte)'),
 }
@@ -109,6 +114,16 @@ def test_a_folder_or_nothing_for_a_file(read, tmp_path):
         list(read(tmp_path))
     with pytest.raises(UserError, match='absent: no such file'):
         list(read(tmp_path / 'absent'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'fix'),
+    [('x.csv', 'prepare it by csv:'), ('x.jsonl', 'use jsonl:'), ('x.xlsx', 'export it as CSV')],
+)
+def test_a_file_that_datasets_is_not_for(name, fix, tmp_path):
+    (tmp_path / name).write_bytes(b'')
+    with pytest.raises(UserError, match=f'hf:.*{name}: is a file, of which hf: reads Parquet alone; {fix}'):
+        rows.hugging_face(f'{tmp_path}/{name}')
 
 
 def run(app, *arguments):

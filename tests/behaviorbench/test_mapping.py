@@ -173,6 +173,9 @@ def test_an_answer_by_letter_index_number_or_text(kind, value, index, tmp_path):
         ({'Hard subset': 'maybe'}, "column 'Hard subset': 'maybe' is not true or false"),
         ({'Option B': ''}, "column 'Option B' is empty before others"),
         ({'Option B': 'choice A'}, 'distinct'),
+        ({'Case': ['a', 'b']}, r"'Case': \['a', 'b'\] is neither text nor a number"),
+        ({'Option B': {'t': 1}}, r"'Option B': \{'t': 1\} is neither text nor a number"),
+        ({'Gold': ['A']}, r"'answer': \['A'\] is neither text nor a number"),
     ],
 )
 def test_a_row_that_does_not_fit_is_named_and_counted(change, message, tmp_path):
@@ -183,6 +186,21 @@ def test_a_row_that_does_not_fit_is_named_and_counted(change, message, tmp_path)
         sources.load_raw(write(tmp_path, 'jsonl', given), 0, mapping_of(tmp_path))
     assert str(caught.value).startswith(f'{tmp_path}/x.jsonl:5: ')
     assert str(caught.value).endswith('(2 of 78 rows do not fit)') and '\n' not in str(caught.value)
+
+
+def test_nan_is_an_empty_cell(tmp_path):
+    empty = {'Report': float('nan'), 'Option C': float('nan'), 'Option D': None, 'Why': float('nan')}
+    given = [rows()[0] | empty | {'Option E': '', 'Gold': 'A'}]
+    (record,), _ = sources.load_raw(write(tmp_path, 'jsonl', given), 0, mapping_of(tmp_path))
+    assert (record.case_id, record.rationale, record.options) == ('', '', ('choice A', 'choice B'))
+
+
+@pytest.mark.parametrize('hole', [None, float('nan')])
+def test_a_null_inside_a_list_is_an_error(hole, tmp_path):
+    given = [with_list(rows()[0], 'list') | {'Options': ['x', hole, 'z']}]
+    mapping = mapping_of(tmp_path, columns=columns(options='Options'))
+    with pytest.raises(UserError, match=r"x\.jsonl:1: 'options': \w+ is neither text nor a number"):
+        sources.load_raw(write(tmp_path, 'jsonl', given), 0, mapping)
 
 
 def test_a_column_that_no_row_has(tmp_path):
@@ -196,6 +214,7 @@ def test_a_column_that_no_row_has(tmp_path):
     [
         ('{', 'not valid JSON'),
         ('[]', 'must be an object with "columns"'),
+        ('{"columns": {}, "columns": {}}', "the key 'columns' is there twice"),
         ({'columns': {}}, 'give exactly one of question'),
         ({**MAP, 'column': {}}, "unknown part 'column'"),
         ({**MAP, 'columns': columns(colour='x')}, "columns: unknown field 'colour'"),
@@ -215,6 +234,11 @@ def test_a_wrong_map_is_one_clear_line(given, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         mapping_lib.read(path)
     assert str(caught.value).startswith(f'--map={path}')
+
+
+def test_a_map_with_a_byte_order_mark(tmp_path):
+    (tmp_path / 'map.json').write_text(json.dumps(MAP), encoding='utf-8-sig')
+    assert mapping_lib.read(tmp_path / 'map.json').columns == MAP['columns']
 
 
 def test_a_map_for_chats_on_the_hub(tmp_path):
