@@ -13,6 +13,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ import numpy as np
 KEPT = 20  # entries, the newest
 FROM_SECONDS = 5.0  # of rendering; what is made faster is not kept
 _INDEX = 'index.json'
+_UNFINISHED = '.partial-'
+_GIVEN_UP = 86400.0  # seconds after which nobody is still writing an entry
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -57,9 +60,7 @@ def load(name: str) -> tuple[list[Arrays], list[str]] | None:
             for number in range(len(reports))
         ]
         os.utime(folder)
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, ValueError):  # damaged
+    except (OSError, EOFError, ValueError):  # absent or damaged
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return parts, reports
@@ -70,7 +71,7 @@ def save(name: str, parts: Sequence[Arrays], reports: Sequence[str]) -> None:
     folder = home() / 'examples'
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = pathlib.Path(tempfile.mkdtemp(prefix='.partial-', dir=folder))
+        partial = pathlib.Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
     except OSError:
         return
     try:
@@ -82,6 +83,21 @@ def save(name: str, parts: Sequence[Arrays], reports: Sequence[str]) -> None:
         partial.rename(folder / name)  # fails where another process was faster
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
-    entries = sorted((path for path in folder.iterdir() if path.name[0] != '.'), key=os.path.getmtime)
-    for old in entries[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    _sweep(folder)
+
+
+def _sweep(folder: pathlib.Path) -> None:
+    """Removes all but the newest entries, and what killed processes left."""
+    age_of = {path: time.time() - _time_of(path) for path in folder.iterdir()}
+    whole = sorted((path for path in age_of if not path.name.startswith(_UNFINISHED)), key=age_of.get)
+    unfinished = [path for path in age_of.keys() - {*whole} if age_of[path] > _GIVEN_UP]
+    for path in (*whole[KEPT:], *unfinished):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _time_of(path: pathlib.Path) -> float:
+    """When an entry was last used; now for one that another process has just removed."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()

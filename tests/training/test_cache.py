@@ -1,6 +1,9 @@
 """Rendered examples on disk: the same as rendered again, and found only by a run that would render the same."""
 
 import dataclasses
+import os
+import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -103,6 +106,31 @@ def test_a_damaged_entry_is_rendered_anew(folder, rendered):
     assert_same(store, again)
     assert_same(store, made(config_of())[0])
     assert len(rendered) == 2
+
+
+def test_an_entry_that_lacks_a_file_is_made_anew(folder):
+    parts = [{'ids': np.arange(3), 'weights': np.ones(3)}]
+    cache.save('entry', parts, ['a report'])
+    (folder / 'entry' / '0-ids.npy').unlink()
+    assert cache.load('entry') is None
+    cache.save('entry', parts, ['a report'])
+    assert cache.load('entry')[1] == ['a report']
+
+
+def test_what_killed_processes_left_goes_and_what_is_being_written_stays(folder):
+    for name, age in (('.partial-old', 2 * 86400), ('.partial-new', 60)):
+        (folder / name).mkdir(parents=True)
+        os.utime(folder / name, (time.time() - age,) * 2)
+    cache.save('entry', [{'ids': np.arange(3)}], [''])
+    assert sorted(path.name for path in folder.iterdir()) == ['.partial-new', 'entry']
+
+
+def test_an_entry_that_another_process_removes_meanwhile_stops_nobody(folder, monkeypatch):
+    folder.mkdir(parents=True)
+    listed = pathlib.Path.iterdir
+    monkeypatch.setattr(pathlib.Path, 'iterdir', lambda self: [*listed(self), self / 'gone'])
+    cache.save('entry', [{'ids': np.arange(3)}], [''])
+    assert cache.load('entry') is not None
 
 
 def test_what_was_fast_is_not_kept(folder, monkeypatch):
