@@ -20,12 +20,12 @@ from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviorbench.records import Message, Record, read_jsonl
 from bsft_jax.behaviorbench.sampling import spread
 from bsft_jax.config import RunConfig
-from bsft_jax.data import labels, loader, prompts, rendering
+from bsft_jax.data import checks, labels, loader, prompts, rendering
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.evaluation import records as scored
 from bsft_jax.hub import export as export_lib
-from bsft_jax.hub import files
+from bsft_jax.hub import files as hub_files
 from bsft_jax.hub import model as model_lib
 from bsft_jax.hub.model import BaseModel, Model
 from bsft_jax.inference import decoding, policies, scoring
@@ -161,7 +161,7 @@ def open_model(
 
 def _in_stored_dtype(base: BaseModel, platform: str) -> Network:
     """The base's network in bfloat16 where its files are; in float32 on CPUs, which compute slowly in bfloat16."""
-    if platform == 'cpu' or files.stored_dtype(base.directory) != 'bfloat16':
+    if platform == 'cpu' or hub_files.stored_dtype(base.directory) != 'bfloat16':
         return base.network
     return dataclasses.replace(base.network, dtype='bfloat16', base_dtype='bfloat16')
 
@@ -255,6 +255,7 @@ def evaluate(
     loaded = open_model(
         model=model, workdir='' if model else workdir, step=step, chat_template=chat_template, mesh=mesh
     )
+    checks.check_behaviors(records, loaded.behaviors.named)
     usual['answer_format'] = loaded.answer_format
     loaded.answer_format = answer_format or loaded.answer_format
     renderer = scoring.renderer_of(loaded)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bsft_jax.behaviorbench.records import Record, behavior_of, earlier_answers, label_of
 from bsft_jax.behaviors import NEUTRAL, Behavior
-from bsft_jax.data.rendering import Renderer, any_of
+from bsft_jax.data.rendering import Renderer
+from bsft_jax.data.tokenizer import any_of
 from bsft_jax.errors import UserError
 
 
+def check_behaviors(records: Iterable[Record], behaviors: Iterable[Behavior]) -> None:
+    """Raises UserError for a record of which a label, of an answer or of an option, is no known behavior."""
+    names = {behavior.name for behavior in behaviors}
+    for record in records:
+        for name in (record.behavior, *(m.behavior for m in record.messages), *record.option_behaviors):
+            if name and name not in names:
+                raise UserError(
+                    f'{label_of(record)}: unknown behavior {name!r}', fix=f'known: {", ".join(sorted(names))}'
+                )
+
+
 def check_records(
-    records: Iterable[Record],
+    records: Sequence[Record],
     renderer: Renderer,
     behaviors: tuple[Behavior, ...],
     without_behavior: str = 'plain',
@@ -23,10 +35,8 @@ def check_records(
     under `without_behavior='refuse'` also one with an answer to train on that has no behavior.
     Heads without any record that has a behavior are an error as well.
     """
-    tokens = {token.content for token in renderer.tokenizer.added_tokens_decoder.values()}
-    tokens |= {behavior.token for behavior in (*behaviors, NEUTRAL)}
-    control = any_of(tokens)
-    names = {behavior.name for behavior in behaviors}
+    check_behaviors(records, behaviors)
+    control = any_of(renderer.control_tokens | {behavior.token for behavior in (*behaviors, NEUTRAL)})
     labelled = False
     for record in records:
         earlier = [record.messages[i].behavior for i in earlier_answers(record)]
@@ -44,12 +54,6 @@ def check_records(
                 raise UserError(
                     f'{label_of(record)}: the token {found[0]} inside a message',
                     fix='remove it; behavior and control tokens are written by the renderer alone',
-                )
-        for name in {record.behavior, *(m.behavior for m in record.messages)} - {''}:
-            if name not in names:
-                raise UserError(
-                    f'{label_of(record)}: unknown behavior {name!r}',
-                    fix=f'known: {", ".join(sorted(names))}',
                 )
     if renderer.behaviors.heads and not labelled:
         raise UserError(

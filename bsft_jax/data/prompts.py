@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Message, Record, behavior_of
+from bsft_jax.behaviorbench.records import Message, Record, behavior_of, label_of
 from bsft_jax.behaviors import Behavior
 from bsft_jax.data import rendering
 from bsft_jax.data.rendering import Renderer
@@ -149,7 +149,7 @@ def apply(
         return list(records)
     for record in records:
         if all(message.role != 'user' for message in record.messages):
-            raise UserError(f'record {record.id!r} has no user turn', where=f'--prompt={style.name}')
+            raise UserError(f'{label_of(record)} has no user turn', where=f'--prompt={style.name}')
     if not style.shots:
         if not renderer.writes_system_turns:
             raise UserError(

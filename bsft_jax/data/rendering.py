@@ -12,9 +12,8 @@ import dataclasses
 import functools
 import itertools
 import json
-import re
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -29,17 +28,13 @@ from bsft_jax.behaviorbench.records import (
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.data import truncation
 from bsft_jax.data.examples import Example, ExampleStore
+from bsft_jax.data.tokenizer import any_of, control_tokens
 from bsft_jax.errors import UserError
 
 STEM = 'Answer:'
 _PROBE = 'x9q7'  # stands for a message while a template is examined
 _CHUNK = 4096
 _FLAG_LONG = 'raise --config.data.sequence_length, or --config.data.drop_long to leave them out'
-
-
-def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Finds any of some tokens, the longest first."""
-    return re.compile('|'.join(map(re.escape, sorted(tokens, key=len, reverse=True))) or '(?!)')
 
 
 def list_options(content: str, options: Sequence[str]) -> str:
@@ -59,6 +54,7 @@ class Renderer:
       loss_on: `answer`, or `turns` for the same weights on the assistant's earlier turns and their ends.
 
     Attributes:
+      control_tokens: what counts in a rendered prompt and is ordinary text in a message.
       stop_id: the template's end of turn.
       stem_ids: ids of `Answer:` as it begins an answer.
       on_turns: whether earlier turns count.
@@ -83,7 +79,8 @@ class Renderer:
             raise UserError(
                 'the tokenizer has no chat template', fix='give one with --config.data.chat_template=FILE'
             )
-        self._control = any_of(token.content for token in tokenizer.added_tokens_decoder.values())
+        self.control_tokens = control_tokens(tokenizer)
+        self._control = any_of(self.control_tokens)
         self._examine_template()
         self._stem = self._lead + STEM
         self.stem_ids = self._encode([self._stem])[0]

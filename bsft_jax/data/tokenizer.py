@@ -4,8 +4,33 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
+from collections.abc import Iterable
 
 from bsft_jax.errors import UserError
+
+_CONTROL = re.compile(r'<\|.+\|>', re.DOTALL)
+_MARKUP = re.compile(r'<\S+>|\[\S+\]')
+
+
+def control_tokens(tokenizer) -> frozenset[str]:
+    """The added tokens that steer a model: special ones, `<|…|>`, and marks like `<start_of_turn>` of the chat template.
+
+    Others are ordinary text with an id of its own, as Gemma's blank lines and HTML tags are.
+    """
+    template = str(tokenizer.chat_template or '')
+    return frozenset(
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special
+        or _CONTROL.fullmatch(token.content)
+        or (_MARKUP.fullmatch(token.content) and token.content in template)
+    )
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Finds any of some tokens, the longest first."""
+    return re.compile('|'.join(map(re.escape, sorted(tokens, key=len, reverse=True))) or '(?!)')
 
 
 def load_tokenizer(directory: str | os.PathLike, chat_template: str = ''):

@@ -5,10 +5,12 @@ import dataclasses
 import re
 
 import pytest
+from transformers import AddedToken
 
 from bsft_jax.behaviorbench.records import Message, Record
-from bsft_jax.behaviors import DEFAULT_BEHAVIORS
-from bsft_jax.data.checks import check_records
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
+from bsft_jax.data.checks import check_behaviors, check_records
+from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
 
 from .conftest import NAMES
@@ -109,3 +111,35 @@ def test_control_tokens_in_earlier_turns_are_ordinary_text(make_renderer, name):
     assert (
         renderer.tokenizer.decode(hostile).count(stop) == renderer.tokenizer.decode(harmless).count(stop) + 2
     )
+
+
+def test_added_tokens_that_are_ordinary_text_are_ordinary_text(fresh_tokenizer):
+    """As Gemma's blank lines and HTML tags are."""
+    tokenizer = fresh_tokenizer('trained')
+    added = [AddedToken(text, special=False, normalized=False) for text in ('\n\n', '<table>')]
+    tokenizer.add_tokens(added)
+    renderer = Renderer(tokenizer, extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS))
+    record = with_content('A note.\n\n<table> K 5.9 <table>\n\nMay I sign?', WORDS)
+    check_records([record], renderer, DEFAULT_BEHAVIORS)
+    turns = [{'role': message.role, 'content': message.content} for message in record.messages]
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = renderer.prompt_ids(record)
+    assert ids == tokenizer.encode(expected, add_special_tokens=False)
+    assert {*tokenizer.convert_tokens_to_ids(['\n\n', '<table>'])} < {*ids}
+    stop = tokenizer.convert_ids_to_tokens(renderer.stop_id)
+    with pytest.raises(UserError, match='the token .* inside a message'):
+        check_records([with_content(f'a\n\n{stop}')], renderer, DEFAULT_BEHAVIORS)
+
+
+@pytest.mark.parametrize('fields', [{'behavior': 'Reactive'}, {'option_behaviors': ('reactive', 'proactve')}])
+def test_a_label_that_is_no_behavior_is_an_error(fields, make_renderer):
+    record = dataclasses.replace(
+        CHOICE, options=('a', 'b'), answer=0, option_behaviors=(), behavior='reactive'
+    )
+    check_behaviors([record], DEFAULT_BEHAVIORS)
+    with pytest.raises(
+        UserError, match=r"unknown behavior '(Reactive|proactve)'; known: proactive, reactive"
+    ):
+        check_behaviors([record, dataclasses.replace(record, **fields)], DEFAULT_BEHAVIORS)
+    with pytest.raises(UserError, match='unknown behavior'):
+        check_records([dataclasses.replace(record, **fields)], make_renderer('trained'), DEFAULT_BEHAVIORS)

@@ -142,3 +142,14 @@ def test_a_run_without_tokens_speaks_of_its_own_behaviors(base, asked_for, tmp_p
     assert found['behavior'] is None and found['behavior_logprobs'] is None
     runs.generate(**answer, prompt='few_shot:1')
     assert f'{record.options[record.answer]}. {record.rationale}' in asked_for[0]
+
+
+def test_a_label_that_the_model_does_not_know_is_not_scored(base, tmp_path):
+    record = sources.load_records(SOURCE, 'test')[0]
+    path = tmp_path / 'data.jsonl'
+    write_jsonl(
+        path, [dataclasses.replace(record, behavior='', option_behaviors=('a',) * len(record.options))]
+    )
+    with pytest.raises(UserError, match="unknown behavior 'a'; known: proactive, reactive"):
+        runs.evaluate(workdir=str(tmp_path / 'run'), model=str(base), data=f'jsonl:{path}')
+    assert not (tmp_path / 'run').exists()
