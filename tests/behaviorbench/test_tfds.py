@@ -65,15 +65,16 @@ def test_the_command_line_stores_and_shows(folder, tmp_path):
 
 
 def test_tfds_itself_prepares_what_the_user_brings(folder, tmp_path):
-    write_jsonl(tmp_path / 'train.jsonl', [ODD])
-    write_jsonl(tmp_path / 'validation.jsonl', [])
+    for split in ('train', 'validation'):
+        write_jsonl(tmp_path / f'{split}.jsonl', [])
     builder = tfds.builder('behavior_bench/jsonl', data_dir=folder, file_format='array_record')
     options = tfds.download.DownloadConfig(manual_dir=tmp_path, try_download_gcs=False)
-    with pytest.raises(UserError, match='validation'):
+    with pytest.raises(UserError, match=r'no train\.jsonl with records'):
         builder.download_and_prepare(download_config=options)
-    for split in ('validation', 'test'):
-        write_jsonl(tmp_path / f'{split}.jsonl', [Record(text=split, split=split)])
+    write_jsonl(tmp_path / 'train.jsonl', [ODD])
+    write_jsonl(tmp_path / 'test.jsonl', [Record(text='test', split='test')])
     builder.download_and_prepare(download_config=options)
+    assert {*builder.info.splits} == {'train', 'test'}
     assert [json.loads(row['messages'])[1]['name'] for row in builder.as_data_source(split='train')] == [
         'Dr. Itō'
     ]
