@@ -5,6 +5,7 @@ The apps parse flags and call these; so do tests and notebooks.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -91,6 +92,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
 
 def _train(config: RunConfig, workdir: pathlib.Path, stopping: loop.Stopping) -> None:
     base = workdir_lib.open_base(config)
+    workdir_lib.check(workdir, config)
     store, plan = records_lib.training_examples(config, base)
     loop.check_stopping(stopping)
     base.network = dataclasses.replace(base.network, documents=plan.most_in_row)
@@ -106,17 +108,17 @@ def _train(config: RunConfig, workdir: pathlib.Path, stopping: loop.Stopping) ->
     )
     evaluators = (ScoreEvaluator(config, base, mesh),) if config.evaluation.interval else ()
     workdir_lib.claim(workdir, config)
-    if processes.is_first():
-        workdir_lib.write_environment(workdir)
-        (workdir / 'parameters.txt').write_text(state_lib.table(placed.shapes) + '\n')
     processes.say(f'mesh: {mesh_lib.describe(mesh)}')
     processes.say(f'attention: {base.network.attention}')
     if lacking := settings.lacking():
         processes.say(lacking)
 
-    checkpoints, clock = Checkpoints(workdir, config.checkpoint.keep), Clock()
-    try:
-        restored = None
+    keep = config.checkpoint.keep
+    with workdir_lib.held(workdir), contextlib.closing(Checkpoints(workdir, keep)) as checkpoints:
+        if processes.is_first():
+            workdir_lib.write_environment(workdir)
+            (workdir / 'parameters.txt').write_text(state_lib.table(placed.shapes) + '\n')
+        restored, clock = None, Clock()
         if checkpoints.steps:
             restored = checkpoints.restore(workdir_lib.restorable(config, base, mesh))
         if restored is None:
@@ -129,12 +131,11 @@ def _train(config: RunConfig, workdir: pathlib.Path, stopping: loop.Stopping) ->
                 )
             state, clock = restored.state, Clock(**restored.clock)
             processes.say(f'continuing at step {int(state.step)}')
+        workdir_lib.renew(workdir, config)
         if base.behaviors.ids:
             processes.say(f"behavior rows: norm {model_lib.row_norm_ratio(state.params):.3f} of the table's")
         run = Run(config, base.network, mesh, source, workdir, evaluators)
         state = loop.train(run, state, checkpoints, clock, stopping)
-    finally:
-        checkpoints.close()
     processes.say(f'done: {workdir}, step {int(state.step)}', file=sys.stdout)
 
 

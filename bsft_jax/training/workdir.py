@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
+import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Callable, Iterator
 from importlib import metadata
 
 import jax
@@ -32,32 +35,34 @@ TEMPLATE = 'chat_template.jinja'  # in a workdir: the text of `data.chat_templat
 _PACKAGES = ('bsft_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'transformers')
 
 
-def claim(workdir: pathlib.Path, config: RunConfig) -> None:
-    """Makes the workdir this run's: writes `config.json` and a copy of its chat template, or checks both.
+def check(workdir: pathlib.Path, config: RunConfig) -> None:
+    """Checks, before anything is read, that the workdir can be this run's.
 
-    Process 0 looks first: a shared file system may remember for a while what others did not find.
+    Process 0 alone looks: a shared file system may remember for a while what others did not find.
 
     Raises UserError when the folder holds a run with other fixed fields (all are listed) or another template,
-    or files that are not a run's, or is not one folder for all processes.
+    or files that are not a run's.
     """
-    template = config.data.chat_template and pathlib.Path(config.data.chat_template).read_text(
-        encoding='utf-8'
-    )
-    problem = None
-    if processes.is_first():
-        try:
-            _check_claim(workdir, config, template)
-        except UserError as error:
-            problem = error
-    if not processes.all_agree(problem is None):
-        raise problem or UserError('process 0 refuses it', where=f'--workdir={workdir}')
+    _first_alone(workdir, lambda: _check(workdir, config, _template(config)))
+
+
+def claim(workdir: pathlib.Path, config: RunConfig) -> None:
+    """Makes a new workdir this run's: `config.json` and a copy of its chat template; leaves one that is as it is.
+
+    Raises UserError when it cannot be written or is not one folder for all processes.
+    """
     path = workdir / 'config.json'
-    if processes.is_first():
+
+    def make() -> None:
+        if path.exists():
+            return
         workdir.mkdir(parents=True, exist_ok=True)
-        if template:
+        if template := _template(config):
             write_text(workdir / TEMPLATE, template)
         write_json(path, config.to_dict())
-    processes.barrier('the workdir is there')
+
+    check(workdir, config)
+    _first_alone(workdir, make)
     if not processes.all_agree(path.exists()):
         raise UserError(
             'not every process sees what process 0 has written there',
@@ -66,7 +71,53 @@ def claim(workdir: pathlib.Path, config: RunConfig) -> None:
         )
 
 
-def _check_claim(workdir: pathlib.Path, config: RunConfig, template: str) -> None:
+def renew(workdir: pathlib.Path, config: RunConfig) -> None:
+    """Writes the config as it is now, once the run is known to go on with it."""
+    _first_alone(workdir, lambda: write_json(workdir / 'config.json', config.to_dict()))
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds a claimed workdir; raises UserError while another run does. Storage without locks holds nothing."""
+    with contextlib.ExitStack() as stack:
+
+        def hold() -> None:
+            file = stack.enter_context((workdir / 'lock').open('w'))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    'another run is at work there',
+                    where=f'--workdir={workdir}',
+                    fix='wait for it, stop it or name a new --workdir',
+                ) from error
+            except OSError:
+                pass
+
+        _first_alone(workdir, hold)
+        yield
+
+
+def _template(config: RunConfig) -> str:
+    path = config.data.chat_template
+    return path and pathlib.Path(path).read_text(encoding='utf-8')
+
+
+def _first_alone(workdir: pathlib.Path, run: Callable[[], None]) -> None:
+    """What process 0 does; where it raises, every process raises UserError."""
+    problem = None
+    if processes.is_first():
+        try:
+            run()
+        except UserError as error:
+            problem = error
+        except OSError as error:
+            problem = UserError(f'cannot be written ({error.strerror})', where=f'--workdir={workdir}')
+    if not processes.all_agree(problem is None):
+        raise problem or UserError('process 0 cannot use it', where=f'--workdir={workdir}')
+
+
+def _check(workdir: pathlib.Path, config: RunConfig, template: str) -> None:
     if (workdir / 'config.json').exists():
         old = config_lib.read_workdir(workdir)
         changed = config_lib.differences(old.to_dict(), config.to_dict())
@@ -81,6 +132,9 @@ def _check_claim(workdir: pathlib.Path, config: RunConfig, template: str) -> Non
             )
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError('exists, is not empty and holds no run', where=f'--workdir={workdir}')
+    there = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise UserError(f'cannot be written ({there})', where=f'--workdir={workdir}')
 
 
 def write_environment(workdir: pathlib.Path) -> None:

@@ -1,7 +1,11 @@
 """Whose a workdir is, and the chat template that it keeps."""
 
+import os
+import pathlib
+
 import pytest
 
+from bsft_jax import config as config_lib
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
@@ -50,6 +54,38 @@ def test_only_process_0_looks_before_it_has_written(tmp_path, monkeypatch):
     run.write_text('')  # what a look would refuse
     monkeypatch.setattr(processes, 'is_first', lambda: False)
     monkeypatch.setattr(processes, 'all_agree', questions.append)
-    with pytest.raises(UserError, match='process 0 refuses it'):
+    with pytest.raises(UserError, match='process 0 cannot use it'):
         workdir_lib.claim(run, RunConfig())
     assert questions == [True]
+
+
+def test_what_a_run_was_made_with_stays_until_it_goes_on(tmp_path):
+    run, longer = tmp_path / 'run', RunConfig()
+    longer.train.steps = 7
+    workdir_lib.claim(run, RunConfig())
+    workdir_lib.claim(run, longer)
+    assert config_lib.read_workdir(run).train.steps == RunConfig().train.steps
+    workdir_lib.renew(run, longer)
+    assert config_lib.read_workdir(run).train.steps == 7
+
+
+def test_a_workdir_is_held_by_one_run(tmp_path):
+    workdir_lib.claim(tmp_path / 'run', RunConfig())
+    with workdir_lib.held(tmp_path / 'run'), pytest.raises(UserError, match='another run is at work there'):
+        with workdir_lib.held(tmp_path / 'run'):
+            pass
+    with workdir_lib.held(tmp_path / 'run'):
+        pass
+
+
+@pytest.mark.parametrize('place', ['file/run', 'closed/run'])
+def test_a_workdir_that_cannot_be_written_is_said_first(place, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'closed').mkdir()
+    access = os.access  # root may write anywhere
+    monkeypatch.setattr(
+        os, 'access', lambda path, mode: pathlib.Path(path).name != 'closed' and access(path, mode)
+    )
+    with pytest.raises(UserError, match='cannot be written'):
+        workdir_lib.check(tmp_path / place, RunConfig())
+    assert not (tmp_path / place).exists()
