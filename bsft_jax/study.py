@@ -22,7 +22,10 @@ _CONFIG = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study; made if absent.', required=True)
 _LAUNCHER = flags.DEFINE_enum('launcher', 'local', ['local', 'print'], 'Run here, or print the commands.')
 _JOBS = flags.DEFINE_integer(
-    'jobs', 1, 'Runs at a time, each on its share of the processor cores.', lower_bound=1
+    'jobs',
+    1,
+    'Runs at a time, each on its share of the processor cores. GPUs and TPUs are not shared out: leave it at 1 there.',
+    lower_bound=1,
 )
 _OVERRIDE = flags.DEFINE_multi_string(
     'override', [], 'PATH=VALUE, a config field of every run; repeatable.', short_name='o'

@@ -12,10 +12,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-
-from tqdm import tqdm
 
 from bsft_jax import config as config_lib
 from bsft_jax import files
@@ -264,6 +263,17 @@ def trials(study: Study) -> list[Point]:
     )
 
 
+def _said(what: str, launcher: Local | Printer, name: str, command: Sequence[str]) -> bool:
+    """Launches a command and says so, before and after: a study's log moves while its runs do."""
+    if launcher.prints:
+        return launcher(name, command)
+    print(f'{what} …', file=sys.stderr)
+    began = time.monotonic()
+    done = launcher(name, command)
+    print(f'{what} {"done" if done else "failed"} {time.monotonic() - began:.0f} s', file=sys.stderr)
+    return done
+
+
 def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> list[Point]:
     """Trains and evaluates every point that is not there yet; returns all points of the study.
 
@@ -273,61 +283,61 @@ def run(study: Study, directory: pathlib.Path, launcher: Local | Printer) -> lis
     """
     study_lib.check(study)
     tried, base = trials(study), study_lib.point(study, study.arms[0], study.seeds[0], None).config
+    runs = [study_lib.point(study, arm, seed, None) for arm in study.arms for seed in study.seeds]
+    planned = len(study.base_prompts) + len(study_lib.unique(tried)) + len(study_lib.unique(runs))
+    lock, numbers = threading.Lock(), itertools.count(1)
     if not launcher.prints:
         study_lib.check_records(study, base.data.source)
         if warning := scored.shared_by_splits(base.data.source):
             print(warning, file=sys.stderr)
         claim(study, directory)
-    planned = len(study.base_prompts) + len(study_lib.unique(tried)) + len(study.arms) * len(study.seeds)
-    with tqdm(total=planned, desc=study.name, unit='run', disable=None) as bar:
-        lock = threading.Lock()
+        print(f'{study.name}: {planned} runs, logs in {directory / "logs"}', file=sys.stderr)
 
-        def work(name: str, todo: Sequence[list[str]]) -> None:
-            bar.set_postfix_str(name)
-            for number, command in enumerate(todo):
-                if not launcher(f'{name}-{number}' if number else name, command):
-                    break
+    def work(name: str, todo: Sequence[list[str]]) -> None:
+        with lock:
+            number = next(numbers)
+        for i, command in enumerate(todo):
+            what = f'[{number}/{planned}] {command[2].rpartition(".")[2]} {name}'
+            if not _said(what, launcher, f'{name}-{i}' if i else name, command):
+                break
+
+    def make(point: Point, split: str) -> None:
+        todo = commands(study, point, directory, split)
+        if todo and not launcher.prints:
+            _forget(point, directory)
+        work(pathlib.Path(point.workdir).name, todo)
+
+    launcher.each(lambda trial: make(trial, 'validation'), study_lib.unique(tried))
+    rates: dict[str, float | None] = {}
+    for arm in study.arms:
+        found = [evaluated(study, t, directory, 'validation') for t in tried if t.arm == arm.name]
+        if all(found) or (any(found) and not launcher.prints):
+            rates[arm.name] = best_rate(study, arm, directory)
+        elif launcher.prints:
+            print(f'# {arm.name}: print again when its trials are done')
+        else:
+            launcher.failed[arm.name] = 'no trial of its learning rate succeeded'
+    points = [
+        study_lib.point(study, arm, seed, rates[arm.name])
+        for seed in study.seeds
+        for arm in study.arms
+        if arm.name in rates
+    ]
+    points = study_lib.shared(points)
+
+    def finish(point: Point) -> None:
+        make(point, 'test')
+        if not launcher.prints:
             with lock:
-                bar.update()
+                write_results(study, points, directory)
 
-        def make(point: Point, split: str) -> None:
-            todo = commands(study, point, directory, split)
-            if todo and not launcher.prints:
-                _forget(point, directory)
-            work(pathlib.Path(point.workdir).name, todo)
+    def ask_base(prompt: str) -> None:
+        name = evaluation_name(study, 'test', prompt)
+        done = _metrics(directory, base_workdir(base), name)
+        work(f'base-{name}', [] if done else [base_command(study, base, directory, prompt)])
 
-        launcher.each(lambda trial: make(trial, 'validation'), study_lib.unique(tried))
-        rates: dict[str, float | None] = {}
-        for arm in study.arms:
-            found = [evaluated(study, t, directory, 'validation') for t in tried if t.arm == arm.name]
-            if all(found) or (any(found) and not launcher.prints):
-                rates[arm.name] = best_rate(study, arm, directory)
-            elif launcher.prints:
-                print(f'# {arm.name}: print again when its trials are done')
-            else:
-                launcher.failed[arm.name] = 'no trial of its learning rate succeeded'
-        points = [
-            study_lib.point(study, arm, seed, rates[arm.name])
-            for seed in study.seeds
-            for arm in study.arms
-            if arm.name in rates
-        ]
-        points = study_lib.shared(points)
-        bar.update(len(study.arms) * len(study.seeds) - len(study_lib.unique(points)))
-
-        def finish(point: Point) -> None:
-            make(point, 'test')
-            if not launcher.prints:
-                with lock:
-                    write_results(study, points, directory)
-
-        def ask_base(prompt: str) -> None:
-            name = evaluation_name(study, 'test', prompt)
-            done = _metrics(directory, base_workdir(base), name)
-            work(f'base-{name}', [] if done else [base_command(study, base, directory, prompt)])
-
-        launcher.each(finish, study_lib.unique(points))
-        launcher.each(ask_base, study.base_prompts)
+    launcher.each(finish, study_lib.unique(points))
+    launcher.each(ask_base, study.base_prompts)
     if not launcher.prints:
         write_results(study, points, directory)
     return points

@@ -243,6 +243,27 @@ def test_printed_are_the_commands_that_can_be_started_now(study, tmp_path, capsy
     assert all('-s1-lr0.001' in line for line in lines)
 
 
+def test_every_command_is_said_with_its_run_and_time(study, tmp_path, capsys):
+    def score(workdir, given):
+        if workdir == 'b-s1':
+            raise RuntimeError('out of memory')
+        return 0.5
+
+    run(study, tmp_path / 'study', score=score)
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == f'tiny: 5 runs, logs in {tmp_path}/study/logs'
+    assert lines[:4] == [
+        '[1/5] train a-s0 …', '[1/5] train a-s0 done 0 s',
+        '[1/5] evaluate a-s0 …', '[1/5] evaluate a-s0 done 0 s',
+    ]  # fmt: skip
+    assert lines[-4:] == [
+        '[4/5] train b-s1 …', '[4/5] train b-s1 failed 0 s',
+        '[5/5] evaluate base-test-plain …', '[5/5] evaluate base-test-plain done 0 s',
+    ]  # fmt: skip
+    launching.run(study, tmp_path / 'new', launching.Printer())
+    assert capsys.readouterr().err == ''
+
+
 def test_the_endpoint_stays_the_one_named_beforehand(study, tmp_path):
     run(study, tmp_path / 'study')
     other = dataclasses.replace(study, endpoint=('proactive', *ENDPOINT[1:]))

@@ -71,9 +71,9 @@ def test_what_a_run_was_made_with_stays_until_it_goes_on(tmp_path):
 
 def test_a_workdir_is_held_by_one_run(tmp_path):
     workdir_lib.claim(tmp_path / 'run', RunConfig())
-    with workdir_lib.held(tmp_path / 'run'), pytest.raises(UserError, match='another run is at work there'):
-        with workdir_lib.held(tmp_path / 'run'):
-            pass
+    refused = pytest.raises(UserError, match='another run is at work there')
+    with workdir_lib.held(tmp_path / 'run'), refused, workdir_lib.held(tmp_path / 'run'):
+        pass
     with workdir_lib.held(tmp_path / 'run'):
         pass
 
