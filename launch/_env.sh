@@ -1,6 +1,7 @@
 # Sourced by the scripts in this folder. Goes to the repository root, makes .venv with what
 # setup.py and constraints.txt name, and defines `py`, the interpreter of that environment.
 #   bsft_environment [EXTRA]     EXTRA: an extra of setup.py, such as `test`
+#   bsft_help SCRIPT             prints the head of a script of this folder
 
 # XLA's CPU buffers go back to the system at every step unless malloc keeps them, which nearly
 # halves the speed. glibc reads this when a process starts; other platforms ignore it. The price:
@@ -13,6 +14,8 @@ BSFT_VENV="$BSFT_ROOT/.venv"
 cd "$BSFT_ROOT" || exit 1
 
 say() { printf '%s\n' "$*" >&2; }
+
+bsft_help() { sed -n '2,/^$/s/^# \{0,1\}//p' "$BSFT_ROOT/launch/$1"; }
 
 # Console scripts of a venv break when its path has a space: always `python -m …`.
 py() { "$BSFT_VENV/bin/python" "$@"; }

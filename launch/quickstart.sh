@@ -1,10 +1,23 @@
 #!/usr/bin/env bash
 # Compares fine-tuning with and without behavior tokens on the bundled tiny model: the smallest study.
 # Needs Python >= 3.11 and nothing else; everything stays in this folder.
-#   bash launch/quickstart.sh
+#   bash launch/quickstart.sh [--help]
+# The jax it installs computes on the CPU; the README says how to install one for GPUs or TPUs.
 # Called again it continues what was stopped and prints the table; remove runs/quickstart to start afresh.
 
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh" || exit 1
+
+case "$*" in
+  '') ;;
+  --help | -h)
+    bsft_help quickstart.sh
+    exit 0
+    ;;
+  *)
+    say "error: quickstart.sh takes no arguments, got: $*; bash launch/quickstart.sh --help says what it does"
+    exit 2
+    ;;
+esac
 
 runs=runs/quickstart
 say "bsft_jax quickstart, in $BSFT_ROOT"

@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
 # Runs the fast tests in .venv; --all adds the slow ones; other arguments go to pytest.
-#   bash launch/test.sh [--all] [PYTEST ARGUMENTS]
+#   bash launch/test.sh [--help] [--all] [PYTEST ARGUMENTS]
 # On Python 3.11 the parity tests install torch. Where pip would take its CUDA build (several GB),
 # point PIP_EXTRA_INDEX_URL at an index of CPU builds.
 
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh" || exit 1
+
+case "${1:-}" in
+  --help | -h)
+    bsft_help test.sh
+    exit 0
+    ;;
+esac
+
 bsft_environment test || exit 1
 
 marks='not slow'

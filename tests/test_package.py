@@ -69,6 +69,26 @@ def test_scripts_are_valid_bash():
         assert (done.returncode, done.stderr) == (0, ''), script
 
 
+@pytest.mark.parametrize(
+    'script, argument, code, words',
+    [
+        ('quickstart.sh', '--help', 0, 'the smallest study'),
+        ('test.sh', '--help', 0, '--all adds the slow ones'),
+        ('quickstart.sh', '--jobs=4', 2, 'takes no arguments, got: --jobs=4'),
+    ],
+)
+def test_a_script_explains_itself_and_installs_nothing(tmp_path, script, argument, code, words):
+    (tmp_path / 'launch').mkdir()
+    for name in ('_env.sh', script):
+        (tmp_path / 'launch' / name).write_text((ROOT / 'launch' / name).read_text())
+    done = subprocess.run(
+        ['bash', f'launch/{script}', argument], cwd=tmp_path, capture_output=True, text=True, timeout=10
+    )
+    assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done
+    assert '#' not in done.stdout
+    assert not (tmp_path / '.venv').exists()
+
+
 @pytest.fixture
 def old_python(tmp_path):
     """A PATH on which every Python is too old."""
