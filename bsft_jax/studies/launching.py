@@ -267,10 +267,10 @@ def _said(what: str, launcher: Local | Printer, name: str, command: Sequence[str
     """Launches a command and says so, before and after: a study's log moves while its runs do."""
     if launcher.prints:
         return launcher(name, command)
-    print(f'{what} …', file=sys.stderr)
+    sys.stderr.write(f'{what} …\n')  # at once, unlike print: commands begin and end beside each other
     began = time.monotonic()
     done = launcher(name, command)
-    print(f'{what} {"done" if done else "failed"} {time.monotonic() - began:.0f} s', file=sys.stderr)
+    sys.stderr.write(f'{what} {"done" if done else "failed"} {time.monotonic() - began:.0f} s\n')
     return done
 
 
