@@ -99,16 +99,17 @@ def table(points: list[dict]) -> str:
 
 
 def picture(points: list[dict]) -> str:
-    """FLOPs, bytes received and memory of a device over the number of devices, each as a share of its largest."""
+    """FLOPs, bytes received and memory of a device over the number of devices, each over its first as in the table."""
     lines, names = [], {'flops': 'FLOPs', 'received': 'bytes received', 'memory': 'memory held'}
+    first = points[0]
     for colour, name in enumerate(names):
-        most = max(one[name] for one in points)
-        lines.append(svg.Line(tuple((one['devices'], one[name] / most) for one in points), colour))
+        lines.append(svg.Line(tuple((one['devices'], one[name] / first[name]) for one in points), colour))
     chart = svg.curves(
-        f'A device of {points[0]["topology"].partition(":")[0]} at equal tokens',
+        f'Weak scaling by compilation: one {first["topology"].partition(":")[0]} device',
         'devices',
-        'share of the largest',
+        f'over first: {first["devices"]} devices = 1',
         lines,
+        doubling=[one['devices'] for one in points],
     )
     keys = []
     for colour, (label, x) in enumerate(zip(names.values(), (52, 132, 262), strict=True)):

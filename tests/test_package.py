@@ -61,6 +61,18 @@ def test_the_readme_has_the_table_of_the_results():
     assert table.put(readme) == readme, 'python -m benchmarks.table'
 
 
+@pytest.mark.parametrize('name', ['h100_full', 'v5e_lora'])
+def test_a_picture_of_weak_scaling_is_that_of_its_result(name):
+    path = ROOT / f'benchmarks/results/weak_scaling_{name}'
+    code = f'import json; print(weak_scaling.picture(json.load(open("{path}.json"))["points"]))'
+    command = [sys.executable, '-c', f'from benchmarks import weak_scaling; {code}']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == path.with_suffix('.svg').read_text(), done.stderr
+    sizes = re.findall(r'<text class="soft number" x="([.0-9]+)" y="252.0" .*?>(\d+)<', done.stdout)
+    assert [size for _, size in sizes] == ['8', '16', '32', '64', '128', '256']
+    assert float(sizes[1][0]) - float(sizes[0][0]) > 50, 'each doubling is as wide'
+
+
 def test_scripts_are_valid_bash():
     scripts = [*(ROOT / 'launch').glob('*.sh'), ROOT / '.ci/run']
     assert len(scripts) >= 4

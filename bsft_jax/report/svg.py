@@ -81,13 +81,30 @@ def bars(title: str, axis: str, items: Sequence[Bar]) -> str:
     return _svg(title, bottom + 38, parts)
 
 
-def curves(title: str, x_axis: str, y_axis: str, lines: Sequence[Line], *, log: bool = False) -> str:
-    """Curves over the step; y linear between 0 and 1, or logarithmic over the values (all positive)."""
+def curves(
+    title: str,
+    x_axis: str,
+    y_axis: str,
+    lines: Sequence[Line],
+    *,
+    log: bool = False,
+    doubling: Sequence[float] = (),
+) -> str:
+    """Curves over the step; y linear from 0 to 1 or what is above, or logarithmic over the values (all positive).
+
+    `doubling` makes x logarithmic as well, with its marks at these values.
+    """
     left, right, top, bottom = 44, _WIDTH - 10, 46, 236
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     first, last = min(0, *xs), max(xs)
     x_of = _scale(first, max(last, first + 1), left, right)
+    if doubling:
+        power_of = _scale(math.log2(min(xs)), math.log2(last), left + 12, right - 12)
+
+        def x_of(x: float) -> float:
+            return power_of(math.log2(x))
+
     if log:
         low, high = min(ys) / 1.1, max(ys) * 1.1
         log_of = _scale(math.log(low), math.log(high), bottom, top)
@@ -96,13 +113,14 @@ def curves(title: str, x_axis: str, y_axis: str, lines: Sequence[Line], *, log: 
         def y_of(y: float) -> float:
             return log_of(math.log(y))
     else:
-        marks = [0, 0.2, 0.4, 0.6, 0.8, 1]
-        y_of = _scale(0, 1, bottom, top)
+        highest = max(1, *ys)
+        marks = ticks(0, highest)
+        y_of = _scale(0, highest, bottom, top)
     parts = [f'<text class="head" x="8" y="16">{escape(title)}</text>', _text(8, 33, y_axis, 'soft')]
     for mark in marks:
         parts.append(_segment('grid', left, y_of(mark), right, y_of(mark)))
         parts.append(_text(left - 5, y_of(mark) + 4, f'{mark:g}', 'soft number', 'end'))
-    for mark in ticks(first, last):
+    for mark in doubling or ticks(first, last):
         parts.append(_segment('axis', x_of(mark), bottom, x_of(mark), bottom + 4))
         anchor = 'end' if x_of(mark) > right - 8 else 'middle'
         parts.append(_text(x_of(mark), bottom + 16, _step(mark), 'soft number', anchor))
