@@ -108,6 +108,7 @@ def _train(config: RunConfig, workdir: pathlib.Path, stopping: loop.Stopping) ->
     )
     evaluators = (ScoreEvaluator(config, base, mesh),) if config.evaluation.interval else ()
     workdir_lib.claim(workdir, config)
+    processes.say(plan.describe_run(config.steps))
     processes.say(f'mesh: {mesh_lib.describe(mesh)}')
     processes.say(f'attention: {base.network.attention}')
     if lacking := settings.lacking():

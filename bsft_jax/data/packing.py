@@ -150,3 +150,8 @@ class PackPlan:
             f'{len(self.lengths_N):,} records, {self._tokens:,} tokens, {self.steps_per_epoch} steps '
             f'an epoch, rows {self.fill:.1%} full'
         )
+
+    def describe_run(self, steps: int) -> str:
+        """One line for the log: how long a run of `steps` is, by its first epoch."""
+        epoch = self.steps_per_epoch
+        return f'{epoch:,} steps an epoch, {steps:,} steps = {steps / epoch:,.1f} epochs'
