@@ -153,5 +153,4 @@ class PackPlan:
 
     def describe_run(self, steps: int) -> str:
         """One line for the log: how long a run of `steps` is, by its first epoch."""
-        epoch = self.steps_per_epoch
-        return f'{epoch:,} steps an epoch, {steps:,} steps = {steps / epoch:,.1f} epochs'
+        return f'{steps:,} steps = {steps / self.steps_per_epoch:,.1f} epochs'
