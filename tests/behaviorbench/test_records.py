@@ -1,12 +1,15 @@
 """Records in and out, and the one line a wrong one gets."""
 
+import dataclasses
 import json
+import re
 
 import pytest
 
 from bsft_jax.behaviorbench import sources, taxonomy
-from bsft_jax.behaviorbench.records import read_jsonl, record_from_dict, record_to_dict, write_jsonl
+from bsft_jax.behaviorbench.records import Record, read_jsonl, record_from_dict, record_to_dict, write_jsonl
 from bsft_jax.errors import UserError
+from tests.conftest import ROOT
 
 GOOD = {
     'id': 'x1',
@@ -131,3 +134,13 @@ def test_a_file_serves_the_split_it_names(tmp_path):
         sources.load_records(f'jsonl:{path}', 'validation')
     with pytest.raises(UserError, match=r'no train\.jsonl'):
         sources.load_records(f'jsonl:{tmp_path}', 'train')
+
+
+def test_the_documented_fields_are_those_of_a_record():
+    page = (ROOT / 'docs/formats.md').read_text()
+    section = page[page.index('## The fields of a record') : page.index('## Your own benchmark')]
+    rows = [line.split('|')[1] for line in section.splitlines() if line.startswith('| `')]
+    named = {name for row in rows for name in re.findall(r'`(\w+)`', row)}
+    assert named == {field.name for field in dataclasses.fields(Record)}
+    example = section[section.index('{"id"') : section.rindex('```')]
+    assert record_from_dict(json.loads(example)).messages[-1].role == 'assistant'
