@@ -54,11 +54,20 @@ def test_constraints_pin_everything_setup_names():
         assert re.search(rf'^{name.lower().replace("_", "-")}==', pins, re.M), name
 
 
-def test_the_readme_has_the_table_of_the_results():
+@pytest.mark.parametrize('page', ['README.md', 'docs/measured.md'])
+def test_a_page_has_the_table_of_the_results(page):
     from benchmarks import table
 
-    readme = (ROOT / 'README.md').read_text()
-    assert table.put(readme) == readme, 'python -m benchmarks.table'
+    text = (ROOT / page).read_text()
+    assert table.put(page, text) == text, 'python -m benchmarks.table'
+
+
+def test_the_readme_has_a_few_rows_of_the_table():
+    from benchmarks import table
+
+    few, every = (table.table(page).splitlines() for page in table.PAGES)
+    assert few[0].startswith('**A train step beside eager torch on this processor: 0.')
+    assert set(few[2:]) < set(every) and len(few[4:]) == 8
 
 
 @pytest.mark.parametrize('name', ['h100_full', 'v5e_lora'])
