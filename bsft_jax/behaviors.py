@@ -127,7 +127,7 @@ class BehaviorSet:
 
 
 def validate_behaviors(behaviors: tuple[Behavior, ...]) -> None:
-    """Raises UserError unless names are distinct identifiers and levels lie in [0, 1]."""
+    """Raises UserError unless names are distinct identifiers, levels lie in [0, 1] and descriptions say something."""
     names = [b.name for b in behaviors]
     if len(names) < 2 or len(set(names)) != len(names):
         raise UserError(
@@ -141,6 +141,10 @@ def validate_behaviors(behaviors: tuple[Behavior, ...]) -> None:
         if not 0.0 <= b.level <= 1.0:
             raise UserError(
                 f'level {b.level} of behavior {b.name!r} is not in [0, 1]', where='config.behaviors'
+            )
+        if not b.description.strip():
+            raise UserError(
+                f'behavior {b.name!r} has no description, which its row begins as', where='config.behaviors'
             )
 
 

@@ -56,6 +56,7 @@ def changed(path, value):
         ('log_interval', 0),
         ('behaviors', (Behavior('reactive', 0.0, 'x'),)),
         ('behaviors', (Behavior('a', 0.0, 'x'), Behavior('b', 1.5, 'x'))),
+        ('behaviors', (Behavior('a', 0.0, 'x'), Behavior('b', 1.0, ' '))),
     ],
 )
 def test_bad_values_name_their_flag(path, value):

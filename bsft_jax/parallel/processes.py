@@ -26,6 +26,7 @@ from bsft_jax.errors import UserError
 
 JOIN_SECONDS = 300
 _RETRY_SECONDS = 0.2
+_SILENCE_SECONDS = 1.0  # that somebody at the port may keep the others waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,9 +196,9 @@ def _call(found: Membership, port: int, deadline: float, seconds: float) -> dict
             listener.settimeout(left)
             try:
                 line, _ = listener.accept()
-                line.settimeout(max(0.1, min(left, 10.0)))
+                line.settimeout(max(0.1, min(left, _SILENCE_SECONDS)))
                 index, name = line.recv(300).decode().split(' ', 1)
-                index = int(index)
+                index = range(1, found.count).index(int(index)) + 1
             except (OSError, ValueError):  # nobody in time, or somebody else at this port
                 continue
             hosts[index] = name.strip()

@@ -124,7 +124,7 @@ class _Log:
             return
         step, metrics = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         _check_finite(step, values)
         self._clock.tokens += int(values.pop('tokens'))
         self._targets += int(values.pop('targets'))

@@ -80,8 +80,11 @@ def test_the_first_host_of_a_node_list(nodes, host):
     assert processes.first_host(nodes) == host
 
 
-def call(present, count, seconds):
-    """What the roll call returns or raises in each of the processes that are there."""
+def call(present, count, seconds, strangers=()):
+    """What the roll call returns or raises in each of the processes that are there.
+
+    `strangers` have connected to the port before, with what each says.
+    """
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         address = f'127.0.0.1:{free.getsockname()[1]}'
@@ -94,15 +97,35 @@ def call(present, count, seconds):
             said[index] = str(error)
 
     threads = [threading.Thread(target=one, args=(index,)) for index in present]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    with contextlib.ExitStack() as stack:
+        if strangers:
+            threads[0].start()
+            for words in strangers:
+                stack.enter_context(connected(address)).sendall(words)
+        for thread in threads[bool(strangers) :]:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
     return said
+
+
+def connected(address):
+    host, _, port = address.partition(':')
+    for _ in range(100):
+        try:
+            return socket.create_connection((host, int(port)))
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError(address)
 
 
 def test_a_roll_call_ends_when_all_are_there():
     said = call([2, 1, 0], 3, 20.0)
+    assert set(said[0]) == {0, 1, 2} and said[1] == said[2] == {}
+
+
+def test_strangers_at_the_port_are_not_counted_and_keep_nobody_waiting():
+    said = call([0, 1, 2], 3, 6.0, strangers=[b'', b'7 another job\n', b'0 \n', b'GET / HTTP/1.1\n'])
     assert set(said[0]) == {0, 1, 2} and said[1] == said[2] == {}
 
 
