@@ -265,16 +265,34 @@ def _attend_block(q_BKGTH, keys: list, scores):
     B, K, G, T, H = q_BKGTH.shape
     rows_BKRH = q_BKGTH.reshape(B, K, G * T, H)
 
-    def scored(k_BKSH, mask_BTS):
-        products_BKRS = attended(SCORES, rows_BKRH, k_BKSH, jnp.float32)
-        mask_BGTS = jnp.broadcast_to(mask_BTS[:, None], (B, G, *mask_BTS.shape[1:]))
-        return jnp.where(mask_BGTS.reshape(B, 1, G * T, -1), scores(products_BKRS), -1e30)
-
-    scores_BKRS = jnp.concatenate([scored(k, mask) for k, _, mask in keys], axis=-1)
-    probs_BKRS = jax.nn.softmax(scores_BKRS, axis=-1).astype(q_BKGTH.dtype)
+    products = [scores(attended(SCORES, rows_BKRH, k_BKSH, jnp.float32)) for k_BKSH, *_ in keys]
+    mask_BTS = jnp.concatenate([mask for *_, mask in keys], axis=-1)
+    mask_BGTS = jnp.broadcast_to(mask_BTS[:, None], (B, G, *mask_BTS.shape[1:]))
+    mask_BKRS = mask_BGTS.reshape(B, 1, G * T, -1)
+    probs_BKRS = _probabilities(jnp.concatenate(products, axis=-1), mask_BKRS, q_BKGTH.dtype)
     ends = np.cumsum([mask.shape[-1] for *_, mask in keys])
     outs = [
         attended(VALUES, probs, v, jnp.float32 if len(keys) > 1 else None)
         for probs, (_, v, _) in zip(jnp.split(probs_BKRS, ends[:-1], axis=-1), keys, strict=True)
     ]
     return sum(outs[1:], outs[0]).astype(q_BKGTH.dtype).reshape(q_BKGTH.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _probabilities(scores_BKRS: jax.Array, mask_BKRS: jax.Array, dtype) -> jax.Array:
+    """Softmax of the scores under a mask, in float32; the backward pass keeps the result alone, in `dtype`."""
+    return jax.nn.softmax(jnp.where(mask_BKRS, scores_BKRS, -1e30), axis=-1).astype(dtype)
+
+
+def _probabilities_forward(scores_BKRS, mask_BKRS, dtype):
+    probs_BKRS = _probabilities(scores_BKRS, mask_BKRS, dtype)
+    return probs_BKRS, probs_BKRS
+
+
+def _probabilities_backward(dtype, probs_BKRS, dprobs_BKRS):
+    probs_BKRS, dprobs_BKRS = probs_BKRS.astype(jnp.float32), dprobs_BKRS.astype(jnp.float32)
+    common_BKR1 = jnp.sum(probs_BKRS * dprobs_BKRS, axis=-1, keepdims=True)
+    return probs_BKRS * (dprobs_BKRS - common_BKR1), None
+
+
+_probabilities.defvjp(_probabilities_forward, _probabilities_backward)
