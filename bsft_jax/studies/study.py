@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import copy
 import dataclasses
 import hashlib
@@ -175,9 +174,6 @@ def check_records(study: Study, source: str) -> None:
     if study.endpoint[0] not in (*groups, 'overall'):
         known = ', '.join((*groups, 'overall'))
         raise UserError(f'no test record of the group {study.endpoint[0]!r}, known: {known}', where=_ENDPOINT)
-    name, number = collections.Counter(record.id for record in records).most_common(1)[0]
-    if number > 1:
-        raise UserError(f'{number} test records have the id {name!r}', where=source, fix='give each its own')
 
 
 def shared(points: Sequence[Point]) -> list[Point]:

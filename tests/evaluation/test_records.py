@@ -32,7 +32,7 @@ def test_a_subset_and_a_limit():
 
 
 def test_a_file_without_splits_is_said_to_be_its_own_test_set(tmp_path):
-    write_jsonl(tmp_path / 'one.jsonl', [TASK, dataclasses.replace(TASK, split='train')])
+    write_jsonl(tmp_path / 'one.jsonl', [TASK])
     write_jsonl(tmp_path / 'split.jsonl', [dataclasses.replace(TASK, split='test')])
     for split in ('train', 'test'):
         (tmp_path / 'folder').mkdir(exist_ok=True)

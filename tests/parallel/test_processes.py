@@ -164,7 +164,7 @@ def training(base, workdir, mesh, *more):
 
 
 def evaluation(workdir):
-    return '-m', 'bsft_jax.evaluate', f'--workdir={workdir}', '--limit=30'
+    return '-m', 'bsft_jax.evaluate', f'--workdir={workdir}', '--limit=30', '--name=test'
 
 
 def curve(workdir):
@@ -182,7 +182,7 @@ def assert_same_curve(workdir, other, exact=False):
 
 def assert_same_scores(workdir, other):
     """Counts are equal; means of probabilities differ in the last digits of a sum."""
-    path = pathlib.Path('eval', 'test-auto', 'metrics.json')
+    path = pathlib.Path('eval', 'test', 'metrics.json')
     found, expected = (flatten(json.loads((folder / path).read_text())) for folder in (workdir, other))
     assert found.keys() == expected.keys()
     for name, value in found.items():

@@ -121,7 +121,7 @@ def test_of_a_base_without_a_preset_no_weights_are_fetched(tmp_path, monkeypatch
 
 @pytest.mark.parametrize('mode, passes', [('full', 2), ('lora', 2)])
 def test_a_step_gathers_what_the_sharding_table_splits(mode, passes):
-    """Forward and backward gather each kernel of a layer once, and the step the tables once."""
+    """Forward and backward gather each kernel of a layer once, and the step the head's table and the ids once."""
     config = config_of(mode, fsdp=8)
     mesh = mesh_lib.make_mesh(config.mesh, jax.devices())
     plan = account.plan(config, topology.parse('cpu:8'), jax.devices())
@@ -131,7 +131,7 @@ def test_a_step_gathers_what_the_sharding_table_splits(mode, passes):
         made = optimizer.make_optimizer(config.optimizer)
         step = step_lib.make_train_step(network, made, config.train.accumulation, config.seed)
         assert lowered.as_text() == step.lower(state, batch).as_text()
-    expected = 0
+    expected = 4 * math.prod(batch.tokens_BT.shape)
     for path, leaf in flatten(state.params).items():
         if any('fsdp' in str(axis) for axis in leaf.sharding.spec):
             expected += (

@@ -81,7 +81,7 @@ def test_test_records_of_one_id_are_found_beforehand(study, tmp_path):
     first = on_file(study, tmp_path / 'a.jsonl', [task])
     write_jsonl(tmp_path / 'b.jsonl', [task])
     mixture = f'1*{first.overrides["data.source"]} + 1*jsonl:{tmp_path / "b.jsonl"}'
-    with pytest.raises(UserError, match="2 test records have the id 'q1'; give each its own"):
+    with pytest.raises(UserError, match="record id 'q1' is also in"):
         run(dataclasses.replace(first, overrides={'data.source': mixture}), tmp_path / 'study')
 
 
