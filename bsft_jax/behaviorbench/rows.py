@@ -68,10 +68,8 @@ def jsonl(path: str | pathlib.Path) -> Rows:
             yield where, json.loads(line, object_pairs_hook=distinct)
         except json.JSONDecodeError as error:
             raise UserError(f'not valid JSON ({error.msg} at column {error.colno})', where=where) from error
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # double keys; a number of 5,000 digits; brackets 100,000 deep
+        # double keys; a number of 5,000 digits; brackets 100,000 deep
+        except (ValueError, RecursionError) as error:
             raise UserError(f'not readable JSON ({error})', where=where) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bsft_jax.behaviorbench.records import Record
+from bsft_jax.behaviorbench.records import Record, cluster_of
 
 
 def spread(records: Sequence[Record], limit: int) -> list[Record]:
@@ -14,7 +14,7 @@ def spread(records: Sequence[Record], limit: int) -> list[Record]:
     """
     if not limit or len(records) <= limit:
         return list(records)
-    case_of = [record.case_id or record.pair_id or i for i, record in enumerate(records)]
+    case_of = [cluster_of(vars(record)) or i for i, record in enumerate(records)]
     cases = list(dict.fromkeys(case_of))
     number = -(-limit * len(cases) // len(records))
     chosen = {cases[k * len(cases) // number] for k in range(number)}
