@@ -139,7 +139,6 @@ def environment(threads: int, device: str = 'cpu') -> dict[str, str]:
         'GLIBC_TUNABLES': tunables,
         'OMP_NUM_THREADS': str(threads),
         'JAX_PLATFORMS': {'gpu': 'cuda'}.get(device, device),
-        'XLA_PYTHON_CLIENT_MEM_FRACTION': '.92',
         'TOKENIZERS_PARALLELISM': 'false',
     }
 

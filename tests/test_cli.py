@@ -212,3 +212,13 @@ def test_a_run_has_the_share_of_a_card_that_plans_count_on_unless_they_say_how_m
     settings.take_cards()
     assert [os.environ.get(one) for one in settings._SHARES if one != name] == [None]
     assert os.environ[name] == '.4'
+
+
+def test_a_benchmark_tells_its_contestants_one_share_of_a_card(monkeypatch):
+    from benchmarks import peers
+    from bsft_jax.parallel import settings
+
+    for one in settings._SHARES:
+        monkeypatch.delenv(one, raising=False)
+    settings.take_cards()  # as every app does, so that a contestant inherits it
+    assert sum(one in peers.environment(2, 'gpu') for one in settings._SHARES) == 1
