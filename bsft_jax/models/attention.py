@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bsft_jax.models import remat
 from bsft_jax.models.products import SCORES, VALUES, attended
-from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain, fitting, parts
+from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain, fitting, on_each_device, parts
 
 Attend = Callable[..., jax.Array]  # q_BTNH, k_BSKH, v_BSKH (and a view's k_BKSH, v_BKSH) to out_BTNH
 SMALLEST_BLOCK = 64  # queries
@@ -217,9 +217,7 @@ def on_devices(run: Callable, q_BTNH, k_BSKH, v_BSKH, more: tuple, specs: tuple)
             k_BSKH, v_BSKH = (jax.lax.all_gather(x, TOKENS, axis=1, tiled=True) for x in (k_BSKH, v_BSKH))
         return run(q_BTNH, k_BSKH, v_BSKH, *more)
 
-    return jax.shard_map(
-        local, in_specs=(q_spec, kv_spec, kv_spec, *specs), out_specs=q_spec, check_vma=False
-    )(q_BTNH, k_BSKH, v_BSKH, *more)
+    return on_each_device(local, (q_spec, kv_spec, kv_spec, *specs), q_spec)(q_BTNH, k_BSKH, v_BSKH, *more)
 
 
 def attend(

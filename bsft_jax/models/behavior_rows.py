@@ -11,18 +11,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain, fitting, parts
+from bsft_jax.parallel.sharding import ROWS, TOKENS, constrain, fitting, on_each_device, parts
 
 
 def embed(model, tokens_BT: jax.Array) -> jax.Array:
     """Embeddings [B, T, D] in the dtype of activations, behavior rows in place of the table's."""
-    base_BTD = _looked_up(model.embed.table[...], tokens_BT, model.dtype)
+    embedded_BTD = _looked_up(model.embed.table[...], tokens_BT, model.dtype)
     if not model.behavior_ids:
-        return base_BTD
-    is_row_BTn = tokens_BT[..., None] == jnp.asarray(model.behavior_ids)
+        return embedded_BTD
+    # One by one, each spread over all tokens: its gradient is a sum, in float32, that any mesh can split.
     rows_nD = constrain(model.behavior.input[...], None, None)
-    rows_BTD = jnp.take(rows_nD, jnp.argmax(is_row_BTn, axis=-1), axis=0).astype(model.dtype)
-    return jnp.where(is_row_BTn.any(axis=-1)[..., None], rows_BTD, base_BTD)
+    for row_D, number in zip(rows_nD, model.behavior_ids, strict=True):
+        row_BTD = jnp.broadcast_to(row_D, embedded_BTD.shape).astype(model.dtype)
+        embedded_BTD = jnp.where((tokens_BT == number)[..., None], row_BTD, embedded_BTD)
+    return embedded_BTD
 
 
 def _looked_up(table_VD: jax.Array, tokens_BT: jax.Array, dtype) -> jax.Array:
@@ -48,9 +50,7 @@ def _looked_up(table_VD: jax.Array, tokens_BT: jax.Array, dtype) -> jax.Array:
         return jax.lax.all_to_all(found_Btd, 'fsdp', split_axis=0, concat_axis=2, tiled=True)
 
     specs = fitting((V, D), 'tensor', 'fsdp'), split
-    return jax.shard_map(local, in_specs=specs, out_specs=P(*split, None), check_vma=False)(
-        table_VD, tokens_BT
-    )
+    return on_each_device(local, specs, P(*split, None))(table_VD, tokens_BT)
 
 
 def mean_rows(table_VD: jax.Array, description_ids: list[list[int]]) -> jax.Array:

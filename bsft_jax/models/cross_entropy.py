@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from bsft_jax.models.attention import soft_cap
 from bsft_jax.models.products import kernel_gradient, precision_for
-from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting, parts
+from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting, on_each_device, parts
 
 LARGEST_TILE = 2**27  # logits of a device: a tile reads the kernel and writes its gradient once
 LARGEST_TILE_CPU = 2**25  # there, products of so many columns are no faster for having more rows
@@ -112,11 +112,10 @@ def _on_mesh(columns, wanted, hidden_BTD, kernel_DV, rows_nD, targets_BT, weight
         gradients = tuple(
             spec if want else None for spec, want in zip((tokens, of_kernel, P()), wanted, strict=True)
         )
-        run = jax.shard_map(
+        run = on_each_device(
             functools.partial(_on_device, columns, wanted, _Split(axes, vocabulary, scattered)),
-            in_specs=(tokens, kernel, P(), of_token, of_token),
-            out_specs=((P(), of_token, of_token), gradients),
-            check_vma=False,
+            (tokens, kernel, P(), of_token, of_token),
+            ((P(), of_token, of_token), gradients),
         )
     results, gradients = run(hidden_BTD, kernel_DV, rows_nD, targets_BT, weights_BT)
     cast = [None if x is None else x.astype(dtype) for x, dtype in zip(gradients, dtypes, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,8 +45,9 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def _fitting(axis: str | tuple[str, ...] | None, size: int, mesh) -> str | tuple[str, ...] | None:
-    """The axis, or as many of several from the first on, as divide a dimension."""
+    """The axis, or as many of several from the first on, as divide a dimension; none that `on_each_device` holds."""
     names = (axis,) if isinstance(axis, str) else axis or ()
+    names = tuple(name for name in names if name not in mesh.manual_axes)
     while names and size % math.prod(mesh.shape[name] for name in names):
         names = names[:-1]
     return names if len(names) > 1 else names[0] if names else None
@@ -93,6 +95,17 @@ def fitting(shape: tuple[int, ...], *axes) -> P:
     """The spec that `constrain` gives an activation of this shape on the mesh in force."""
     mesh = jax.sharding.get_abstract_mesh()
     return P(*(_fitting(axis, size, mesh) for axis, size in zip(axes, shape, strict=True)))
+
+
+def on_each_device(run: Callable, in_specs, out_specs, axes: Sequence[str] | None = None) -> Callable:
+    """`run` on the parts that specs give every device of the mesh in force (`jax.shard_map`).
+
+    Over the `axes` alone, where given, the compiler splitting what `run` does over the others; else over all that no
+    call around this one is over. Outputs that a spec leaves whole must be equal on all devices: nothing checks it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    names = set(axes or mesh.axis_names) - set(mesh.manual_axes)
+    return jax.shard_map(run, in_specs=in_specs, out_specs=out_specs, axis_names=names, check_vma=False)
 
 
 def parts(size: int, axis: str | tuple[str, ...]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
 from bsft_jax.data.batch import Batch
 from bsft_jax.models.network import Network, Params
@@ -33,29 +34,39 @@ def batch_gradients(
     """
     total_weight = jnp.maximum(jnp.sum(batch.weights_BT), 1e-9)
 
-    def sums_of(trainable: Params, micro: Batch, key):
+    def sums_of(trainable: Params, frozen: Params, micro: Batch, key):
         sums = loss_lib.weighted_sums(network, merge(trainable, frozen), micro, key)
         return sums['loss'] / total_weight, sums
 
-    def gradient_of(trainable: Params, micro: Batch, key):
-        gradients, sums = jax.grad(sums_of, has_aux=True)(trainable, micro, key)
+    def gradient_of(trainable: Params, frozen: Params, micro: Batch, key):
+        gradients, sums = jax.grad(sums_of, has_aux=True)(trainable, frozen, micro, key)
         return sharding.constrain_by_path(gradients), sums
 
-    if accumulation == 1:
-        gradients, sums = gradient_of(trainable, batch, dropout_key)
-    else:
+    def sum_of(trainable: Params, frozen: Params, batch: Batch, key):
+        """Over the micro-batches of the rows given."""
         micros = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulation, *x.shape[1:]), 1, 0), batch)
+        keys = None if key is None else jax.random.split(key, accumulation)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(gradient_of, trainable, jax.tree.map(lambda x: x[0], micros), dropout_key),
+            jax.eval_shape(gradient_of, trainable, frozen, jax.tree.map(lambda x: x[0], micros), key),
         )
 
-        keys = None if dropout_key is None else jax.random.split(dropout_key, accumulation)
-
         def add(total, micro):
-            return jax.tree.map(jnp.add, total, gradient_of(trainable, *micro)), None
+            return jax.tree.map(jnp.add, total, gradient_of(trainable, frozen, *micro)), None
 
-        (gradients, sums), _ = jax.lax.scan(add, zeros, (micros, keys))
+        return jax.lax.scan(add, zeros, (micros, keys))[0]
+
+    if accumulation == 1:
+        gradients, sums = gradient_of(trainable, frozen, batch, dropout_key)
+    elif dropout_key is None and sharding.parts(len(batch.tokens_BT), 'data') > 1:
+        # Over `data`, across which networks are slowest, devices add up once a step, not once a micro-batch.
+        def own(*args):
+            return jax.lax.psum(sum_of(*args, None), 'data')
+
+        specs = P(), P(), P('data')
+        gradients, sums = sharding.on_each_device(own, specs, P(), ('data',))(trainable, frozen, batch)
+    else:
+        gradients, sums = sum_of(trainable, frozen, batch, dropout_key)
     return gradients, loss_lib.means(sums, total_weight)
 
 

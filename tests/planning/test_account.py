@@ -150,6 +150,17 @@ def test_a_step_gathers_what_the_sharding_table_splits(mode, passes):
     assert plan['verdict']['fits'] is None and plan['loops_of_unknown_length'] == []
 
 
+@pytest.mark.parametrize('sizes', [{'data': 8}, {'data': 2, 'fsdp': 2, 'tensor': 2}], ids=['8 data', '2x2x2'])
+def test_accumulation_adds_up_over_data_once(sizes):
+    def payload(accumulation: int) -> int:
+        config = config_of(rows=32, **sizes)
+        config = dataclasses.replace(config, train=TrainSection(mode='full', accumulation=accumulation))
+        plan = account.plan(config, topology.parse('cpu:8'), jax.devices())
+        return sum(row['payload'] for row in plan['collectives'] if 'data' in row['axes'])
+
+    assert payload(4) == payload(2) <= payload(1)
+
+
 @pytest.mark.parametrize(
     'message, total',
     [
