@@ -15,6 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
 from bsft_jax import config as config_lib
 from bsft_jax import files
 from bsft_jax.behaviorbench import sources
@@ -141,9 +144,9 @@ def _train(config: RunConfig, workdir: pathlib.Path, stopping: loop.Stopping) ->
 
 
 def open_model(
-    *, model: str = '', workdir: str = '', step: int | None = None, chat_template: str = '', mesh=None
+    *, model: str = '', workdir: str = '', step: int | None = None, chat_template: str = ''
 ) -> Model:
-    """The model that `--model` or `--workdir` names, on `mesh` (default: split over all devices).
+    """The model that `--model` or `--workdir` names, on all devices as `mesh.reading_mesh` has it.
 
     A run is held and computed in as its config says, a `--model` as `_in_stored_dtype` does.
     """
@@ -154,11 +157,15 @@ def open_model(
     if chat_template and not model:
         raise UserError('belongs to --model: a run has its own', where=f'--chat_template={chat_template}')
     if not model:
-        return workdir_lib.load_model(pathlib.Path(workdir), step=step, mesh=mesh or mesh_lib.whole_mesh())
+        return workdir_lib.load_model(pathlib.Path(workdir), step=step, mesh=_reading_mesh)
     base = model_lib.open_base(model, chat_template=chat_template)
-    mesh = mesh or mesh_lib.whole_mesh()
-    base.network = _in_stored_dtype(base, mesh.devices.flat[0].platform)
-    return model_lib.load(base, mesh)
+    base.network = _in_stored_dtype(base, jax.default_backend())
+    return model_lib.load(base, _reading_mesh(base.network))
+
+
+def _reading_mesh(network: Network) -> Mesh:
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(network.abstract()))
+    return mesh_lib.reading_mesh(size, network.arch.kv_heads)
 
 
 def _in_stored_dtype(base: BaseModel, platform: str) -> Network:
@@ -253,10 +260,7 @@ def evaluate(
     if source == usual['data'] and (warning := scored.shared_by_splits(source)):
         processes.say(warning)
     records = scored.choose(_scorable(source, split), source, subset, limit)
-    mesh = mesh_lib.whole_mesh()
-    loaded = open_model(
-        model=model, workdir='' if model else workdir, step=step, chat_template=chat_template, mesh=mesh
-    )
+    loaded = open_model(model=model, workdir='' if model else workdir, step=step, chat_template=chat_template)
     checks.check_behaviors(records, loaded.behaviors.named)
     usual['answer_format'] = loaded.answer_format
     loaded.answer_format = answer_format or loaded.answer_format
@@ -267,7 +271,7 @@ def evaluate(
         processes.say(f'{left_out} of {len(records)} records are too long and left out')
     records = fitting
     scorer = scoring.Scorer(
-        records, renderer, loaded.network, mesh, policy=policy, tokens_per_batch=tokens_per_batch
+        records, renderer, loaded.network, loaded.mesh, policy=policy, tokens_per_batch=tokens_per_batch
     )
     with progress('evaluate', len(scorer), shown=processes.is_first()) as bar:
         scores = scorer(loaded.network, loaded.params, lambda: bar.update(1))

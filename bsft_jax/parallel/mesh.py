@@ -14,6 +14,9 @@ from jax.sharding import AxisType, Mesh
 from bsft_jax.config import MESH_AXES, MeshSection
 from bsft_jax.errors import UserError
 
+LARGEST_PART = (
+    1 / 3
+)  # of a device's memory may be weights of a model that is read; caches and copies take the rest
 SLICED = ('data', 'fsdp')  # axes that may cross the slow network between slices, the first that can
 
 
@@ -88,9 +91,27 @@ def _across(shape: list[int], slices: int) -> list[int]:
     )
 
 
-def whole_mesh() -> Mesh:
-    """A mesh of all devices with the parameters split over them: for a model that one device may not hold."""
-    return make_mesh(MeshSection(data=1, fsdp=-1))
+def reading_mesh(size: int, kv_heads: int) -> Mesh:
+    """A mesh of all devices for a model that is read and not trained, of `size` bytes.
+
+    Decoding reads every weight for every token, so the model is split no further than it must: into the fewest parts of
+    which `LARGEST_PART` of a device's memory holds one, or over all devices where it is not known how much they have.
+    Parts are those of `tensor` as far as it divides the heads, which leaves weights where they are, then of `fsdp`,
+    which gathers them.
+    """
+    memory = _memory()
+    devices = jax.device_count()
+    fitting = [
+        n for n in range(1, devices) if devices % n == 0 and memory and size / n <= LARGEST_PART * memory
+    ]
+    parts = min(fitting, default=devices)
+    tensor = math.gcd(parts, kv_heads)
+    return make_mesh(MeshSection(data=-1, fsdp=parts // tensor, tensor=tensor))
+
+
+def _memory() -> int | None:
+    """Bytes of a device, None where the platform does not say: CPUs."""
+    return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
 
 
 def single_device_mesh() -> Mesh:

@@ -23,7 +23,7 @@ from bsft_jax.files import write_json, write_text
 from bsft_jax.hub import model as model_lib
 from bsft_jax.hub.model import BaseModel, Model
 from bsft_jax.models.lora import LoraSpec
-from bsft_jax.models.network import Params
+from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import processes
 from bsft_jax.training import optimizer as optimizer_lib
@@ -205,9 +205,15 @@ def restorable(config: RunConfig, base: BaseModel, mesh: Mesh) -> TrainState:
 
 
 def load_model(
-    workdir: pathlib.Path, *, step: int | None = None, mesh: Mesh | None = None, dtype: str = ''
+    workdir: pathlib.Path,
+    *,
+    step: int | None = None,
+    mesh: Mesh | Callable[[Network], Mesh] | None = None,
+    dtype: str = '',
 ) -> Model:
     """The model of a workdir at `step` (default: its newest whole checkpoint).
+
+    On `mesh`, or the one that it makes for the network; default the first device.
 
     How its rows attend is for the devices here to say, not for those it was trained on.
 
@@ -222,7 +228,7 @@ def load_model(
     base = open_base(config)
     if not base.behaviors.behaviors:
         base.behaviors = BehaviorSet(config.behaviors)
-    mesh = mesh or mesh_lib.single_device_mesh()
+    mesh = mesh(base.network) if callable(mesh) else mesh or mesh_lib.single_device_mesh()
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         restored = checkpoints.restore(restorable(config, base, mesh).replace(opt_state=None), step)
     if restored is None:

@@ -15,6 +15,7 @@ from bsft_jax.hub import files
 from bsft_jax.hub import model as model_lib
 from bsft_jax.inference import decoding
 from bsft_jax.models import network as network_lib
+from bsft_jax.parallel import mesh as mesh_lib
 from tests.tiny import random_model
 
 
@@ -23,14 +24,25 @@ def base(tmp_path_factory):
     return random_model(tmp_path_factory.mktemp('base'))
 
 
-@pytest.mark.parametrize('temperature', [0.0, 1.0])
-def test_a_model_split_over_all_devices_answers_as_on_one(temperature, base, tmp_path, monkeypatch):
-    sizes, decode = [], decoding.generate
+@pytest.mark.parametrize(
+    'temperature, memory, sizes',
+    [
+        (0.0, None, (1, 4, 1, 2)),
+        (1.0, None, (1, 4, 1, 2)),
+        (1.0, 0.8, (2, 2, 1, 2)),
+        (0.0, 3.1, (8, 1, 1, 1)),
+    ],
+)
+def test_a_model_on_all_devices_answers_as_on_one(temperature, memory, sizes, base, tmp_path, monkeypatch):
+    """`memory` of a device is given as a multiple of the weights; a third of it may be theirs."""
+    meshes, decode = [], decoding.generate
 
     def spy(model, *args, **how):
-        sizes.append(model.mesh.size)
+        meshes.append(tuple(model.mesh.shape.values()))
         return decode(model, *args, **how)
 
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(bsft_jax.load_model(base).params))
+    monkeypatch.setattr(mesh_lib, '_memory', lambda: memory and weights * memory)
     monkeypatch.setattr(decoding, 'generate', spy)
     records = sources.load_records('synthetic:10', 'test')[:5]
     write_jsonl(tmp_path / 'asked.jsonl', records)
@@ -39,7 +51,7 @@ def test_a_model_split_over_all_devices_answers_as_on_one(temperature, base, tmp
     one = bsft_jax.generate_answers(
         bsft_jax.load_model(base), records, max_new_tokens=6, temperature=temperature
     )
-    assert sizes == [jax.device_count(), 1] and jax.device_count() == 8
+    assert meshes == [sizes, (1, 1, 1, 1)]
     assert split == one
 
 

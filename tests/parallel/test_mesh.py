@@ -54,6 +54,21 @@ def test_sizes_are_filled_in(section, devices, shape):
 
 
 @pytest.mark.parametrize(
+    'weights, kv_heads, shape',
+    [
+        (15, 4, (8, 1, 1, 1)),  # Qwen2.5-7B in bfloat16 on cards of 80 GB
+        (30, 4, (4, 1, 1, 2)),  # in float32
+        (145, 8, (1, 1, 1, 8)),  # 72B
+        (145, 4, (1, 2, 1, 4)),
+        (900, 8, (1, 1, 1, 8)),  # does not fit: split as far as it goes
+    ],
+)
+def test_a_model_that_is_read_is_split_no_further_than_it_must(weights, kv_heads, shape, monkeypatch):
+    monkeypatch.setattr(mesh_lib, '_memory', lambda: 80 * 10**9)
+    assert tuple(mesh_lib.reading_mesh(weights * 10**9, kv_heads).shape.values()) == shape
+
+
+@pytest.mark.parametrize(
     'section, message',
     [
         (MeshSection(3, -1), 'data=3 × fsdp=-1 × context=1 × tensor=1 does not fit 8 devices'),
