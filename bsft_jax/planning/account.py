@@ -26,7 +26,7 @@ from bsft_jax.parallel import settings, sharding
 from bsft_jax.planning import collectives, flops, hlo, roofline
 from bsft_jax.planning.topology import Topology
 from bsft_jax.training import optimizer as optimizer_lib
-from bsft_jax.training import state as state_lib
+from bsft_jax.training import placement
 from bsft_jax.training import step as step_lib
 from bsft_jax.training import workdir as workdir_lib
 from bsft_jax.training.state import TrainState
@@ -75,19 +75,11 @@ def lower(config: RunConfig, network: Network, mesh) -> tuple[Any, TrainState, B
             f'{data.sequence_length} is more than the {network.arch.max_positions} positions of the model',
             where='--config.data.sequence_length',
         )
-    sharding.check_heads(network.arch.heads, network.arch.kv_heads, mesh)
-    multiple = config.train.accumulation * mesh_lib.batch_shards(mesh)
-    if data.rows_per_step % multiple:
-        raise UserError(
-            f'{data.rows_per_step} rows do not divide by accumulation × the devices of data and fsdp ({multiple})',
-            where='--config.data.rows_per_step',
-        )
-    optimizer = optimizer_lib.make_optimizer(config.optimizer)
-    state = state_lib.abstract(network, config.trainable, optimizer, mesh)
-    sharding.check_split(state, mesh)
+    state = placement.lay_out(config, network, mesh)
     shape, place = (data.rows_per_step, data.sequence_length), sharding.batch_sharding(mesh)
     dtypes = (jnp.int32, jnp.int32, jnp.float32, jnp.int32, jnp.int32)
     batch = Batch(*(jax.ShapeDtypeStruct(shape, dtype, sharding=place) for dtype in dtypes))
+    optimizer = optimizer_lib.make_optimizer(config.optimizer)
     step = step_lib.make_train_step(network, optimizer, config.train.accumulation, config.seed)
     # Constants are made while it is traced, somewhere real.
     promised = cudnn.promised() if network.attention == 'cudnn' else contextlib.nullcontext()
