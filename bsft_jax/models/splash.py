@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bsft_jax.models import remat
@@ -53,11 +53,16 @@ def splash(mask: AttentionMask, scores: Scores, interpret: bool = False) -> Atte
         specs = (
             fitting(segment_ids_BT.shape, ROWS, TOKENS),
             fitting(segment_ids_BT.shape, ROWS, None),
-            kernel.manual_sharding_spec(NamedSharding(mesh, P(None, TOKENS if split > 1 else None))),
+            kernel.manual_sharding_spec(NamedSharding(_plain(mesh), P(None, TOKENS if split > 1 else None))),
         )
         return on_devices(run, q_BTNH, k_BTKH, v_BTKH, (segment_ids_BT, segment_ids_BT, kernel), specs)
 
     return attend
+
+
+def _plain(mesh: AbstractMesh) -> AbstractMesh:
+    """The mesh without axes that a call around holds, which the kernel's question for shapes does not know."""
+    return AbstractMesh(mesh.axis_sizes, mesh.axis_names)
 
 
 def _blocks(tokens: int) -> tuple[int, int]:
@@ -94,12 +99,12 @@ def _run(q_BTNH, k_BSKH, v_BSKH, q_segment_ids_BT, kv_segment_ids_BS, kernel, *,
         """Heads before tokens, tokens padded."""
         return _padded(jnp.swapaxes(x, 1, 2), 2)
 
-    def run(q_BNTH, k_BKSH, v_BKSH):
-        ids = kernels.SegmentIds(_padded(q_segment_ids_BT, 1), _padded(kv_segment_ids_BS, 1))
+    def run(kernel, ids, q_BNTH, k_BKSH, v_BKSH):
         return jax.vmap(kernel)(q_BNTH, k_BKSH, v_BKSH, ids)
 
     q_BTNH = (q_BTNH.astype(jnp.float32) * scale).astype(dtype)
-    out_BNTH = _in_precision(run, precision_for(dtype))(*map(laid_out, (q_BTNH, k_BSKH, v_BSKH)))
+    ids = kernels.SegmentIds(_padded(q_segment_ids_BT, 1), _padded(kv_segment_ids_BS, 1))
+    out_BNTH = _in_precision(run, precision_for(dtype))(kernel, ids, *map(laid_out, (q_BTNH, k_BSKH, v_BSKH)))
     return jnp.swapaxes(out_BNTH[:, :, :T], 1, 2)
 
 
@@ -110,7 +115,10 @@ def _padded(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _in_precision(run, precision: str | None):
-    """`run` with this precision of its products in both passes: a kernel takes it from where it is traced."""
+    """`run` with this precision of its products in both passes: a kernel takes it from where it is traced.
+
+    All that is traced must be among its arguments.
+    """
     if precision is None:
         return run
 

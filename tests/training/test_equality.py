@@ -1,5 +1,6 @@
 """One result on every mesh, with every accumulation, packed or not."""
 
+import dataclasses
 import functools
 import math
 
@@ -12,6 +13,7 @@ from bsft_jax.data.batch import Batch
 from bsft_jax.data.examples import Example, ExampleStore
 from bsft_jax.data.loader import StepSource
 from bsft_jax.data.packing import PackPlan
+from bsft_jax.models import backends
 from bsft_jax.models.architecture import Architecture, LayerKind
 from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Network
@@ -78,13 +80,12 @@ def on_mesh(family: str, sizes: tuple[int, int, int, int], learning_rate: float 
     return mesh, state.create(params, trained, made, mesh), made
 
 
-def gradients(family: str, sizes, accumulation: int, batch: Batch):
+def gradients(family: str, sizes, accumulation: int, batch: Batch, **other):
     mesh, start, _ = on_mesh(family, sizes)
+    graph = dataclasses.replace(network(family), **other)
     with jax.set_mesh(mesh):
         run = jax.jit(step.batch_gradients, static_argnums=(0, 4))
-        out = run(
-            network(family), start.trainable, start.frozen, loop.device_batch(batch, mesh), accumulation
-        )
+        out = run(graph, start.trainable, start.frozen, loop.device_batch(batch, mesh), accumulation)
     return jax.device_get(out)
 
 
@@ -113,6 +114,13 @@ def test_meshes_agree(family, sizes):
 @pytest.mark.parametrize('sizes', [MESHES[name] for name in MIXED], ids=MIXED)
 def test_meshes_accumulation_and_packing_agree(sizes, accumulation, packed):
     assert_same_gradients(gradients('qwen2', sizes, accumulation, source(packed)[0]), 'qwen2')
+
+
+@pytest.mark.parametrize('accumulation', [1, 2])
+@pytest.mark.parametrize('attention', [backends.INTERPRETED, 'dense'])
+def test_every_attention_agrees_on_a_mesh(attention, accumulation):
+    found = gradients('qwen2', MESHES['context 2'], accumulation, source(True)[0], attention=attention)
+    assert_same_gradients(found, 'qwen2')
 
 
 @pytest.mark.parametrize('family', FAMILIES)
