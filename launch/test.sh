@@ -25,4 +25,4 @@ for argument in "$@"; do
   fi
 done
 say "Running the tests${marks:+ that are $marks} (bash launch/test.sh --all runs every one)"
-py -m pytest -n 2 -rs -m "$marks" ${arguments[@]+"${arguments[@]}"}
+py -m pytest -n 2 --dist worksteal -rs -m "$marks" ${arguments[@]+"${arguments[@]}"}
