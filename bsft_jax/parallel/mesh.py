@@ -13,10 +13,10 @@ from jax.sharding import AxisType, Mesh
 
 from bsft_jax.config import MESH_AXES, MeshSection
 from bsft_jax.errors import UserError
+from bsft_jax.parallel import processes
 
-LARGEST_PART = (
-    1 / 3
-)  # of a device's memory may be weights of a model that is read; caches and copies take the rest
+# Of a device's memory may be weights of a model that is read; caches and copies take the rest.
+LARGEST_PART = 1 / 3
 SLICED = ('data', 'fsdp')  # axes that may cross the slow network between slices, the first that can
 
 
@@ -92,26 +92,28 @@ def _across(shape: list[int], slices: int) -> list[int]:
 
 
 def reading_mesh(size: int, kv_heads: int) -> Mesh:
-    """A mesh of all devices for a model that is read and not trained, of `size` bytes.
+    """A mesh of all devices for a model that is read and not trained, of `size` bytes; see `reading_sizes`."""
+    memory = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', 0)  # CPUs do not say
+    slices = len({getattr(device, 'slice_index', 0) for device in jax.devices()})
+    return make_mesh(
+        reading_sizes(size, kv_heads, jax.device_count(), slices, memory=processes.least(memory))
+    )
 
-    Decoding reads every weight for every token, so the model is split no further than it must: into the fewest parts of
-    which `LARGEST_PART` of a device's memory holds one, or over all devices where it is not known how much they have.
-    Parts are those of `tensor` as far as it divides the heads, which leaves weights where they are, then of `fsdp`,
-    which gathers them.
+
+def reading_sizes(size: int, kv_heads: int, devices: int, slices: int, *, memory: float) -> MeshSection:
+    """Sizes of a mesh that splits a model no further than it must, since each decoded token reads every weight.
+
+    Into the fewest parts of which `LARGEST_PART` of a device's `memory` holds one, or else over all devices. Parts are
+    those of `tensor` as far as it divides the heads within a slice, which leaves weights where they are, then of
+    `fsdp`, which gathers them.
     """
-    memory = _memory()
-    devices = jax.device_count()
-    fitting = [
-        n for n in range(1, devices) if devices % n == 0 and memory and size / n <= LARGEST_PART * memory
-    ]
-    parts = min(fitting, default=devices)
-    tensor = math.gcd(parts, kv_heads)
-    return make_mesh(MeshSection(data=-1, fsdp=parts // tensor, tensor=tensor))
-
-
-def _memory() -> int | None:
-    """Bytes of a device, None where the platform does not say: CPUs."""
-    return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
+    for parts in (n for n in range(1, devices + 1) if devices % n == 0):
+        tensor = math.gcd(parts, kv_heads, devices // slices)
+        section = MeshSection(data=devices // parts, fsdp=parts // tensor, tensor=tensor)
+        placeable = any(getattr(section, axis) % slices == 0 for axis in SLICED)
+        if placeable and size / parts <= LARGEST_PART * memory:
+            break
+    return section
 
 
 def single_device_mesh() -> Mesh:

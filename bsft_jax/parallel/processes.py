@@ -144,13 +144,18 @@ def barrier(name: str) -> None:
 
 def all_agree(good: bool) -> bool:
     """Whether every process says so; each of them has to ask."""
+    return bool(least(good))
+
+
+def least(value: float) -> float:
+    """The smallest that any process has, to the precision of float32; each of them has to ask."""
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
 
     if jax.process_count() == 1:
-        return good
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+        return value
+    return float(np.min(multihost_utils.process_allgather(np.float32(value))))
 
 
 def table(devices: list[Any], hosts: Mapping[int, str]) -> str:

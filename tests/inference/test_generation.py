@@ -27,8 +27,8 @@ def base(tmp_path_factory):
 @pytest.mark.parametrize(
     'temperature, memory, sizes',
     [
-        (0.0, None, (1, 4, 1, 2)),
-        (1.0, None, (1, 4, 1, 2)),
+        (0.0, 0.0, (1, 4, 1, 2)),
+        (1.0, 0.0, (1, 4, 1, 2)),
         (1.0, 0.8, (2, 2, 1, 2)),
         (0.0, 3.1, (8, 1, 1, 1)),
     ],
@@ -42,7 +42,7 @@ def test_a_model_on_all_devices_answers_as_on_one(temperature, memory, sizes, ba
         return decode(model, *args, **how)
 
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(bsft_jax.load_model(base).params))
-    monkeypatch.setattr(mesh_lib, '_memory', lambda: memory and weights * memory)
+    monkeypatch.setattr(mesh_lib.processes, 'least', lambda _: weights * memory)
     monkeypatch.setattr(decoding, 'generate', spy)
     records = sources.load_records('synthetic:10', 'test')[:5]
     write_jsonl(tmp_path / 'asked.jsonl', records)

@@ -54,18 +54,23 @@ def test_sizes_are_filled_in(section, devices, shape):
 
 
 @pytest.mark.parametrize(
-    'weights, kv_heads, shape',
+    'weights, kv_heads, devices, slices, shape',
     [
-        (15, 4, (8, 1, 1, 1)),  # Qwen2.5-7B in bfloat16 on cards of 80 GB
-        (30, 4, (4, 1, 1, 2)),  # in float32
-        (145, 8, (1, 1, 1, 8)),  # 72B
-        (145, 4, (1, 2, 1, 4)),
-        (900, 8, (1, 1, 1, 8)),  # does not fit: split as far as it goes
+        (15, 4, 8, 1, (8, 1, 1, 1)),  # Qwen2.5-7B in bfloat16 on cards of 80 GB
+        (30, 4, 8, 1, (4, 1, 1, 2)),  # in float32
+        (145, 8, 8, 1, (1, 1, 1, 8)),  # 72B
+        (145, 4, 8, 1, (1, 2, 1, 4)),
+        (900, 8, 8, 1, (1, 1, 1, 8)),  # does not fit: split as far as it goes
+        (145, 16, 16, 2, (2, 1, 1, 8)),
+        (900, 16, 16, 2, (1, 2, 1, 8)),  # `tensor` stays within a slice
+        (300, 8, 32, 4, (1, 4, 1, 8)),  # data=2, fsdp=2 would fit, and 4 slices divide neither
     ],
 )
-def test_a_model_that_is_read_is_split_no_further_than_it_must(weights, kv_heads, shape, monkeypatch):
-    monkeypatch.setattr(mesh_lib, '_memory', lambda: 80 * 10**9)
-    assert tuple(mesh_lib.reading_mesh(weights * 10**9, kv_heads).shape.values()) == shape
+def test_a_model_that_is_read_is_split_no_further_than_it_must(weights, kv_heads, devices, slices, shape):
+    section = mesh_lib.reading_sizes(weights * 10**9, kv_heads, devices, slices, memory=80 * 10**9)
+    assert dataclasses.astuple(section)[:4] == shape
+    places = [Device(i, i // (devices // slices)) for i in range(devices)]
+    assert mesh_lib.place(section, places).shape == shape
 
 
 @pytest.mark.parametrize(
