@@ -49,7 +49,7 @@ def _lines(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _headline(rows: dict[str, list[tuple[str, ...]]]) -> str:
-    """What a train step comes to beside eager torch, over all sizes, on each processor it was measured on."""
+    """What a train step comes to beside eager torch, over all sizes, by processor and dtype."""
     found = []
     for name in (name for name in rows if name.startswith('train_step_cpu')):
         shares = {}
@@ -57,8 +57,11 @@ def _headline(rows: dict[str, list[tuple[str, ...]]]) -> str:
             beside = [row for row in rows[name] if f', {mode},' in row[0] and row[2].startswith('torch:')]
             shares[mode] = sorted((row[3].split()[0] for row in beside), key=float)
         processor = rows[name][0][4].split(', ')[1]
+        dtype = rows[name][0][0].split(', ')[-1].split()[0]  # "..., float32 on a CPU"
         full, lora = (f'{ratios[0]} to {ratios[-1]}' for ratios in shares.values())
-        found.append(f'on `{processor}` {full} times as fast with every parameter, {lora} times with LoRA')
+        found.append(
+            f'{dtype} on `{processor}` {full} times as fast with every parameter, {lora} times with LoRA'
+        )
     return f'**A train step beside eager torch: {"; ".join(found)}.**'
 
 

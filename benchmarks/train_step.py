@@ -2,18 +2,19 @@
 
     python -m benchmarks.train_step                 # all sizes: about 12 minutes on 2 cores
     python -m benchmarks.train_step --sizes=small-4k --tuned=full
+    python -m benchmarks.train_step --dtype=bfloat16 --output=benchmarks/results/train_step_cpu_bfloat16.json
     python -m benchmarks.train_step --device=gpu    # Qwen2.5's sizes, 4,096 tokens a row: one card from Hopper on
 
 Both take AdamW steps, gradients clipped, on one batch of random tokens without padding, every token a target. Torch is
 `Qwen2ForCausalLM` as it comes (SDPA attention), eager and with `torch.compile`, and for LoRA `peft`. On a CPU
-everything is float32. On a card ours computes in bfloat16 with cuDNN's attention and trains float32 parameters (moments
-in bfloat16 where the size says so); torch holds everything but adapters in bfloat16, and attends by its flash kernel.
-A turn is a step or two on a CPU, ten on a card. MFU is by the causal convention (`planning/flops.py`).
+everything is float32, or with `--dtype=bfloat16` products are in that dtype, torch's by `autocast`. On a card ours
+computes in bfloat16 with cuDNN's attention and trains float32 parameters (moments in bfloat16 where the size says so);
+torch holds everything but adapters in bfloat16, and attends by its flash kernel. A turn is a step or two on a CPU, ten
+on a card. MFU is by the causal convention (`planning/flops.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -71,25 +72,29 @@ PEAK = 989.4e12  # FLOP/s of a Hopper card in bfloat16 (planning/chips.py)
 
 _SIZES = flags.DEFINE_list('sizes', [], 'Which of the sizes; all of the device.')
 _TUNED = flags.DEFINE_list('tuned', ['full', 'lora'], 'What is trained: full, lora.')
+_DTYPE = flags.DEFINE_enum(
+    'dtype', 'float32', ['float32', 'bfloat16'], 'Of products on a CPU; on a card it is bfloat16.'
+)
 _AGAINST = flags.DEFINE_list('against', [], 'Which peers: torch, torch compiled; on a card the first alone.')
 
 
-def _network(size: Size, tuned: str, device: str):
+def _network(size: Size, tuned: str, device: str, dtype: str):
     from bsft_jax.hub.configs import architecture_of
     from bsft_jax.models.lora import LoraSpec
     from bsft_jax.models.network import Network
 
     network = Network(
         architecture_of(size.config), lora=LoraSpec(rank=16, alpha=32.0) if tuned == 'lora' else None,
-        remat=size.remat, attention='auto', documents=1,
+        remat=size.remat, attention='auto', documents=1, dtype=dtype,
     )  # fmt: skip
     if device == 'cpu':
         return network
-    held = 'bfloat16' if tuned == 'lora' else 'float32'
-    return dataclasses.replace(network, dtype='bfloat16', base_dtype=held, attention='cudnn')
+    return dataclasses.replace(
+        network, base_dtype='bfloat16' if tuned == 'lora' else 'float32', attention='cudnn'
+    )
 
 
-def ours(size: str, tuned: str, device: str):
+def ours(size: str, tuned: str, device: str, dtype: str):
     import jax
     import numpy as np
 
@@ -102,7 +107,7 @@ def ours(size: str, tuned: str, device: str):
     from bsft_jax.training import step as step_lib
 
     s, mesh = SIZES[device][size][tuned], mesh_lib.single_device_mesh()
-    network = _network(s, tuned, device).on(mesh)
+    network = _network(s, tuned, device, dtype).on(mesh)
     with jax.set_mesh(mesh):
         params = jax.jit(network.init, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
         optimizer = optimizer_lib.make_optimizer(OptimizerSection(moments=s.moments))
@@ -126,16 +131,16 @@ def ours(size: str, tuned: str, device: str):
     return turn
 
 
-def torch_peer(size: str, tuned: str, device: str, compiled: bool):
+def torch_peer(size: str, tuned: str, device: str, dtype: str, compiled: bool):
     import torch
     import transformers
 
     s, on = SIZES[device][size][tuned], 'cuda' if device == 'gpu' else device
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(**s.config, use_cache=False)
-    dtype = torch.float32 if device == 'cpu' else torch.bfloat16
+    held = torch.float32 if device == 'cpu' else torch.bfloat16
     with torch.device(on):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=held)
     if s.remat == 'full':
         model.gradient_checkpointing_enable()
     if tuned == 'lora':
@@ -150,9 +155,14 @@ def torch_peer(size: str, tuned: str, device: str, compiled: bool):
     tokens = torch.randint(s.config['vocab_size'], (s.rows, s.tokens), device=on)
     flash = torch.nn.attention.SDPBackend.FLASH_ATTENTION
 
+    def forward():
+        if device == 'gpu':
+            return torch.nn.attention.sdpa_kernel(flash)
+        return torch.autocast('cpu', torch.bfloat16, enabled=dtype == 'bfloat16')
+
     def turn():
         for _ in range(s.steps):
-            with contextlib.nullcontext() if device == 'cpu' else torch.nn.attention.sdpa_kernel(flash):
+            with forward():
                 loss = run(input_ids=tokens, labels=tokens).loss
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -163,13 +173,13 @@ def torch_peer(size: str, tuned: str, device: str, compiled: bool):
     return turn
 
 
-def _flops(size: Size, tuned: str, device: str) -> float:
+def _flops(size: Size, tuned: str, **where: str) -> float:
     """A token's, by formula."""
     from bsft_jax.config import MODES
     from bsft_jax.planning import flops
     from bsft_jax.training import state as state_lib
 
-    network = _network(size, tuned, device)
+    network = _network(size, tuned, **where)
     trainable, frozen = (
         flops.multiplying(network.arch, part)
         for part in state_lib.partition(network.abstract(), MODES[tuned])
@@ -177,7 +187,7 @@ def _flops(size: Size, tuned: str, device: str) -> float:
     return flops.model(network.arch, trainable=trainable, frozen=frozen, tokens=size.tokens)
 
 
-def _table(rows: list[dict], device: str) -> list[tuple[str, str, str, str]]:
+def _table(rows: list[dict], device: str, dtype: str) -> list[tuple[str, str, str, str]]:
     of = {(row['size'], row['tuned'], row['contestant']): row for row in rows}
     lines = []
     for (size, tuned, name), row in of.items():
@@ -185,7 +195,7 @@ def _table(rows: list[dict], device: str) -> list[tuple[str, str, str, str]]:
             mine, config = of[size, tuned, 'ours'], SIZES[device][size][tuned].config
             rate, mfu = mine['tokens_per_second'], f', MFU {mine["mfu"]:.0%}' if 'mfu' in mine else ''
             what = f'{config["num_hidden_layers"]} layers of {config["hidden_size"]}, {config["vocab_size"]:,} words'
-            where = 'float32 on a CPU' if device == 'cpu' else 'bfloat16 on a card'
+            where = f'{dtype} on a {"CPU" if device == "cpu" else "card"}'
             lines.append(
                 (
                     f'train step, {what}, {tuned}, {where}',
@@ -210,6 +220,7 @@ CONTEST = peers.Contest(
 
 def main() -> None:
     device = CONTEST.device
+    where = {'device': device, 'dtype': _DTYPE.value if device == 'cpu' else 'bfloat16'}
     sizes, against = _SIZES.value or list(SIZES[device]), _AGAINST.value or PEERS[device]
     rows = []
     print(
@@ -218,13 +229,13 @@ def main() -> None:
     for size in sizes:
         for tuned in _TUNED.value:
             s = SIZES[device][size][tuned]
-            found = CONTEST(dict(size=size, tuned=tuned, device=device), ['ours', *against])
+            found = CONTEST({'size': size, 'tuned': tuned, **where}, ['ours', *against])
             for name, row in found.items():
                 row['tokens_per_second'] = s.steps * s.rows * s.tokens / row['seconds']
                 if 'ours' in found:
                     row['ours_is_faster_by'] = row['seconds'] / found['ours']['seconds']
                 if device == 'gpu':
-                    row['mfu'] = row['tokens_per_second'] * _flops(s, tuned, device) / PEAK
+                    row['mfu'] = row['tokens_per_second'] * _flops(s, tuned, **where) / PEAK
                 rows.append({'size': size, 'tuned': tuned, 'contestant': name, **row})
                 mfu = f'{row["mfu"]:.1%}' if 'mfu' in row else ''
                 print(
@@ -237,8 +248,8 @@ def main() -> None:
     shapes = {
         size: {tuned: dataclasses.asdict(s) for tuned, s in SIZES[device][size].items()} for size in sizes
     }
-    chosen = (_SIZES, _TUNED, _AGAINST)
-    CONTEST.write(packages, chosen, shapes=shapes, rows=rows, table=_table(rows, device))
+    chosen = (_SIZES, _TUNED, _AGAINST, _DTYPE)
+    CONTEST.write(packages, chosen, shapes=shapes, rows=rows, table=_table(rows, **where))
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from bsft_jax.models import remat
 from bsft_jax.models.attention import Attend, AttentionMask, Scores, dense, on_devices
-from bsft_jax.models.products import across, precision_for
+from bsft_jax.models.products import across, contract
 from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting, parts
 
 BLOCK = 128  # queries, and keys
@@ -123,10 +123,7 @@ def _keys(j, k_BKSH, v_BKSH, rows: _Rows):
 
 def _scored(scores, window, q_BKRH, k_BKsH, segments_Bt, place_t, segments_Bs, place_s):
     """Scores of a block, float32, and which of them count."""
-    products_BKRs = jnp.einsum(
-        'BKRH,BKsH->BKRs', q_BKRH, k_BKsH,
-        precision=precision_for(q_BKRH.dtype), preferred_element_type=jnp.float32,
-    )  # fmt: skip
+    products_BKRs = contract('BKRH,BKsH->BKRs', q_BKRH, k_BKsH, jnp.float32)
     behind_ts = place_t[:, None] - place_s[None]
     visible_ts = (behind_ts >= 0) & (behind_ts < window) if window else behind_ts >= 0
     visible_Bts = visible_ts & (segments_Bt[:, :, None] == segments_Bs[:, None])
@@ -142,8 +139,6 @@ def _attention(scores: Scores, window: int, q_iBKRH, k_BKSH, v_BKSH, rows: _Rows
 
 
 def _forward(scores, window, q_iBKRH, k_BKSH, v_BKSH, rows):
-    precision = precision_for(q_iBKRH.dtype)
-
     def block(i):
         q_BKRH = q_iBKRH[i]
         segments_Bt, place_t, first, end = _block_of(i, rows, window)
@@ -157,13 +152,7 @@ def _forward(scores, window, q_iBKRH, k_BKSH, v_BKSH, rows):
             scores_BKRs = jnp.where(visible, scores_BKRs, _HIDDEN)
             before, most_BKR = most_BKR, jnp.maximum(most_BKR, jnp.max(scores_BKRs, -1))
             probs_BKRs, kept_BKR = jnp.exp(scores_BKRs - most_BKR[..., None]), jnp.exp(before - most_BKR)
-            more_BKRH = jnp.einsum(
-                'BKRs,BKsH->BKRH',
-                probs_BKRs.astype(v.dtype),
-                v,
-                precision=precision,
-                preferred_element_type=jnp.float32,
-            )
+            more_BKRH = contract('BKRs,BKsH->BKRH', probs_BKRs.astype(v.dtype), v, jnp.float32)
             return most_BKR, kept_BKR * z_BKR + probs_BKRs.sum(-1), kept_BKR[..., None] * out_BKRH + more_BKRH
 
         zeros = jnp.zeros(q_BKRH.shape, jnp.float32)
@@ -179,9 +168,7 @@ def _forward(scores, window, q_iBKRH, k_BKSH, v_BKSH, rows):
 
 def _backward(scores, window, kept, dout_iBKRH):
     q_iBKRH, k_BKSH, v_BKSH, rows, out_iBKRH, log_z_iBKR = kept
-    product = functools.partial(
-        jnp.einsum, precision=precision_for(q_iBKRH.dtype), preferred_element_type=jnp.float32
-    )
+    product = functools.partial(contract, result=jnp.float32)
 
     def block(sums, i):
         q_BKRH, dout_BKRH = q_iBKRH[i], dout_iBKRH[i]

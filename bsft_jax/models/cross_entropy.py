@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from bsft_jax.models.attention import soft_cap
-from bsft_jax.models.products import kernel_gradient, precision_for
+from bsft_jax.models.products import contract, kernel_gradient
 from bsft_jax.parallel.sharding import ROWS, TOKENS, fitting, on_each_device, parts
 
 LARGEST_TILE = 2**27  # logits of a device: a tile reads the kernel and writes its gradient once
@@ -222,10 +222,10 @@ def _tile(columns, wanted, vocabulary, kernel_DV, rows_nD, hidden_ND, targets_N,
     dtype, V = hidden_ND.dtype, kernel_DV.shape[1]
     ids_n = jnp.asarray(columns.behavior_ids, jnp.int32)
     first = jax.lax.axis_index(vocabulary) * V if vocabulary else 0
-    dot = functools.partial(jnp.einsum, precision=precision_for(dtype))
+    dot = functools.partial(contract, result=jnp.float32)
 
     def logits(spec, weights):
-        return soft_cap(dot(spec, hidden_ND, weights, preferred_element_type=jnp.float32), columns.cap)
+        return soft_cap(dot(spec, hidden_ND, weights), columns.cap)
 
     def over_columns(x, reduce):
         return reduce(x, vocabulary) if vocabulary else x
@@ -261,12 +261,12 @@ def _tile(columns, wanted, vocabulary, kernel_DV, rows_nD, hidden_ND, targets_N,
     dbase_NV = of_logits(masked_NV, share_NV, jnp.arange(V) == column_N[:, None])
     drows_Nn = of_logits(rows_Nn, share_Nn, is_row_Nn)
     if wanted[0]:
-        dhidden_ND = dot('NV,DV->ND', dbase_NV, kernel_DV, preferred_element_type=jnp.float32)
-        by_rows_ND = dot('Nn,nD->ND', drows_Nn, rows_nD, preferred_element_type=jnp.float32)
+        dhidden_ND = dot('NV,DV->ND', dbase_NV, kernel_DV)
+        by_rows_ND = dot('Nn,nD->ND', drows_Nn, rows_nD)
         dhidden_ND += by_rows_ND if vocabulary is None else jnp.where(first == 0, by_rows_ND, 0.0)
         dhidden_ND = dhidden_ND.astype(dtype)
     if wanted[2]:
-        drows_nD = dot('Nn,ND->nD', drows_Nn, hidden_ND, preferred_element_type=jnp.float32)
+        drows_nD = dot('Nn,ND->nD', drows_Nn, hidden_ND)
     return logprob_N, correct_N, dhidden_ND, dbase_NV if wanted[1] else None, drows_nD
 
 

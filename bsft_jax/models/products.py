@@ -14,6 +14,23 @@ def precision_for(dtype) -> str | None:
     return 'highest' if dtype == jnp.float32 else None
 
 
+def contract(spec: str, x: jax.Array, y: jax.Array, result=None) -> jax.Array:
+    """The einsum `spec` of two arrays of one dtype, in dtype `result` (default: theirs).
+
+    A CPU rounds to bfloat16 behind the product: XLA's kernels for that (AMX) give float32 alone, and what they cannot
+    do it converts to float32 first.
+    """
+    result = jnp.dtype(result or x.dtype)
+    dot = functools.partial(jnp.einsum, spec, precision=precision_for(x.dtype))
+    if result != jnp.bfloat16:
+        return dot(x, y, preferred_element_type=result)
+    return jax.lax.platform_dependent(
+        x, y,
+        cpu=lambda x, y: dot(x, y, preferred_element_type=jnp.float32).astype(result),
+        default=lambda x, y: dot(x, y, preferred_element_type=result),
+    )  # fmt: skip
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x_BTI: jax.Array, kernel_IO: jax.Array, result=None) -> jax.Array:
     """`x @ kernel` in the dtype of `x`, [B, T, I] and [I, O] to [B, T, O] of dtype `result` (default: that of `x`).
@@ -24,13 +41,7 @@ def product(x_BTI: jax.Array, kernel_IO: jax.Array, result=None) -> jax.Array:
 
 
 def _product(x_BTI, kernel_IO, result):
-    return jnp.einsum(
-        'BTI,IO->BTO',
-        x_BTI,
-        kernel_IO.astype(x_BTI.dtype),
-        precision=precision_for(x_BTI.dtype),
-        preferred_element_type=result,
-    )
+    return contract('BTI,IO->BTO', x_BTI, kernel_IO.astype(x_BTI.dtype), result)
 
 
 def _forward(x_BTI, kernel_IO, result):
@@ -43,7 +54,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, spec: str = '...I,...O->IO') -> jax.Array:
-    return jnp.einsum(spec, x, dy, precision=precision_for(x.dtype), preferred_element_type=jnp.float32)
+    return contract(spec, x, dy, jnp.float32)
 
 
 def _kernel_gradient_cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -65,10 +76,12 @@ def _turned(x: jax.Array) -> jax.Array:
     """The last two dimensions swapped, on a CPU at the speed of memory.
 
     A function that stays one in the program: else XLA makes what it copies in the same loop, and with strides that
-    takes five times as long.
+    takes five times as long. In bfloat16 two halves, joined: XLA has no kernel for a product of something that it sees
+    turned around, and would convert it to float32.
     """
+    halves = 2 if x.dtype == jnp.bfloat16 and x.shape[-1] % 2 == 0 else 1
     with set_xla_metadata(inlineable='false'):
-        return _swapped(x)
+        return jnp.concatenate([_swapped(part) for part in jnp.split(x, halves, -1)], -2)
 
 
 @jax.jit
@@ -80,9 +93,7 @@ def _backward(result, saved, dy_BTO):
     x_BTI, kernel_IO = saved
     dy_BTO = dy_BTO.astype(x_BTI.dtype)
     dkernel_IO = kernel_gradient(x_BTI, dy_BTO)
-    dx_BTI = jnp.einsum(
-        'BTO,IO->BTI', dy_BTO, kernel_IO.astype(x_BTI.dtype), precision=precision_for(x_BTI.dtype)
-    )
+    dx_BTI = contract('BTO,IO->BTI', dy_BTO, kernel_IO.astype(x_BTI.dtype))
     return dx_BTI, dkernel_IO.astype(kernel_IO.dtype)
 
 
@@ -96,9 +107,7 @@ VALUES = 'BKRS,BKSH->BKRH'  # and their scores by values
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def attended(spec: str, left: jax.Array, right_BKSH: jax.Array, result=None) -> jax.Array:
     """One of attention's two products, SCORES or VALUES, in dtype `result` (default: that of its factors)."""
-    return jnp.einsum(
-        spec, left, right_BKSH, precision=precision_for(right_BKSH.dtype), preferred_element_type=result
-    )
+    return contract(spec, left, right_BKSH, result)
 
 
 def _attended_backward(spec, result, saved, d):
@@ -118,12 +127,9 @@ attended.defvjp(
 
 def across(x_BKRS: jax.Array, y_BKRH: jax.Array, result=None) -> jax.Array:
     """`xᵀ y` [B, K, S, H], summed over rows of queries: the gradients of keys and of values."""
-
-    def plain(x_BKRS, y_BKRH, spec='BKRS,BKRH->BKSH'):
-        precision = precision_for(y_BKRH.dtype)
-        return jnp.einsum(spec, x_BKRS, y_BKRH, precision=precision, preferred_element_type=result)
-
     # In the other form XLA's CPU product runs on one thread.
     return jax.lax.platform_dependent(
-        x_BKRS, y_BKRH, cpu=lambda x, y: plain(_turned(x), y, 'BKSR,BKRH->BKSH'), default=plain
-    )
+        x_BKRS, y_BKRH,
+        cpu=lambda x, y: contract('BKSR,BKRH->BKSH', _turned(x), y, result),
+        default=lambda x, y: contract('BKRS,BKRH->BKSH', x, y, result),
+    )  # fmt: skip

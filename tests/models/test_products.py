@@ -1,5 +1,7 @@
 """Products: both forms of the kernel's gradient, its dtype, and the precision of float32."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -46,6 +48,34 @@ def test_a_kernels_gradient_is_not_rounded_to_the_dtype_of_activations():
     assert dx_BTI.dtype == jnp.bfloat16 and dkernel_IO.dtype == jnp.float32
     exact_IO = jnp.einsum('BTI,BTO->IO', x_BTI.astype(jnp.float32), dy_BTO.astype(jnp.float32))
     assert_close(dkernel_IO, exact_IO, 1e-6)
+
+
+def test_a_cpu_rounds_to_bfloat16_behind_the_product():
+    def dots(platform):
+        args = [jax.ShapeDtypeStruct((2, 32, 64), jnp.bfloat16), jax.ShapeDtypeStruct((64, 32), jnp.float32)]
+        text = jax.jit(products.product).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+        return [line.split('->')[1].strip() for line in text.splitlines() if 'dot_general' in line]
+
+    assert dots('cpu') == ['tensor<2x32x32xf32>'] and dots('tpu') == ['tensor<2x32x32xbf16>']
+
+
+def test_a_cpu_has_a_kernel_for_every_product_of_a_layer_in_bfloat16():
+    """What XLA has none for it converts to float32 before."""
+
+    def loss(kernel_IO, x_BTI):
+        return jnp.sin(products.product(jnp.cos(x_BTI), kernel_IO)).astype(jnp.float32).sum()
+
+    for outputs in (32, 128):
+        shapes = (64, outputs), (2, 128, 64)
+        args = [
+            jax.ShapeDtypeStruct(x, dtype)
+            for x, dtype in zip(shapes, (jnp.float32, jnp.bfloat16), strict=True)
+        ]
+        text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*args).compile().as_text()
+        dtypes = dict(re.findall(r'%(\S+) = (\w+)\[', text))
+        factors_of = re.findall(r' dot\(%(\S+), %([^\s)]+)\)', text)
+        assert len(factors_of) == 3
+        assert {dtypes[name] for names in factors_of for name in names} == {'bf16'}, text
 
 
 SIZES = {'R': 6, 'S': 10, 'H': 4}
