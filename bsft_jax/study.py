@@ -24,7 +24,7 @@ _LAUNCHER = flags.DEFINE_enum('launcher', 'local', ['local', 'print'], 'Run here
 _JOBS = flags.DEFINE_integer(
     'jobs',
     1,
-    'Runs at a time, each on its share of the processor cores. GPUs and TPUs are not shared out: leave it at 1 there.',
+    'Runs at a time, each on its share of the processor cores and NVIDIA cards. TPUs are not shared out: leave it at 1.',
     lower_bound=1,
 )
 _OVERRIDE = flags.DEFINE_multi_string(

@@ -23,6 +23,7 @@ from bsft_jax.behaviorbench.records import SPLITS
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import EXIT_RESTART, EXIT_USER, Preempted, UserError
 from bsft_jax.evaluation import records as scored
+from bsft_jax.studies import sharing
 from bsft_jax.studies import study as study_lib
 from bsft_jax.studies.study import Point, Study
 
@@ -83,6 +84,12 @@ def base_workdir(config: RunConfig) -> str:
     return f'points/base-{study_lib.digest(of)[:8]}'
 
 
+class _Mine(threading.local):
+    """A thread's share of the machine."""
+
+    share = sharing.Share()
+
+
 class Local:
     """Runs commands on this machine, each with a log of its own; a failed one is tried once more.
 
@@ -90,13 +97,13 @@ class Local:
 
     Args:
       directory: of the study.
-      jobs: commands at a time, each with its share of the processor cores.
+      jobs: commands at a time, each with its share of this machine; raises UserError when that is none.
     """
 
     prints = False
 
     def __init__(self, directory: pathlib.Path, jobs: int = 1):
-        self._logs, self._jobs = directory / 'logs', jobs
+        self._logs, self._shares, self._mine = directory / 'logs', sharing.shares(jobs), _Mine()
         self._children: set[subprocess.Popen] = set()
         self._stopping = threading.Event()
         self.failed: dict[str, str] = {}
@@ -106,17 +113,16 @@ class Local:
 
         Raises Preempted when a command or this process is told to stop; the other commands are, too.
         """
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
-        numbers = itertools.count()
+        left = iter(self._shares)
 
         def settle() -> None:
-            share = cores[next(numbers) :: self._jobs]
-            if share and self._jobs > 1:
-                os.sched_setaffinity(0, share)  # of this thread and the commands it starts
+            self._mine.share = next(left)
+            if self._mine.share.cores:
+                os.sched_setaffinity(0, self._mine.share.cores)  # of this thread and the commands it starts
 
         self._stopping.clear()
         before = signal.signal(signal.SIGTERM, lambda *_: self._stop())
-        pool = concurrent.futures.ThreadPoolExecutor(self._jobs, initializer=settle)
+        pool = concurrent.futures.ThreadPoolExecutor(len(self._shares), initializer=settle)
         try:
             for done in concurrent.futures.as_completed([pool.submit(function, item) for item in items]):
                 done.result()
@@ -151,7 +157,10 @@ class Local:
         return False
 
     def _run(self, command: Sequence[str], log) -> int:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env={**os.environ, **self._mine.share.environment},
+        )  # fmt: skip
         self._children.add(child)
         try:
             if self._stopping.is_set():
