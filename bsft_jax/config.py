@@ -77,6 +77,8 @@ class DataSection:
     conversation lose its oldest turns first. `loss_on='turns'` trains on every turn of the assistant,
     `'answer'` on the last alone. A record `without_behavior` is trained on without a token (`plain`) or
     an error (`refuse`). A mixture of sources is written `0.7*SOURCE + 0.3*SOURCE`.
+    `answer_format` is what stands for the right option: its `letter`, or its own `text`.
+    `chat_template` is a Jinja file in place of the base's template.
     `label_noise` is the share of labelled training records whose behavior is changed to another;
     `hold_out` names a category that is left out of training and validation. `behavior_weight` is
     the loss weight of an answer's head, spread over its tokens.
@@ -101,7 +103,8 @@ class DataSection:
 class OptimizerSection:
     """AdamW with linear warmup and cosine decay to `final_ratio` of the peak over `schedule_steps`.
 
-    `moments` is how both moments are held: `float32`, or `bfloat16` in half of the memory.
+    Kernels and the table decay by `learning_rate · weight_decay` a step; gradients are clipped to the norm `clip_norm`;
+    `b1`, `b2` and `eps` are Adam's. `moments` is how both moments are held: `float32`, or `bfloat16` in half of the memory.
     """
 
     learning_rate: float = 1e-4
@@ -118,7 +121,9 @@ class OptimizerSection:
 
 @dataclasses.dataclass
 class TrainSection:
-    """`steps=0` runs to the end of the schedule; a smaller number stops early and can be resumed.
+    """What trains, `mode`: all parameters (`full`), adapters and behavior rows (`lora`), or `behavior_rows` alone.
+
+    `accumulation` is the parts that a step's rows are computed in, one after the other. `steps=0` runs to the end of the schedule; a smaller number stops early and can be resumed.
 
     `remat` names what a layer keeps for its backward pass, which computes the rest again. `none` keeps all. `dots`
     keeps what linear maps give out and attention's output: what is again is cheap. `minimal` keeps attention's

@@ -165,9 +165,12 @@ def describe(record: Record) -> str:
 
 
 def render(
-    records: Sequence[Record], base: str, answer_format: str, chat_template: str, colour: bool
+    records: Sequence[Record], shown: int, base: str, answer_format: str, chat_template: str, colour: bool
 ) -> list[str]:
-    """What training on each record sees with the tokenizer of `base` and its behavior tokens."""
+    """What training sees of the first so many records, with the tokenizer of `base`.
+
+    It has the behavior tokens if any of the records has a behavior.
+    """
     from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
     from bsft_jax.data import checks, rendering
     from bsft_jax.data.tokenizer import load_tokenizer
@@ -176,11 +179,13 @@ def render(
     directory = files.resolve_directory(base)
     tokenizer = load_tokenizer(directory, chat_template)
     rows = files.read_config(directory).get('vocab_size')
-    behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS, rows=rows)
+    labelled = any(record.behavior or any(m.behavior for m in record.messages) for record in records)
+    form = 'tokens' if labelled else 'none'
+    behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS, form, rows)
     renderer = rendering.Renderer(tokenizer, behaviors, answer_format=answer_format)
     checks.check_records(records, renderer, DEFAULT_BEHAVIORS)
     ids = frozenset(behaviors.ids)
-    return [inspection.describe(e, tokenizer, ids, colour) for e in renderer.examples(records)]
+    return [inspection.describe(e, tokenizer, ids, colour) for e in renderer.examples(records[:shown])]
 
 
 def _check_replaceable(folder: pathlib.Path, must_hold: Sequence[str]) -> None:
@@ -240,10 +245,9 @@ def main(argv: Sequence[str]) -> None:
     colour, shown = sys.stdout.isatty(), []
 
     def look(train: Sequence[Record]) -> None:
-        records = train[: _INSPECT.value]
-        if records:
-            rendered = render(records, _BASE.value, _ANSWER_FORMAT.value, _TEMPLATE.value, colour)
-            shown.extend(zip(map(describe, records), rendered, strict=True))
+        if count := min(_INSPECT.value, len(train)):
+            rendered = render(train, count, _BASE.value, _ANSWER_FORMAT.value, _TEMPLATE.value, colour)
+            shown.extend(zip(map(describe, train[:count]), rendered, strict=True))
 
     card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value, mapping, _FORMAT.value, look)
     for name, file in card['files'].items():

@@ -169,7 +169,7 @@ def _reading_mesh(network: Network) -> Mesh:
 
 
 def _in_stored_dtype(base: BaseModel, platform: str) -> Network:
-    """The base's network in bfloat16 where its files are; in float32 on CPUs, which compute slowly in bfloat16."""
+    """The base's network in bfloat16 where its files are; in float32 on CPUs."""
     if platform == 'cpu' or hub_files.stored_dtype(base.directory) != 'bfloat16':
         return base.network
     return dataclasses.replace(base.network, dtype='bfloat16', base_dtype='bfloat16')
@@ -240,7 +240,7 @@ def evaluate(
     NAME is `name`, or `SPLIT-POLICY` followed by what is not as usual: the prompt style, `hard`, `limit8`, `step2`,
     other data, another model or template. `metrics.json` says all of it.
 
-    The model is `model`, or the run in `workdir`, its parameters split over all devices. The confusion counts
+    The model is `model`, or the run in `workdir`, on `mesh.reading_mesh`. The confusion counts
     kept on the devices must agree with the rows written, or it is an error. Records that do not fit
     the model's positions are left out up to the share `drop_long` (default: the run's, or 0.01); of a
     `limit` whole cases are taken, evenly spread.
@@ -330,7 +330,7 @@ def generate(
 
     `raw` continues the text behind the tokenizer's own start token, with policy `none` and no template.
     `prompt` is the prompt style; the train split of `examples` (default: the run's source) has what it shows.
-    The model is `model`, or the run in `workdir`, its parameters split over all devices.
+    The model is `model`, or the run in `workdir`, on `mesh.reading_mesh`.
     """
     style = _parse_style(prompt, examples)
     if (text is None) == (not input_file):

@@ -66,7 +66,7 @@ def test_the_readme_has_a_few_rows_of_the_table():
     from benchmarks import table
 
     few, every = (table.table(page).splitlines() for page in table.PAGES)
-    assert few[0].startswith('**A train step beside eager torch: on `amx_tile` 0.')
+    assert few[0].startswith('**A train step beside eager torch: float32 on `amx_tile` 0.')
     assert set(few[2:]) < set(every) and len(few[4:]) == 8
 
 

@@ -271,3 +271,15 @@ def test_command(tmp_path):
     unseen = run('--source=synthetic:3', f'--output={tmp_path / "other"}', '--inspect=1', '--base=/nowhere')
     assert unseen.returncode == 2 and len(unseen.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ['set']
+
+
+@pytest.mark.parametrize('labelled', [0, 1])
+def test_records_without_a_behavior_are_shown(tmp_path, labelled):
+    """Without a token; the others may have one."""
+    rows = [{'prompt': f'Question {i}?', 'completion': 'Fine.', 'split': 'train'} for i in range(3)]
+    rows[-1] |= {'behavior': 'reactive'} if labelled else {}
+    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    done = run(f'--source=jsonl:{tmp_path / "rows.jsonl"}', f'--output={tmp_path / "set"}', '--inspect=3')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('\nid:weight: ') == 3
+    assert done.stdout.count('⟦<|reactive|>⟧') == labelled
