@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -110,7 +111,8 @@ class Checkup:
             pythons = SpecifierSet(metadata.metadata('bsft_jax')['Requires-Python'])
         except metadata.PackageNotFoundError:
             raise Warned('bsft_jax is not installed, so no ranges are known; pip install -e .') from None
-        wrong = [] if platform.python_version() in pythons else [f'python {platform.python_version()}']
+        python = '.'.join(map(str, sys.version_info[:3]))  # a release candidate counts as its release
+        wrong = [] if python in pythons else [f'python {python}']
         for one in needed:
             if one.marker and not one.marker.evaluate({'extra': ''}):
                 continue

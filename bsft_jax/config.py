@@ -123,13 +123,14 @@ class OptimizerSection:
 class TrainSection:
     """What trains, `mode`: all parameters (`full`), adapters and behavior rows (`lora`), or `behavior_rows` alone.
 
-    `accumulation` is the parts that a step's rows are computed in, one after the other. `steps=0` runs to the end of the schedule; a smaller number stops early and can be resumed.
+    `accumulation` is the parts that a step's rows are computed in, one after the other. `steps=0` runs to the end of
+    the schedule; a smaller number stops early and can be resumed.
 
-    `remat` names what a layer keeps for its backward pass, which computes the rest again. `none` keeps all. `dots`
-    keeps what linear maps give out and attention's output: what is again is cheap. `minimal` keeps attention's
-    output alone, so that attention's forward pass is not run again. `full` keeps the layer's input alone: a third
-    more products. `offload` keeps on the devices nothing: the layer's input and attention's output wait in the
-    memory of the host.
+    `remat` names what a layer keeps for its backward
+    pass, which computes the rest again. `none` keeps all. `dots` keeps what linear maps give out and attention's
+    output: what is again is cheap. `minimal` keeps attention's output alone, so that attention's forward pass is not
+    run again. `full` keeps the layer's input alone: a third more products. `offload` keeps on the devices nothing: the
+    layer's input and attention's output wait in the memory of the host.
     """
 
     mode: str = 'full'

@@ -19,7 +19,7 @@ def main(argv) -> None:
     from bsft_jax import runs
     from bsft_jax.parallel import processes
 
-    processes.start()
+    processes.start(stopping=True)
     runs.train(_CONFIG.value, _WORKDIR.value)
 
 

@@ -23,7 +23,7 @@ import time
 
 GRACE_SECONDS = 5  # between SIGTERM and SIGKILL, once one process has failed
 SAVE_SECONDS = 300  # until SIGKILL, once one process has saved and stopped
-NOISE = '[Gloo] Rank '  # what the collectives of CPUs say of every connection
+NOISE = ('[Gloo]', 'peer ranks')  # what the collectives of CPUs say of every connection, at times in pieces
 POLL_SECONDS = 0.1
 STOPPED = 75  # asked to stop, and the others with it: they save together
 
@@ -40,6 +40,8 @@ def environment(index: int, processes: int, port: int, devices: int) -> dict[str
         env['XLA_FLAGS'] = ' '.join([*flags, f'--xla_force_host_platform_device_count={devices}'])
         env['JAX_PLATFORMS'] = 'cpu'
         env.setdefault('NPROC', str(8 * devices))  # threads: each collective in progress takes one a device
+    elif processes > 1:
+        env.setdefault('JAX_LOCAL_DEVICE_IDS', str(index))  # a card each; jax reads it, and CPUs do not care
     return env
 
 
@@ -54,7 +56,7 @@ def relay(index: int, process: subprocess.Popen) -> threading.Thread:
 
     def copy(source, target):
         for line in source:
-            if not line.startswith(NOISE):
+            if not any(words in line for words in NOISE):
                 target.write(f'[{index}] {line}')
                 target.flush()
 

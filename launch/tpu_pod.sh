@@ -65,7 +65,8 @@ place=("--zone=$zone" ${project:+"--project=$project"} --quiet)
 archive="${TMPDIR:-/tmp}/bsft-$name.tar.gz"
 
 # What hosts are told. The app has a session of its own, so that it outlives a lost connection.
-stop="pkill -TERM -f '[.]venv/bin/python'; while pgrep -f '[.]venv/bin/python' >/dev/null; do sleep 1; done"
+stop="pkill -TERM -f '[.]venv/bin/python'; for i in \$(seq 1800); do pgrep -f '[.]venv/bin/python' >/dev/null || break; sleep 1; done"
+stop="$stop; pkill -KILL -f '[.]venv/bin/python' || true"
 apt='sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300'
 install="set -e; rm -rf bsft_jax/bsft_jax; mkdir -p bsft_jax; tar -xzf bsft.tar.gz -C bsft_jax; cd bsft_jax"
 install="$install; python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' && venv=python3-venv || venv=python3.11-venv"

@@ -13,14 +13,19 @@ and otherwise the run is one process. `BSFT_JOIN_SECONDS` (300) is how long a st
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
+import pathlib
 import re
+import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
+
+import numpy as np
 
 from bsft_jax.errors import UserError
 
@@ -97,8 +102,11 @@ def first_host(nodes: str) -> str:
     return match[1] + (match[2] or '')
 
 
-def start() -> None:
+def start(*, stopping: bool = False) -> None:
     """Joins the processes of this run where the environment names several; prints who is there.
+
+    Args:
+      stopping: whether the app asks jax if it was told to stop; else SIGTERM ends a process at once.
 
     Raises UserError, in every process, naming those that did not join in time.
     """
@@ -113,11 +121,41 @@ def start() -> None:
         jax.distributed.initialize(
             found.coordinator, found.count, found.index,
             local_device_ids=found.local_devices, initialization_timeout=seconds,
+            cluster_detection_method='deactivate',  # or jax, in a Slurm step, takes one card of those that None means
         )  # fmt: skip
     elif env.get('BSFT_DISTRIBUTED') == '1' or ',' in env.get('TPU_WORKER_HOSTNAMES', ''):
         jax.distributed.initialize(initialization_timeout=seconds)
     if jax.distributed.is_initialized():
+        if not stopping:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax has its own there by now
         say(table(jax.devices(), hosts))
+        if not _share_a_cache():
+            jax.config.update('jax_enable_compilation_cache', False)
+
+
+def _share_a_cache() -> bool:
+    """Whether all processes find the same compiled programs.
+
+    Where they do not, process 0 alone has kept them, and would not be there when the others, compiling on GPUs, ask it
+    for its part of the autotuning: they would wait for ever.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    folder = jax.config.jax_compilation_cache_dir
+    if jax.process_count() == 1 or not folder or '://' in folder:
+        return True
+    number = multihost_utils.broadcast_one_to_all(np.uint32(int.from_bytes(os.urandom(4))))
+    mark = pathlib.Path(folder) / f'.shared-{number:08x}'
+    if is_first():
+        with contextlib.suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+    barrier('cache')
+    shared = all_agree(mark.exists())
+    if is_first():
+        mark.unlink(missing_ok=True)
+    return shared
 
 
 def is_first() -> bool:
@@ -150,7 +188,6 @@ def all_agree(good: bool) -> bool:
 def least(value: float) -> float:
     """The smallest that any process has, to the precision of float32; each of them has to ask."""
     import jax
-    import numpy as np
     from jax.experimental import multihost_utils
 
     if jax.process_count() == 1:

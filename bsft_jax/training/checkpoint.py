@@ -23,6 +23,7 @@ from bsft_jax.training import fingerprints
 from bsft_jax.training.state import TrainState
 from bsft_jax.trees import flatten
 
+SAVE_SECONDS = 7200  # that writing a step may take; orbax allows 1,200, too few for 100 GB on slow storage
 _JSON_ITEMS = ('data', 'clock', 'config', 'fingerprints')
 
 
@@ -54,6 +55,17 @@ def _shapes(tree: Any) -> dict[str, list[int]]:
     return {path: list(x.shape) for path, x in flatten(tree).items()}
 
 
+class _Manager(ocp.CheckpointManager):
+    """Does not ask jax whether the run was told to stop.
+
+    The loop does, by steps since its start; a question by another count in between would put off the answer.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one workdir.
 
@@ -67,10 +79,14 @@ class Checkpoints:
         self._read_only = read_only
         self._workdir = pathlib.Path(workdir).resolve()
         self._directory = self._workdir / 'checkpoints'
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._directory,
             item_names=('state', *_JSON_ITEMS),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=not read_only,
+                async_options=ocp.AsyncOptions(timeout_secs=SAVE_SECONDS),
+            ),
         )
         self._frozen: dict[str, int] | None = None
 

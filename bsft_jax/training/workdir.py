@@ -89,7 +89,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
                 raise UserError(
                     'another run is at work there',
                     where=f'--workdir={workdir}',
-                    fix='wait for it, stop it or name a new --workdir',
+                    fix=f'wait for it or stop it; if its host is gone, delete {workdir / "lock"}',
                 ) from error
             except OSError:
                 pass

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / 'launch' / 'local.py'
@@ -31,12 +33,25 @@ def test_a_signal_while_processes_are_started_ends_them():
     assert done.returncode == 128 + 15 and time.monotonic() - began < 50, done.stderr
 
 
-def test_who_hangs_after_the_others_have_saved_is_killed(monkeypatch):
+@pytest.fixture
+def local():
     spec = importlib.util.spec_from_file_location('local', SCRIPT)
-    local = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(local)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_who_hangs_after_the_others_have_saved_is_killed(local, monkeypatch):
     monkeypatch.setattr(local, 'SAVE_SECONDS', 0.5)
     programs = ('raise SystemExit(75)', 'import time; time.sleep(60)')
     running = [subprocess.Popen([sys.executable, '-c', program]) for program in programs]
     assert local.watch(running) == 75
     assert [process.returncode for process in running] == [75, -9]
+
+
+def test_processes_beside_each_other_have_a_card_each(local, monkeypatch):
+    monkeypatch.delenv('JAX_LOCAL_DEVICE_IDS', raising=False)
+    cards = [local.environment(i, 2, 1, 0).get('JAX_LOCAL_DEVICE_IDS') for i in range(2)]
+    assert cards == ['0', '1']
+    assert 'JAX_LOCAL_DEVICE_IDS' not in local.environment(0, 1, 1, 0)  # all of them
+    assert 'JAX_LOCAL_DEVICE_IDS' not in local.environment(1, 2, 1, 4)  # of a CPU

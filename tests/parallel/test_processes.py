@@ -29,6 +29,7 @@ SLURM = {
     'SLURM_PROCID': '3',
     'SLURM_LOCALID': '1',
     'SLURM_JOB_ID': '4100',
+    'SLURM_JOB_NODELIST': 'gpu[007-008]',
     'SLURM_STEP_NODELIST': 'gpu[007-008]',
     'SLURM_STEP_TASKS_PER_NODE': '2(x2)',
 }
@@ -107,6 +108,47 @@ def call(present, count, seconds, strangers=()):
         for thread in threads:
             thread.join(30)
     return said
+
+
+JOINED = """
+import os, signal
+from bsft_jax.parallel import processes
+processes.start()
+import jax
+from jax._src import xla_bridge
+print(xla_bridge.CUDA_VISIBLE_DEVICES.value, jax.config.jax_enable_compilation_cache, flush=True)
+processes.barrier('said')
+os.kill(os.getpid(), signal.SIGTERM)
+processes.barrier('never')
+"""
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_tasks_alone_on_their_nodes(tmp_path, shared):
+    """Each has all cards of its node, SIGTERM ends it, and programs are kept where all find them or nowhere."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    alone = {
+        'SLURM_NTASKS': '2',
+        'SLURM_STEP_NUM_TASKS': '2',
+        'SLURM_STEP_TASKS_PER_NODE': '1(x2)',
+        'SLURM_LOCALID': '0',
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, '-c', JOINED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            env=os.environ | SLURM | alone | {
+                'SLURM_PROCID': str(i), 'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
+                'JAX_COMPILATION_CACHE_DIR': str(tmp_path / ('both' if shared else str(i))),
+            },
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    for process in started:
+        said, wrong = process.communicate(timeout=120)
+        assert (said.splitlines()[-1], process.returncode) == (f'all {shared}', -signal.SIGTERM), wrong
+    assert not [*tmp_path.rglob('.shared-*')]
 
 
 def connected(address):
@@ -241,7 +283,7 @@ def test_processes_answer_together_as_one_does(base):
         '--temperature=1',
     )
     said = [launch(count, devices, *ask) for count, devices in ((1, 1), (2, 2))]
-    alone, together = (done.stdout.removeprefix('[0] ') for done in said)
+    alone, together = (done.stdout.splitlines()[-1].removeprefix('[0] ') for done in said)
     assert json.loads(together) == json.loads(alone), said
 
 

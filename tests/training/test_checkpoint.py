@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 
 from bsft_jax.config import MeshSection, OptimizerSection
 from bsft_jax.errors import UserError
@@ -203,3 +204,11 @@ def test_fingerprints_see_what_changes_many_elements_alike():
             changed.append(burst.view(np.float32).reshape(value.shape))
     for other in changed:
         assert fingerprints.compute({'x': jnp.asarray(other)}) != marks
+
+
+def test_a_save_does_not_ask_whether_the_run_was_stopped(tmp_path, monkeypatch):
+    """Its count of steps is not the loop's: jax would put off the answer to the largest it has heard."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', asked.append)
+    save(tmp_path, make_state(step=1), make_state(step=2))
+    assert Checkpoints(tmp_path).steps == [1, 2] and not asked
