@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh
 
 from bsft_jax.config import MESH_AXES, MeshSection
@@ -31,8 +30,7 @@ def make_mesh(section: MeshSection, devices: Sequence | None = None) -> Mesh:
     """
     placed = place(section, jax.devices() if devices is None else devices)
     if placed.size > 1 and placed.flat[0].platform == 'cpu':
-        jax.config.update('jax_enable_compilation_cache', False)
-        compilation_cache.reset_cache()  # jax has read the setting when it first compiled
+        processes.keep_nothing_compiled()
     return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 

@@ -130,7 +130,16 @@ def start(*, stopping: bool = False) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax has its own there by now
         say(table(jax.devices(), hosts))
         if not _share_a_cache():
-            jax.config.update('jax_enable_compilation_cache', False)
+            keep_nothing_compiled()
+
+
+def keep_nothing_compiled() -> None:
+    """From here on this process keeps no compiled programs and reads none."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    jax.config.update('jax_enable_compilation_cache', False)
+    compilation_cache.reset_cache()  # jax has read the setting when it first compiled
 
 
 def _share_a_cache() -> bool:

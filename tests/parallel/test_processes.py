@@ -111,12 +111,19 @@ def call(present, count, seconds, strangers=()):
 
 
 JOINED = """
-import os, signal
+import os, pathlib, signal
 from bsft_jax.parallel import processes
 processes.start()
 import jax
 from jax._src import xla_bridge
-print(xla_bridge.CUDA_VISIBLE_DEVICES.value, jax.config.jax_enable_compilation_cache, flush=True)
+
+@jax.jit
+def marked(x):
+    return x + 1
+
+marked(1.0)
+kept = any('marked' in path.name for path in pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR']).rglob('*'))
+print(xla_bridge.CUDA_VISIBLE_DEVICES.value, kept, flush=True)
 processes.barrier('said')
 os.kill(os.getpid(), signal.SIGTERM)
 processes.barrier('never')
@@ -141,13 +148,16 @@ def test_tasks_alone_on_their_nodes(tmp_path, shared):
             env=os.environ | SLURM | alone | {
                 'SLURM_PROCID': str(i), 'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
                 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / ('both' if shared else str(i))),
+                'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
             },
         )
         for i in range(2)
     ]  # fmt: skip
-    for process in started:
+    for i, process in enumerate(started):
         said, wrong = process.communicate(timeout=120)
-        assert (said.splitlines()[-1], process.returncode) == (f'all {shared}', -signal.SIGTERM), wrong
+        kept = said.splitlines()[-1].removeprefix('all ')
+        assert (said.splitlines()[-1], process.returncode) == (f'all {kept}', -signal.SIGTERM), wrong
+        assert i or kept == str(shared)  # process 0 alone writes
     assert not [*tmp_path.rglob('.shared-*')]
 
 
