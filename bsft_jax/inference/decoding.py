@@ -150,6 +150,14 @@ def _decode(
     return jax.lax.while_loop(unfinished, advance, carry)[1], branch_B, behavior_Bn
 
 
+def _padded(length: int, longest: int) -> int:
+    """Columns for prompts of this length: those of the longest halved while it fits, so that programs are few."""
+    columns = -(-longest // _ROUND) * _ROUND
+    while length <= (half := -(-columns // (2 * _ROUND)) * _ROUND) < columns:
+        columns = half
+    return columns
+
+
 def generate(
     model: Model,
     prompts: Sequence[list[int]],
@@ -163,7 +171,7 @@ def generate(
 ) -> list[Generation]:
     """Continues each prompt (ids) until `stop_id` or `sampling.max_new_tokens`.
 
-    The result of a prompt does not depend on the others: sampling keys follow (seed, its index).
+    The result of a prompt does not depend on the others: sampling keys follow (seed, its index). The longest go first.
     `labels` are the rows that policy `oracle` needs, `tokens_per_batch` is about how many a device holds at a time.
 
     Raises UserError when prompt and answer do not fit the model's positions.
@@ -177,33 +185,29 @@ def generate(
             f'a prompt of {longest} tokens and {sampling.max_new_tokens} new ones exceed the {limit} positions of the model',
             where='--max_new_tokens',
         )
-    P = -(-longest // _ROUND) * _ROUND
-    shards = mesh_lib.batch_shards(model.mesh)
-    rows_of_device = max(1, tokens_per_batch // (P + sampling.max_new_tokens))
-    B = min(rows_of_device, -(-len(prompts) // shards)) * shards
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        jax.random.key(sampling.seed), jnp.arange(len(prompts) + B)
-    )
-    keys = np.asarray(jax.random.key_data(keys))  # numbers, which several processes can put on one mesh
-    rows, results = sharding.row_sharding(model.mesh), []
-    for start in range(0, len(prompts), B):
-        chunk = prompts[start : start + B]
-        tokens_BP, length_B, label_B = (
-            np.zeros((B, P), np.int32),
-            np.zeros(B, np.int32),
-            np.zeros(B, np.int32),
-        )
-        for i, prompt in enumerate(chunk):
-            tokens_BP[i, : len(prompt)], length_B[i] = prompt, len(prompt)
+    N, shards, rows = len(prompts), mesh_lib.batch_shards(model.mesh), sharding.row_sharding(model.mesh)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sampling.seed), jnp.arange(N))
+    keys_N = np.asarray(jax.random.key_data(keys))
+    order = sorted(range(N), key=lambda i: -len(prompts[i]))
+    results: dict[int, Generation] = {}
+    while len(results) < N:
+        P = _padded(len(prompts[order[len(results)]]), longest)
+        fit = max(1, tokens_per_batch // (P + sampling.max_new_tokens))
+        B = min(fit, -(-N // shards)) * shards
+        chunk = order[len(results) : len(results) + B]
+        tokens_BP, length_B, label_B = np.zeros((B, P), np.int32), *np.zeros((2, B), np.int32)
+        for row, i in enumerate(chunk):
+            tokens_BP[row, : len(prompts[i])], length_B[row] = prompts[i], len(prompts[i])
         if labels is not None:
-            label_B[: len(chunk)] = labels[start : start + B]
+            label_B[: len(chunk)] = np.asarray(labels)[chunk]
+        keys_B = keys_N[np.resize(chunk, B)]
         with jax.set_mesh(model.mesh):
             out_BM, branch_B, behavior_Bn = map(
                 fetch,
                 _decode(
                     model.network,
                     model.params,
-                    *jax.device_put((tokens_BP, length_B, label_B, keys[start : start + B]), rows),
+                    *sharding.spread((tokens_BP, length_B, label_B, keys_B), rows),
                     jnp.float32(sampling.temperature),
                     jnp.float32(sampling.top_p),
                     heads=model.behaviors.heads,
@@ -212,17 +216,17 @@ def generate(
                     stop_id=stop_id,
                 ),
             )
-        for i in range(len(chunk)):
-            ids = out_BM[i].tolist()
+        for row, i in enumerate(chunk):
+            ids = out_BM[row].tolist()
             ids = ids[: ids.index(stop_id)] if stop_id in ids else ids
             behavior = logprobs = None
             if model.behaviors.chooses:
-                names, branch = model.behaviors.names, int(branch_B[i])
+                names, branch = model.behaviors.names, int(branch_B[row])
                 behavior = names[branch - 1] if branch else None
-                logprobs = dict(zip(names, behavior_Bn[i].tolist(), strict=True))
-            results.append(Generation(ids, behavior, logprobs))
+                logprobs = dict(zip(names, behavior_Bn[row].tolist(), strict=True))
+            results[i] = Generation(ids, behavior, logprobs)
         on_batch(len(chunk))
-    return results
+    return [results[i] for i in range(N)]
 
 
 def describe(model: Model, generation: Generation) -> dict:

@@ -129,14 +129,24 @@ class Scorer:
         return behavior_BRn, option_BRXO, confusion
 
     def __call__(self, network: Network, params: Params, on_batch=lambda: None) -> Scores:
-        """Runs all batches; `on_batch` is called after each (a progress bar)."""
+        """Runs all batches, each read when the next is on its way; `on_batch` is called after each (a progress bar)."""
         plan, N = self._plan, len(self._records)
         behavior_Nn = np.zeros((N, self._n), np.float32)
         option_NBO = np.full((N, self._n + 1, plan.width), -np.inf, np.float32)
         rows, whole = sharding.row_sharding(self._mesh), sharding.replicated(self._mesh)
-        C = len(self._categories)
+        C, pending = len(self._categories), None
+
+        def collect(record_BR, sums):
+            there = record_BR >= 0
+            behavior_BRn, option_BRXO = map(fetch, sums)
+            behavior_Nn[record_BR[there]], option_NBO[record_BR[there]] = (
+                behavior_BRn[there],
+                option_BRXO[there],
+            )
+            on_batch()
+
         with jax.set_mesh(self._mesh):
-            confusion = jax.device_put(jnp.zeros((C, plan.width, plan.width), jnp.int32), whole)
+            confusion = sharding.spread(np.zeros((C, plan.width, plan.width), np.int32), whole)
             for batch, record_BR in plan.batches():
                 there = record_BR >= 0
                 places = {
@@ -147,11 +157,12 @@ class Scorer:
                 if self._policy is not None:
                     places['answer'] = self._answers_N[record_BR]
                     places['category'] = self._category_N[record_BR]
-                batch, places = jax.device_put((batch, places), rows)
-                behavior, option, confusion = self._run(network, params, batch, places, confusion)
-                behavior_Nn[record_BR[there]] = fetch(behavior)[there]
-                option_NBO[record_BR[there]] = fetch(option)[there]
-                on_batch()
+                batch, places = sharding.spread((batch, places), rows)
+                *sums, confusion = self._run(network, params, batch, places, confusion)
+                if pending:
+                    collect(*pending)
+                pending = record_BR, sums
+            collect(*pending)
         counts = np.asarray(confusion) if self._policy is not None else None
         return Scores(self._behaviors, behavior_Nn, option_NBO, plan.option_tokens_RO, counts)
 

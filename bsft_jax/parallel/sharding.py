@@ -80,6 +80,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def spread(tree: Any, place: NamedSharding) -> Any:
+    """Numpy arrays that every process holds whole, as global ones.
+
+    Processes neither send nor wait: `jax.device_put` would have all of them compare what they hold, array by array.
+    """
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, x.__getitem__), tree)
+
+
 def constrain(x: jax.Array, *axes) -> jax.Array:
     """Constrains an activation on the mesh in force (`jax.set_mesh`); does nothing without one.
 

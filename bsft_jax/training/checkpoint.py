@@ -12,6 +12,7 @@ import errno
 import pathlib
 import re
 import sys
+import time
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from bsft_jax.training.state import TrainState
 from bsft_jax.trees import flatten
 
 SAVE_SECONDS = 7200  # that writing a step may take; orbax allows 1,200, too few for 100 GB on slow storage
+_LOOKS = 60  # a second apart, for what process 0 sees: a network file system shows old names for a while
 _JSON_ITEMS = ('data', 'clock', 'config', 'fingerprints')
 
 
@@ -129,8 +131,9 @@ class Checkpoints:
 
         Raises:
           UserError: `step` does not exist or is damaged; the base is not the one trained on; another version
-            of this package wrote the step; every checkpoint is damaged.
+            of this package wrote the step; every checkpoint is damaged; processes see different steps.
         """
+        self._see_the_same()
         if step is not None:
             return self._restore_exactly(state, step)
         tried: set[int] = set()
@@ -147,6 +150,19 @@ class Checkpoints:
                 fix='start again with a new --workdir; the damaged steps are kept',
             )
         return None
+
+    def _see_the_same(self) -> None:
+        """Waits until all processes list the same steps: each for itself, some would restore others than the rest."""
+        for _ in range(_LOOKS):
+            if processes.all_equal(self.steps):
+                return
+            time.sleep(1)
+            self._manager.reload()
+        raise UserError(
+            f'process {jax.process_index()} sees {self.steps or "no steps"}, others see others',
+            where=str(self._directory),
+            fix='every host has to see the same folder',
+        )
 
     def _restore_exactly(self, state: TrainState, step: int) -> Restored:
         if step in self.steps:

@@ -13,7 +13,7 @@ from bsft_jax.config import MeshSection, OptimizerSection
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
-from bsft_jax.training import fingerprints, optimizer, state
+from bsft_jax.training import checkpoint, fingerprints, optimizer, state
 from bsft_jax.training.checkpoint import Checkpoints
 
 
@@ -155,6 +155,25 @@ def test_a_step_that_is_pruned_while_it_is_read(step, tmp_path, monkeypatch):
     else:
         found = fingerprints.compute(checkpoints.restore(make_state()).state.params)
         assert found == fingerprints.compute(make_state(value=2.0).params)
+
+
+def test_all_processes_restore_what_all_of_them_see(tmp_path, monkeypatch):
+    """A network file system may show a host the names of a while ago: nobody restores another step than the rest."""
+    save(tmp_path, make_state(step=1))
+    checkpoints, seen = Checkpoints(tmp_path), []
+
+    def appears(steps):
+        seen.append(steps)
+        if len(seen) == 1:
+            shutil.copytree(tmp_path / 'checkpoints' / '1', tmp_path / 'checkpoints' / '2')
+        return len(seen) == 2
+
+    monkeypatch.setattr(checkpoint.processes, 'all_equal', appears)
+    monkeypatch.setattr(checkpoint.time, 'sleep', lambda _: None)
+    assert checkpoints.restore(make_state()) is not None
+    assert seen == [[1], [1, 2]]
+    with pytest.raises(UserError, match=r'process 0 sees \[1, 2\], others see others'):
+        checkpoints.restore(make_state())
 
 
 def test_missing_and_wholly_damaged_checkpoints_say_so(tmp_path):
