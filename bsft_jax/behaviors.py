@@ -127,7 +127,10 @@ class BehaviorSet:
 
 
 def validate_behaviors(behaviors: tuple[Behavior, ...]) -> None:
-    """Raises UserError unless names are distinct identifiers, levels lie in [0, 1] and descriptions say something."""
+    """Raises UserError unless names are distinct identifiers, levels lie in [0, 1] and descriptions say something.
+
+    `none` is no name: scores and policies call the branch without a behavior so.
+    """
     names = [b.name for b in behaviors]
     if len(names) < 2 or len(set(names)) != len(names):
         raise UserError(
@@ -138,6 +141,8 @@ def validate_behaviors(behaviors: tuple[Behavior, ...]) -> None:
             raise UserError(
                 f'behavior name {b.name!r} is not a lower-case identifier', where='config.behaviors'
             )
+        if b.name == 'none':
+            raise UserError("'none' means no behavior and cannot name one", where='config.behaviors')
         if not 0.0 <= b.level <= 1.0:
             raise UserError(
                 f'level {b.level} of behavior {b.name!r} is not in [0, 1]', where='config.behaviors'
@@ -156,9 +161,9 @@ def extend_tokenizer(
     The tokens are non-special, so that servers print them. A token that the vocabulary already has keeps
     its id (a checkpoint that was exported by this package). The others take spare rows of the table, which
     are the ids behind the tokenizer's last (Qwen); where there are too few, the ids that the vocabulary
-    reserves (`<|reserved_special_token_0|>` of Llama 3, `<unused0>` of Gemma), whose names they replace; and
-    where there are none either, ids behind the end of the table. Words are encoded apart from what stands
-    around them.
+    reserves (`<|reserved_special_token_0|>` of Llama 3, `<unused0>` of Gemma) and neither the tokenizer nor its
+    template uses, whose names they replace; and where there are none either, ids behind the end of the table.
+    Words are encoded apart from what stands around them.
 
     Args:
       rows: of the embedding table; None for a table that has rows for any id.
@@ -166,7 +171,8 @@ def extend_tokenizer(
     made = BehaviorSet(tuple(behaviors), form=form)
     vocabulary = tokenizer.get_vocab()
     new = [b.token for b in made.rows if b.token not in vocabulary]
-    reserved = sorted((i, token) for token, i in vocabulary.items() if _RESERVED.fullmatch(token))
+    used = {*tokenizer.all_special_tokens, *_RESERVED.findall(str(tokenizer.chat_template or ''))}
+    reserved = sorted((i, t) for t, i in vocabulary.items() if _RESERVED.fullmatch(t) and t not in used)
     if new and rows is not None and len(tokenizer) + len(new) > rows and len(reserved) >= len(new):
         _rename(tokenizer, dict(zip((token for _, token in reserved), new, strict=False)))
     elif new:

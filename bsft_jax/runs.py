@@ -57,15 +57,27 @@ def _scorable(source: str, split: str) -> list[Record]:
     return tasks
 
 
+def _fitting(
+    records: list[Record], renderer: rendering.Renderer, network: Network, share: float, *, where: str
+):
+    """The records that fit the model's positions; says how many do not. Raises what `leave_out_long` does."""
+    fitting = scoring.leave_out_long(records, renderer, network, share, where=where)
+    if left_out := len(records) - len(fitting):
+        processes.say(f'{left_out} of {len(records)} records are too long and left out')
+    return fitting
+
+
 class ScoreEvaluator:
     """Macro-F1 of the validation split under `auto`, while a run goes on."""
 
     def __init__(self, config: RunConfig, base: BaseModel, mesh):
-        records = _scorable(config.data.source, 'validation')
+        records = labels.hold_out(_scorable(config.data.source, 'validation'), config.data.hold_out)
+        records = spread(records, config.evaluation.limit)
+        renderer = records_lib.training_renderer(config, base)
         self._network = base.network
         self._scorer = scoring.Scorer(
-            spread(labels.hold_out(records, config.data.hold_out), config.evaluation.limit),
-            records_lib.training_renderer(config, base),
+            _fitting(records, renderer, base.network, config.data.drop_long, where='--config.data.drop_long'),
+            renderer,
             base.network,
             mesh,
             policy='auto',
@@ -266,10 +278,8 @@ def evaluate(
     loaded.answer_format = answer_format or loaded.answer_format
     renderer = scoring.renderer_of(loaded)
     records = _in_style(style, records, loaded, renderer, examples or source)
-    fitting = scoring.leave_out_long(records, renderer, loaded.network, drop_long)
-    if left_out := len(records) - len(fitting):
-        processes.say(f'{left_out} of {len(records)} records are too long and left out')
-    records = fitting
+    asked_for = len(records)
+    records = _fitting(records, renderer, loaded.network, drop_long, where='--drop_long')
     scorer = scoring.Scorer(
         records, renderer, loaded.network, loaded.mesh, policy=policy, tokens_per_batch=tokens_per_batch
     )
@@ -287,7 +297,7 @@ def evaluate(
         'chat_template': chat_template,
         'answer_format': loaded.answer_format,
     }
-    metrics |= {'left_out': left_out, 'split': split, **asked, 'step': loaded.step}
+    metrics |= {'left_out': asked_for - len(records), 'split': split, **asked, 'step': loaded.step}
     counted = metrics_lib.metrics_from_confusion(scores.confusion_COO, scorer.categories)
     by_rows = {name: entry['macro_f1'] for name, entry in metrics['categories'].items()}
     if any(abs(counted['categories'][name] - by_rows[name]) > 1e-6 for name in by_rows):
@@ -345,7 +355,10 @@ def generate(
     loaded = open_model(model=model, workdir=workdir, step=step, chat_template=chat_template)
     if raw:
         tokenizer = loaded.tokenizer
-        prompt_ids, policy, stop_id = [tokenizer.encode(text)], 'none', tokenizer.eos_token_id
+        stop_id = (
+            -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        )  # -1: no token ends the text
+        prompt_ids, policy = [tokenizer.encode(text)], 'none'
         if not prompt_ids[0]:
             raise UserError('is empty and the tokenizer has no start token', where='--text')
     else:

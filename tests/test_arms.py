@@ -9,7 +9,7 @@ import pytest
 from bsft_jax import config as config_lib
 from bsft_jax import runs
 from bsft_jax.behaviorbench import sources, taxonomy
-from bsft_jax.behaviorbench.records import write_jsonl
+from bsft_jax.behaviorbench.records import Message, write_jsonl
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import mesh as mesh_lib
@@ -91,6 +91,20 @@ def test_validation_scores_are_of_records_from_everywhere_in_a_file(directory, t
     base.network = base.network.on(mesh)
     evaluator = runs.ScoreEvaluator(config, base, mesh)
     assert list(evaluator(workdir_lib.base_params(config, base, mesh))) == ['validation/macro_f1']
+
+
+def test_validation_leaves_out_as_many_long_records_as_training_may(directory, tmp_path, capsys):
+    records = sources.load_records('synthetic:200', 'validation')
+    long = dataclasses.replace(records[0], messages=(Message('user', 'K 5.9? ' * 4000),))
+    write_jsonl(tmp_path / 'validation.jsonl', [*records[1:], long])
+    config, mesh = RunConfig(), mesh_lib.single_device_mesh()
+    config.model.base, config.data.source, config.evaluation.limit = directory, f'jsonl:{tmp_path}', 0
+    config.data.drop_long = 0.0
+    with pytest.raises(UserError, match=r'--config\.data\.drop_long: 1 of'):
+        runs.ScoreEvaluator(config, workdir_lib.open_base(config), mesh)
+    config.data.drop_long = 0.5
+    runs.ScoreEvaluator(config, workdir_lib.open_base(config), mesh)
+    assert 'are too long and left out' in capsys.readouterr().err
 
 
 def test_rows_alone_can_train_where_an_arm_adds_them():

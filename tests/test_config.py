@@ -57,6 +57,7 @@ def changed(path, value):
         ('behaviors', (Behavior('reactive', 0.0, 'x'),)),
         ('behaviors', (Behavior('a', 0.0, 'x'), Behavior('b', 1.5, 'x'))),
         ('behaviors', (Behavior('a', 0.0, 'x'), Behavior('b', 1.0, ' '))),
+        ('behaviors', (Behavior('none', 0.0, 'x'), Behavior('b', 1.0, 'x'))),
     ],
 )
 def test_bad_values_name_their_flag(path, value):

@@ -28,7 +28,7 @@ from bsft_jax.behaviorbench.records import (
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.data import truncation
 from bsft_jax.data.examples import Example, ExampleStore
-from bsft_jax.data.tokenizer import any_of, control_tokens
+from bsft_jax.data.tokenizer import any_of, control_tokens, undated
 from bsft_jax.errors import UserError
 
 STEM = 'Answer:'
@@ -87,7 +87,11 @@ class Renderer:
 
     def _template(self, messages: list[dict[str, str]], *, prompt: bool, of: Record | None = None) -> str:
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            how = {
+                'chat_template': undated(self.tokenizer.get_chat_template()),
+                'add_generation_prompt': prompt,
+            }
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **how)
         except Exception as error:  # a template may raise whatever it likes
             where = f'chat template: {label_of(of)}' if of else 'chat template'
             raise UserError(f'the chat template fails ({error})', where=where) from error
@@ -273,9 +277,11 @@ class Renderer:
             behavior = record.messages[number].behavior
             if not (self.on_turns or behavior):
                 continue
-            before = self._template(turns[:number], prompt=True, of=record)
             stop = self.tokenizer.convert_ids_to_tokens(self.stop_id)
             answer = self._lead + self._spoken(turns[number]['content']) + stop
+            before = whole[: max(0, whole.find(answer))]
+            if number:  # no template renders an empty conversation
+                before = self._template(turns[:number], prompt=True, of=record)
             if not (whole.startswith(before) and whole.startswith(answer, len(before))):
                 raise UserError(
                     f'{label_of(record)}: it changes an earlier turn of the assistant',

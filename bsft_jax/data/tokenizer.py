@@ -28,6 +28,30 @@ def control_tokens(tokenizer) -> frozenset[str]:
     )
 
 
+_TODAY = {
+    '%d': '26',
+    '%b': 'Jul',
+    '%B': 'July',
+    '%m': '07',
+    '%Y': '2024',
+    '%y': '24',
+    '%A': 'Friday',
+    '%a': 'Fri',
+}
+
+
+def undated(template: str) -> str:
+    """A chat template for which today is 26 July 2024: what is trained, scored and cached is the same every day.
+
+    Llama 3's templates themselves use that date where they cannot ask for another; those of Llama 3.2 and of some
+    Mistral models ask.
+    """
+    if 'strftime_now' not in template:
+        return template
+    written = ''.join(f".replace('{code}', '{part}')" for code, part in _TODAY.items())
+    return f'{{%- macro strftime_now(format) -%}}{{{{ format{written} }}}}{{%- endmacro -%}}{template}'
+
+
 def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
     """Finds any of some tokens, the longest first."""
     return re.compile('|'.join(map(re.escape, sorted(tokens, key=len, reverse=True))) or '(?!)')

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Record, label_of
+from bsft_jax.behaviorbench.records import Record, behavior_of, label_of
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.errors import UserError
 from bsft_jax.inference.branches import NONE
@@ -76,7 +76,7 @@ def labels(records: Sequence[Record], behaviors: BehaviorSet, policy: Policy) ->
     Raises UserError where `policy` is `oracle` and a record has none.
     """
     rows = {name: i for i, name in enumerate(behaviors.names)} if behaviors.chooses else {}
-    label_N = np.asarray([rows.get(record.behavior, -1) for record in records], np.int32)
+    label_N = np.asarray([rows.get(behavior_of(record), -1) for record in records], np.int32)
     if policy.kind == 'oracle' and (label_N < 0).any():
         missing = records[int(np.argmin(label_N))]
         raise UserError(f'{label_of(missing)} has no behavior of this model', where='--policy=oracle')

@@ -30,7 +30,12 @@ def renderer_of(model: Model) -> Renderer:
 
 
 def leave_out_long(
-    records: Sequence[Record], renderer: Renderer, network: Network, drop_long: float
+    records: Sequence[Record],
+    renderer: Renderer,
+    network: Network,
+    drop_long: float,
+    *,
+    where: str = '--drop_long',
 ) -> list[Record]:
     """The records whose prompt and longest branch fit the model's positions.
 
@@ -43,7 +48,7 @@ def leave_out_long(
         raise UserError(
             f'{len(records) - len(kept)} of {len(records)} records do not fit the {limit} positions of the model, '
             f'the longest has {max(lengths)} tokens',
-            where='--drop_long',
+            where=where,
             fix='raise that share to leave them out, or show fewer examples in the prompt',
         )
     return kept

@@ -108,6 +108,20 @@ def test_a_head_stands_where_the_model_goes_on(renderer_of, style):
     assert [part.strip() for part in said] == ['High.', 'Normal; stop the lisinopril.', 'Yes.', '']
 
 
+@pytest.mark.parametrize('style', ['own', 'llama', 'mistral'])
+def test_a_conversation_may_begin_with_the_assistant(renderer_of, style):
+    renderer = renderer_of('trained', style, loss_on='turns')
+    greeting = Message('assistant', 'Hello.', behavior='reactive')
+    example = renderer.example(dataclasses.replace(CHAT, messages=(greeting, *CHAT.messages)))
+    rest = renderer.example(CHAT).ids.tolist()
+    trained = renderer.tokenizer.decode(example.ids[example.weights > 0])
+    assert trained.split('<|reactive|>')[1].strip().startswith('Hello.')
+    assert [i for i in example.ids if i in renderer.behaviors.ids][1:] == [
+        i for i in rest if i in renderer.behaviors.ids
+    ]
+    assert example.ids[np.flatnonzero(example.weights)[0]] == renderer.behaviors.ids[0]
+
+
 def test_loss_on_the_answer_keeps_earlier_heads_without_weight(renderer_of):
     on_answer, on_turns = (renderer_of(loss_on=loss_on) for loss_on in ('answer', 'turns'))
     last, all_turns = on_answer.example(CHAT), on_turns.example(CHAT)

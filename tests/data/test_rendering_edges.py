@@ -2,10 +2,12 @@
 
 import copy
 import dataclasses
+import datetime
 import re
 
 import pytest
 from transformers import AddedToken
+from transformers.utils import chat_template_utils
 
 from bsft_jax.behaviorbench.records import Message, Record
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
@@ -96,6 +98,23 @@ def test_loss_on_turns_needs_a_template_that_keeps_them(make_renderer, tmp_path)
     turns = (Message('user', 'a'), Message('assistant', 'b'), Message('user', 'c'), Message('assistant', 'd'))
     with pytest.raises(UserError, match='chat template: .*changes an earlier turn.*loss_on=answer'):
         renderer.example(Record(turns, id='r'))
+
+
+@pytest.mark.parametrize('written', ["strftime_now('%d %b %Y')", "strftime_now('%Y-%m-%d')"])
+def test_a_template_that_writes_the_date_writes_the_same_on_every_day(written, make_renderer, monkeypatch):
+    class Today(datetime.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2031, 1, 1 + len(said))
+
+    monkeypatch.setattr(chat_template_utils, 'datetime', Today)
+    tokenizer, said = copy.deepcopy(make_renderer().tokenizer), []
+    tokenizer.chat_template = f"{{{{ 'Today: ' + {written} }}}}{tokenizer.chat_template}"
+    for _ in range(2):
+        renderer = Renderer(tokenizer, extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS))
+        said.append(tokenizer.decode(renderer.prompt_ids(CHOICE)))
+    assert said[0] == said[1]
+    assert said[0].startswith(('Today: 26 Jul 2024<', 'Today: 2024-07-26<'))
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -54,6 +54,19 @@ def test_reserved_ids_are_taken_when_no_row_is_spare(plain, form, special, tmp_p
     assert bsft_jax.load_model(out).behaviors.ids == (320, 321)
 
 
+def test_reserved_ids_in_use_are_let_be(plain, tmp_path):
+    names = [f'<|reserved_special_token_{i}|>' for i in range(4)]
+    directory = with_tokens(plain, tmp_path / 'base', names, 324, True)
+    tokenizer = load_tokenizer(directory)
+    tokenizer.pad_token = names[0]
+    tokenizer.chat_template = f'{{# {names[1]} #}}{tokenizer.chat_template}'
+    tokenizer.save_pretrained(directory)
+    model = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
+    assert model.behaviors.ids == (322, 323)
+    exported = load_tokenizer(bsft_jax.save_model(model, tmp_path / 'out'))
+    assert exported.pad_token_id == 320 and len(exported) == 324
+
+
 def test_spare_rows_come_before_reserved_ids(plain, tmp_path):
     directory = with_tokens(plain, tmp_path / 'base', ['<unused0>', '<unused1>'], 384, False)
     model = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)

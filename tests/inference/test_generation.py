@@ -92,6 +92,20 @@ def test_what_would_be_ignored_is_refused(base, monkeypatch):
             runs.generate(**ask, model=str(base), raw=True, policy=policy)
 
 
+def test_a_tokenizer_without_an_end_continues_a_text_to_its_length(base, monkeypatch):
+    opened = runs.open_model
+
+    def endless(**of):
+        model = opened(**of)
+        model.tokenizer.eos_token = None
+        return model
+
+    monkeypatch.setattr(runs, 'open_model', endless)
+    sampling = decoding.Sampling(max_new_tokens=3)
+    [answer] = runs.generate(sampling=sampling, model=str(base), text='Hi', raw=True)
+    assert len(answer['ids']) == 3
+
+
 def test_no_records_are_one_line(base):
     model = bsft_jax.load_model(base)
     for call in (bsft_jax.generate_answers, bsft_jax.score_records):

@@ -8,6 +8,7 @@ import pytest
 
 import bsft_jax
 from bsft_jax.behaviorbench import sources
+from bsft_jax.behaviorbench.records import Message, Record
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS
 from bsft_jax.config import MeshSection
 from bsft_jax.errors import UserError
@@ -122,6 +123,13 @@ def test_records_without_category_or_behavior(model, records):
     ):
         with pytest.raises(UserError, match='has no behavior of this model'):
             call()
+
+
+def test_a_label_on_the_answer_to_come_is_the_records(model):
+    """As in training, where the last turn of a conversation may carry it."""
+    turns = (Message('user', 'K 5.9?'), Message('assistant', 'Stop it.', behavior='proactive'))
+    [answer] = bsft_jax.generate_answers(model, [Record(turns, id='chat')], 'oracle', max_new_tokens=2)
+    assert answer['behavior'] == 'proactive'
 
 
 def test_records_of_a_group_without_a_category_score_alike_on_the_device_and_in_the_rows(model, records):
