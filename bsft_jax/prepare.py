@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -230,6 +232,16 @@ def _counts(records: Sequence[Record]) -> dict[str, dict[str, dict[str, int]]]:
     return counts
 
 
+def _behaviors_of(counts: dict[str, dict[str, dict[str, int]]]) -> str:
+    """How many records name which behavior, the most frequent first: a misspelt one is last."""
+    total = collections.Counter()
+    for of_category in itertools.chain.from_iterable(map(dict.values, counts.values())):
+        total.update(of_category)
+    return ', '.join(
+        f'{count} {"without" if name == "none" else name}' for name, count in total.most_common()
+    )
+
+
 def _characters(record: Record) -> int:
     parts = (*(m.content for m in record.messages), *record.options, record.rationale, record.text)
     return sum(map(len, parts))
@@ -252,6 +264,7 @@ def main(argv: Sequence[str]) -> None:
     card = prepare(_SOURCE.value, _OUTPUT.value, _SEED.value, mapping, _FORMAT.value, look)
     for name, file in card['files'].items():
         print(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records')
+    print(f'behaviors: {_behaviors_of(card["counts"])}')
     print(shortcuts.table(card['shortcuts']))
     if pairs := card['leakage']['pairs']:
         first, second = card['leakage']['examples'][0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -84,7 +85,8 @@ def assert_equals_scikit_learn(metrics, rows):
 @pytest.mark.parametrize('arm', ['behavior_sft', 'general_sft'])
 def test_prepare_train_evaluate_generate_export(folder, arm):
     if not (folder / 'data').exists():
-        app('prepare', '--source=synthetic:60', f'--output={folder / "data"}')
+        said = app('prepare', '--source=synthetic:60', f'--output={folder / "data"}').stdout
+        assert re.search(r'^behaviors: \d+ (reactive|proactive), \d+ (reactive|proactive)$', said, re.M)
     config, run = write_config(folder, f'jsonl:{folder / "data"}'), folder / arm
     app('train', f'--config={config}:{arm}', f'--workdir={run}')
     lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]

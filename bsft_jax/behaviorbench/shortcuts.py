@@ -114,7 +114,7 @@ def table(baselines: dict[str, Any]) -> str:
         text.append('accuracy, held out/cross-validated; -: too few records')
     reasons: dict[str, list[str]] = {}
     for category, why in baselines['skipped'].items():
-        reasons.setdefault(why, []).append(category)
+        reasons.setdefault(why, []).append('records without a category' if category == 'none' else category)
     text += [f'not measured, {why}: {", ".join(which)}' for why, which in reasons.items()]
     return '\n'.join([*text, *over_limit(baselines)])
 

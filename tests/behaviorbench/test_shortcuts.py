@@ -175,6 +175,8 @@ def test_what_cannot_be_measured_is_said():
         'not measured, nothing to choose: image_reasoning',
         'not measured, under 5 training cases: omission_detection',
     ]
+    found = shortcuts.shortcut_baselines([dataclasses.replace(record, category='') for record in few], few)
+    assert shortcuts.table(found).endswith('under 50 training records: records without a category')
 
 
 def test_the_card_has_them(tmp_path):
