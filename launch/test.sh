@@ -14,7 +14,7 @@ case "${1:-}" in
 esac
 
 bsft_environment test || exit 1
-unset GLIBC_TUNABLES # malloc for train steps; most of a test is compiling, which it slows by a fifth
+unset GLIBC_TUNABLES # malloc for train steps; most of a test is compiling, which is faster without
 
 marks='not slow'
 arguments=()
