@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compares fine-tuning with and without behavior tokens on the bundled tiny model: the smallest study.
-# Needs Python >= 3.11 and nothing else; everything stays in this folder.
+# Needs Python >= 3.11 and nothing else; everything but the cache (~/.cache) stays in this folder.
 #   bash launch/quickstart.sh [--help]
 # The jax it installs computes on the CPU; the README says how to install one for GPUs or TPUs.
 # Called again it continues what was stopped and prints the table; remove runs/quickstart to start afresh.
