@@ -355,10 +355,9 @@ def generate(
     loaded = open_model(model=model, workdir=workdir, step=step, chat_template=chat_template)
     if raw:
         tokenizer = loaded.tokenizer
-        stop_id = (
-            -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-        )  # -1: no token ends the text
-        prompt_ids, policy = [tokenizer.encode(text)], 'none'
+        prompt_ids, policy, stop_id = [tokenizer.encode(text)], 'none', tokenizer.eos_token_id
+        if stop_id is None:
+            stop_id = -1  # no token ends the text
         if not prompt_ids[0]:
             raise UserError('is empty and the tokenizer has no start token', where='--text')
     else:

@@ -87,11 +87,8 @@ class Renderer:
 
     def _template(self, messages: list[dict[str, str]], *, prompt: bool, of: Record | None = None) -> str:
         try:
-            how = {
-                'chat_template': undated(self.tokenizer.get_chat_template()),
-                'add_generation_prompt': prompt,
-            }
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, **how)
+            how = {'chat_template': undated(self.tokenizer.get_chat_template()), 'tokenize': False}
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, **how)
         except Exception as error:  # a template may raise whatever it likes
             where = f'chat template: {label_of(of)}' if of else 'chat template'
             raise UserError(f'the chat template fails ({error})', where=where) from error
@@ -100,9 +97,8 @@ class Renderer:
         user = {'role': 'user', 'content': 'q'}
         named = self._template([user | {'name': _PROBE}], prompt=True)
         self._template_names_speakers = _PROBE in named
-        prompt = self._template([user], prompt=True)
-        answered = [user, {'role': 'assistant', 'content': f' {_PROBE} '}]
-        whole = self._template(answered, prompt=False)
+        prompt, answer = self._template([user], prompt=True), {'role': 'assistant', 'content': f' {_PROBE} '}
+        whole = self._template([user, answer], prompt=False)
         self._trims = f' {_PROBE} ' not in whole
         if not self._trims:
             whole = whole.replace(f' {_PROBE} ', _PROBE)
@@ -279,9 +275,8 @@ class Renderer:
                 continue
             stop = self.tokenizer.convert_ids_to_tokens(self.stop_id)
             answer = self._lead + self._spoken(turns[number]['content']) + stop
-            before = whole[: max(0, whole.find(answer))]
-            if number:  # no template renders an empty conversation
-                before = self._template(turns[:number], prompt=True, of=record)
+            before = whole.partition(answer)[0]  # as no template renders an empty conversation
+            before = self._template(turns[:number], prompt=True, of=record) if number else before
             if not (whole.startswith(before) and whole.startswith(answer, len(before))):
                 raise UserError(
                     f'{label_of(record)}: it changes an earlier turn of the assistant',

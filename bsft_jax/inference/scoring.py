@@ -143,11 +143,8 @@ class Scorer:
 
         def collect(record_BR, sums):
             there = record_BR >= 0
-            behavior_BRn, option_BRXO = map(fetch, sums)
-            behavior_Nn[record_BR[there]], option_NBO[record_BR[there]] = (
-                behavior_BRn[there],
-                option_BRXO[there],
-            )
+            for found_N, sums_BR in zip((behavior_Nn, option_NBO), map(fetch, sums), strict=True):
+                found_N[record_BR[there]] = sums_BR[there]
             on_batch()
 
         with jax.set_mesh(self._mesh):

@@ -75,6 +75,8 @@ class Checkpoints:
       workdir: steps lie in `workdir/checkpoints/STEP`, damaged ones in `workdir/damaged/`.
       keep: how many of the newest steps stay.
       read_only: damaged steps stay where they are; for everybody but the run itself.
+
+    Every process makes one. Raises UserError where processes see different steps.
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 1, *, read_only: bool = False):
@@ -91,6 +93,7 @@ class Checkpoints:
             ),
         )
         self._frozen: dict[str, int] | None = None
+        self._see_the_same()
 
     @property
     def steps(self) -> list[int]:
@@ -131,9 +134,8 @@ class Checkpoints:
 
         Raises:
           UserError: `step` does not exist or is damaged; the base is not the one trained on; another version
-            of this package wrote the step; every checkpoint is damaged; processes see different steps.
+            of this package wrote the step; every checkpoint is damaged.
         """
-        self._see_the_same()
         if step is not None:
             return self._restore_exactly(state, step)
         tried: set[int] = set()
@@ -246,6 +248,7 @@ class Checkpoints:
             print(f'checkpoint {step} is damaged ({problem}): {done}', file=sys.stderr)
         processes.barrier(f'step {step} is set aside')
         self._manager.reload()
+        self._see_the_same()
 
     def wait(self) -> None:
         """Blocks until the last save is on disk."""
