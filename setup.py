@@ -15,7 +15,7 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=setuptools.find_packages(include=['bsft_jax', 'bsft_jax.*']),
-    package_data={'bsft_jax': ['assets/**']},
+    package_data={'bsft_jax': ['assets/**', 'py.typed']},
     python_requires='>=3.11',
     install_requires=[
         'absl-py>=2.5.1,<3',
@@ -52,10 +52,13 @@ setuptools.setup(
         ],
         'tpu': ['jax[tpu]'],
         'test': [
-            'peft>=0.21.2,<0.22; python_version < "3.12"',
+            'import-linter>=2.17,<3',
             'kubeflow-trainer-api>=2.3.0,<3',
+            'peft>=0.21.2,<0.22; python_version < "3.12"',
+            'pyrefly>=1.5.0,<2',
             'pytest>=9.2.0,<10',
             'pytest-xdist>=3.8.0,<4',
+            'ruff>=0.17.6,<0.18',
             'torch==2.13.0; python_version < "3.12"',
             'trl>=1.16.0,<2; python_version < "3.12"',
         ],

@@ -1,9 +1,10 @@
-"""Saving and restoring a run's state beside `torch.save` and `torch.load` of the same bytes.
+"""Compares saving and restoring a run's state with `torch.save` and `torch.load` of the same bytes.
 
-    python -m benchmarks.checkpoints                # 805 MB: 67 M parameters and both moments
+    python -m benchmarks.checkpoints    # 805 MB: 67 M parameters and both moments
 
-Ours writes orbax steps with a fingerprint of every array, checks them when it restores, and lets the step after it go on
-once the arrays are copied; torch writes one file, checks nothing and waits. Files stay in the page cache.
+Ours writes orbax steps with a fingerprint of every array, checks the fingerprints when it restores,
+and lets training go on once the arrays are copied. Torch writes one file, checks nothing, and
+training waits for it. Files stay in the page cache.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ PARTS = ('blocked', 'saved', 'restored')
 
 
 def ours(layers: int, folder: str):
+    """Sets up the checkpoints of `bsft_jax` and returns their turn."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -40,31 +42,36 @@ def ours(layers: int, folder: str):
     def turn() -> dict[str, float]:
         nonlocal number
         number += 1
-        begun = time.perf_counter()
+        start = time.perf_counter()
         checkpoints.save(state.replace(step=jnp.int32(number)), data={}, clock={}, config={})
-        blocked = time.perf_counter() - begun
+        blocked = time.perf_counter() - start
         checkpoints.wait()
-        saved = time.perf_counter() - begun
+        saved = time.perf_counter() - start
         jax.block_until_ready(checkpoints.restore(state).state)
-        return dict(zip(PARTS, (blocked, saved, time.perf_counter() - begun - saved), strict=True))
+        restored = time.perf_counter() - start - saved
+        return dict(zip(PARTS, (blocked, saved, restored), strict=True))
 
     return turn
 
 
 def torch_peer(layers: int, folder: str):
+    """Sets up `torch.save` and `torch.load` and returns their turn."""
     import torch
 
     state = {
-        f'{part}/layer_{i}': torch.randn(4, 1024, 1024) for part in ('p', 'mu', 'nu') for i in range(layers)
+        f'{part}/layer_{i}': torch.randn(4, 1024, 1024)
+        for part in ('p', 'mu', 'nu')
+        for i in range(layers)
     }
     path = pathlib.Path(folder) / 'state.pt'
 
     def turn() -> dict[str, float]:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         torch.save(state, path)
-        saved = time.perf_counter() - begun
+        saved = time.perf_counter() - start
         torch.load(path, weights_only=True)
-        return dict(zip(PARTS, (saved, saved, time.perf_counter() - begun - saved), strict=True))
+        restored = time.perf_counter() - start - saved
+        return dict(zip(PARTS, (saved, saved, restored), strict=True))
 
     return turn
 
@@ -75,28 +82,37 @@ CONTEST = peers.Contest(
 
 
 def main() -> None:
-    found = {}
-    for name in ('ours', 'torch'):  # one after the other: writing in the background goes on beside nothing
+    """Runs both contestants, prints a table and writes the result."""
+    results = {}
+    # One after the other, so that writing in the background disturbs no other contestant.
+    for name in ('ours', 'torch'):
         with tempfile.TemporaryDirectory() as folder:
             question = {'layers': _LAYERS.value, 'folder': folder}
-            found |= CONTEST(question, [name])
+            results |= CONTEST(question, [name])
     size = 3 * 4 * 4 * 2**20 * _LAYERS.value
     print(f'{size / 1e6:,.0f} MB\n{"":<8}' + ''.join(f'{part:>12}' for part in PARTS))
-    for name, row in found.items():
+    for name, row in results.items():
         print(f'{name:<8}' + ''.join(f'{row[part]:>10.2f} s' for part in PARTS))
-    mine, theirs = (found[name] for name in ('ours', 'torch'))
+    mine, theirs = (results[name] for name in ('ours', 'torch'))
     CONTEST.write(
-        ('jax', 'orbax-checkpoint', 'torch'), (_LAYERS,), bytes=size, contestants=found,
+        ('jax', 'orbax-checkpoint', 'torch'),
+        (_LAYERS,),
+        bytes=size,
+        contestants=results,
         table=[
-            (f'{size / 1e6:,.0f} MB of training state, {what}', f'{mine[part]:.2f} s', f'{peer}: {theirs[part]:.2f} s',
-             f'{mine[part] / theirs[part]:.2f} of the time')
+            (
+                f'{size / 1e6:,.0f} MB of training state, {what}',
+                f'{mine[part]:.2f} s',
+                f'{peer}: {theirs[part]:.2f} s',
+                f'{mine[part] / theirs[part]:.2f} of the time',
+            )
             for what, part, peer in (
                 ('how long a save holds up training', 'blocked', 'torch.save'),
                 ('until it is on disk, with fingerprints', 'saved', 'torch.save'),
                 ('restored and checked', 'restored', 'torch.load'),
             )
         ],
-    )  # fmt: skip
+    )
 
 
 if __name__ == '__main__':

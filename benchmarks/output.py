@@ -1,4 +1,4 @@
-"""One form for what a benchmark found: command, date, versions, then its own figures."""
+"""Writes result files: command, date, processor, versions and a benchmark's own values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def command(module: str, flags: Iterable) -> str:
-    """The command that ran: those of the absl flags that were not left as they are."""
-    chosen = [flag for flag in flags if flag.value != flag.default]
-    values = [','.join(flag.value) if isinstance(flag.value, list) else flag.value for flag in chosen]
-    return f'python -m {module}' + ''.join(f' --{f.name}={v}' for f, v in zip(chosen, values, strict=True))
+    """Returns the command of this run with those absl flags that are not at their defaults."""
+    changed = [flag for flag in flags if flag.value != flag.default]
+    values = [
+        ','.join(flag.value) if isinstance(flag.value, list) else flag.value for flag in changed
+    ]
+    return f'python -m {module}' + ''.join(
+        f' --{flag.name}={value}' for flag, value in zip(changed, values, strict=True)
+    )
 
 
-def write(output: str, command: str, packages: tuple[str, ...], **found: Any) -> None:
-    """Writes `output`, relative to the repository, with the versions of those of `packages` that are installed."""
+def write(output: str, command: str, packages: tuple[str, ...], **values: Any) -> None:
+    """Writes a result file.
+
+    Args:
+      output: path of the file, relative to the repository.
+      command: the command that reproduces the result.
+      packages: names of packages; the versions of the installed ones are written.
+      **values: the benchmark's own entries.
+    """
     installed = {d.name.lower() for d in importlib.metadata.distributions() if d.name}
     result = {
         'command': command,
@@ -29,7 +40,7 @@ def write(output: str, command: str, packages: tuple[str, ...], **found: Any) ->
         'versions': {
             name: importlib.metadata.version(name) for name in packages if name.lower() in installed
         },
-        **found,
+        **values,
     }
     path = ROOT / output
     path.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
@@ -37,6 +48,8 @@ def write(output: str, command: str, packages: tuple[str, ...], **found: Any) ->
 
 
 def _processor() -> str:
-    """The widest vectors it has, which ratios on a CPU depend on."""
+    """Returns the widest vector extension of the processor; ratios on a CPU depend on it."""
     flags = set(pathlib.Path('/proc/cpuinfo').read_text().split())
-    return next((name for name in ('amx_tile', 'avx512f', 'avx2', 'asimd') if name in flags), 'unknown')
+    return next(
+        (name for name in ('amx_tile', 'avx512f', 'avx2', 'asimd') if name in flags), 'unknown'
+    )

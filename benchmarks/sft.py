@@ -1,12 +1,15 @@
-"""Fine-tuning on conversations beside TRL's `SFTTrainer` as users run it: tokens that carry loss, per second.
+"""Compares fine-tuning on conversations with TRL's `SFTTrainer`: target tokens per second.
 
-    python -m benchmarks.sft    # the quickstart's records, of nearly one length: half a minute on 2 cores
-    python -m bsft_jax.prepare --source=open:DIR --output=runs/open/data    # real ones, see docs/data.md
+    python -m benchmarks.sft    # the quickstart's records, of similar length: half a minute
+
+    # Real records, see docs/data.md.
+    python -m bsft_jax.prepare --source=open:DIR --output=runs/open/data
     python -m benchmarks.sft --source=jsonl:runs/open/data --tokens=1024 --rows=8 --steps=2
 
-Both train the bundled base in full on the same ids and the same mask, about as many records a step, float32, AdamW. Ours
-packs them into rows; TRL pads a batch to its longest record, which is what it does unless told otherwise, and samples
-them at random. Making batches counts in both, tokenising in neither.
+Both train every parameter of the bundled base on the same ids and the same mask, with about as many
+records a step, in float32 with AdamW. Ours packs records into rows. TRL samples them at random and
+pads a batch to its longest record, which is its default. The time includes making batches but not
+tokenising.
 """
 
 from __future__ import annotations
@@ -19,26 +22,36 @@ from absl import flags
 
 from benchmarks import peers
 
-_SOURCE = flags.DEFINE_string('source', 'synthetic:1200', 'Records.')
-_TOKENS = flags.DEFINE_integer('tokens', 144, 'Tokens of a row, and of the longest record.', lower_bound=16)
+_SOURCE = flags.DEFINE_string('source', 'synthetic:1200', 'Source of the records.')
+_TOKENS = flags.DEFINE_integer(
+    'tokens', 144, 'Tokens of a row, and so of the longest record.', lower_bound=16
+)
 _ROWS = flags.DEFINE_integer('rows', 24, 'Rows of a step.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 5, 'Steps of a turn.', lower_bound=1)
 
 
 def _examples(source: str, tokens: int, rows: int):
-    """The run's base, its examples, the plan of its steps."""
-    from bsft_jax.config import DataSection, ModelSection, RunConfig
-    from bsft_jax.training import records, workdir
+    """Returns the base, its examples and the packing plan of a run."""
+    from bsft_jax.config import DataConfig, ModelConfig, RunConfig
+    from bsft_jax.data import pipeline
+    from bsft_jax.training import setup
 
-    data = DataSection(
-        source=source, sequence_length=tokens, rows_per_step=rows, answer_format='text', drop_long=0.5
+    data = DataConfig(
+        source=source,
+        sequence_length=tokens,
+        global_batch_rows=rows,
+        answer_format='text',
+        max_dropped_fraction=0.5,
     )
-    config = RunConfig(arm='general_sft', model=ModelSection(base='tiny-clinical'), data=data)
-    base = workdir.open_base(config)
-    return base, *records.training_examples(config, base)
+    config = RunConfig(arm='general_sft', model=ModelConfig(base='tiny-clinical'), data=data)
+    base = setup.read_base(config)
+    return base, *pipeline.training_examples(
+        config, base.tokenizer, base.behaviors, base.network.arch.max_positions
+    )
 
 
 def ours(source: str, tokens: int, rows: int, steps: int):
+    """Sets up training with `bsft_jax` and returns its turn."""
     import jax
     import optax
 
@@ -53,8 +66,9 @@ def ours(source: str, tokens: int, rows: int, steps: int):
     mesh, optimizer = mesh_lib.single_device_mesh(), optax.adamw(1e-4)
     params = loading.load_params(base.directory, base.network, mesh)
     state = state_lib.create(params, ('.*',), optimizer, mesh)
-    step = step_lib.make_train_step(base.network.on(mesh), optimizer, accumulation=1)
-    batches = loader.iterate(loader.StepSource(store, plan), 0, 10**6)
+    network = base.network.for_mesh(mesh)
+    step = step_lib.make_train_step(network, optimizer, gradient_accumulation_steps=1)
+    batches = loader.iterate(loader.BatchSource(store, plan), 0, 10**6)
 
     def turn() -> int:
         nonlocal state
@@ -71,6 +85,7 @@ def ours(source: str, tokens: int, rows: int, steps: int):
 
 
 def trl_peer(source: str, tokens: int, rows: int, steps: int):
+    """Sets up TRL's trainer in a thread that waits before each step, and returns its turn."""
     import datasets
     import torch
     import transformers
@@ -84,14 +99,14 @@ def trl_peer(source: str, tokens: int, rows: int, steps: int):
             for e in examples
         ]
     )
-    go, done, targets = threading.Semaphore(0), threading.Semaphore(0), []
+    may_start, finished, targets = threading.Semaphore(0), threading.Semaphore(0), []
 
     class Paced(transformers.TrainerCallback):
         def on_step_begin(self, *args, **kwargs):
-            go.acquire()
+            may_start.acquire()
 
         def on_step_end(self, *args, **kwargs):
-            done.release()
+            finished.release()
 
     class Counting(trl.SFTTrainer):
         def training_step(self, model, inputs, *args, **kwargs):
@@ -99,46 +114,74 @@ def trl_peer(source: str, tokens: int, rows: int, steps: int):
             return super().training_step(model, inputs, *args, **kwargs)
 
     arguments = trl.SFTConfig(
-        output_dir=tempfile.mkdtemp(), completion_only_loss=True, max_length=tokens, learning_rate=1e-4,
-        per_device_train_batch_size=round(len(store) / plan.steps_per_epoch), max_steps=10**6, logging_steps=10,
-        lr_scheduler_type='constant', report_to='none', save_strategy='no', use_cpu=True, bf16=False, fp16=False,
-        gradient_checkpointing=False, disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
+        output_dir=tempfile.mkdtemp(),
+        completion_only_loss=True,
+        max_length=tokens,
+        learning_rate=1e-4,
+        per_device_train_batch_size=round(len(store) / plan.steps_per_epoch),
+        max_steps=10**6,
+        logging_steps=10,
+        lr_scheduler_type='constant',
+        report_to='none',
+        save_strategy='no',
+        use_cpu=True,
+        bf16=False,
+        fp16=False,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
     trainer = Counting(
         transformers.AutoModelForCausalLM.from_pretrained(base.directory, dtype=torch.float32),
-        args=arguments, train_dataset=data, processing_class=base.tokenizer, callbacks=[Paced()],
-    )  # fmt: skip
+        args=arguments,
+        train_dataset=data,
+        processing_class=base.tokenizer,
+        callbacks=[Paced()],
+    )
     threading.Thread(target=trainer.train, daemon=True).start()
 
     def turn() -> int:
         for _ in range(steps):
-            go.release()
-            done.acquire()
+            may_start.release()
+            finished.acquire()
         return sum(targets[-steps:])
 
     return turn
 
 
-CONTEST = peers.Contest('benchmarks.sft', {'ours': ours, 'TRL': trl_peer}, turns=7, result='sft_cpu')
+CONTEST = peers.Contest(
+    'benchmarks.sft', {'ours': ours, 'TRL': trl_peer}, turns=7, result='sft_cpu'
+)
 
 
 def main() -> None:
-    question = dict(source=_SOURCE.value, tokens=_TOKENS.value, rows=_ROWS.value, steps=_STEPS.value)
-    found = CONTEST(question)
-    mine, theirs = (found[name]['work_per_second'] for name in ('ours', 'TRL'))
+    """Runs both trainers, prints a table and writes the result."""
+    question = dict(
+        source=_SOURCE.value, tokens=_TOKENS.value, rows=_ROWS.value, steps=_STEPS.value
+    )
+    results = CONTEST(question)
+    mine, theirs = (results[name]['work_per_second'] for name in ('ours', 'TRL'))
     print(f'{"":<6}{"targets/s":>11}{"ours ×":>8}{"peak MB":>9}')
-    for name, row in found.items():
+    for name, row in results.items():
         rate = row['work_per_second']
         print(f'{name:<6}{rate:>11,.0f}{mine / rate:>8.2f}{row["peak_bytes"] / 1e6:>9,.0f}')
     _, store, _ = _examples(_SOURCE.value, _TOKENS.value, _ROWS.value)
+    lengths = f'{np.min(store.lengths)} to {np.max(store.lengths):,} tokens'
     CONTEST.write(
-        ('jax', 'optax', 'torch', 'transformers', 'trl'), (_SOURCE, _TOKENS, _ROWS, _STEPS), **question,
-        records=len(store), contestants=found,
-        table=[(
-            f'full fine-tuning, {len(store):,} records of {np.min(store.lengths)} to {np.max(store.lengths):,} tokens',
-            f'{mine:,.0f} target tokens/s', f'TRL SFTTrainer: {theirs:,.0f}', f'{mine / theirs:.2f} times as fast',
-        )],
-    )  # fmt: skip
+        ('jax', 'optax', 'torch', 'transformers', 'trl'),
+        (_SOURCE, _TOKENS, _ROWS, _STEPS),
+        **question,
+        records=len(store),
+        contestants=results,
+        table=[
+            (
+                f'full fine-tuning, {len(store):,} records of {lengths}',
+                f'{mine:,.0f} target tokens/s',
+                f'TRL SFTTrainer: {theirs:,.0f}',
+                f'{mine / theirs:.2f} times as fast',
+            )
+        ],
+    )
 
 
 if __name__ == '__main__':

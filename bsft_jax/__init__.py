@@ -1,6 +1,6 @@
-"""BehaviorSFT in JAX: fine-tune a language model so that a behavior token heads each answer.
+"""BehaviorSFT in JAX: fine-tune a language model so that each answer begins with a behavior token.
 
-The public names load on first use: `import bsft_jax` starts no back end and imports no jax.
+The public names load on first use: `import bsft_jax` imports no jax and touches no device.
 """
 
 import importlib

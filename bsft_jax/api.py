@@ -1,26 +1,32 @@
-"""The library in five calls; `import bsft_jax` names them without loading any of this."""
+"""The library in five calls, which the commands use too.
+
+`import bsft_jax` names them without loading any of this.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 
-from bsft_jax.behaviorbench.records import Record
 from bsft_jax.behaviors import Behavior
+from bsft_jax.config import ComputeConfig
 from bsft_jax.data import prompts
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
-from bsft_jax.hub import export
-from bsft_jax.hub import model as model_lib
-from bsft_jax.hub.model import Model
+from bsft_jax.hub import export, pretrained
+from bsft_jax.hub.pretrained import Model
 from bsft_jax.inference import decoding, policies, scoring
-from bsft_jax.inference.policies import Scores
-from bsft_jax.training import workdir as workdir_lib
+from bsft_jax.inference.decoding import Sampling
+from bsft_jax.inference.scores import Scores
+from bsft_jax.records.record import Record
+from bsft_jax.training import setup
+
+OnBatch = Callable[[int], object]
 
 
 def load_model(
@@ -34,54 +40,86 @@ def load_model(
 
     Args:
       path: where the model is.
-      dtype: of activations, `float32` or `bfloat16`. Parameters are float32, or for a workdir as its
-        config holds them.
+      dtype: dtype of activations, `float32` or `bfloat16`. Parameters are float32, or for a workdir
+        as its config holds them.
       mesh: where the parameters go; default the first device.
-      behaviors: to be added to a base model; None keeps what the model has.
+      behaviors: behaviors to add to a base model; None keeps the model's own.
       chat_template: a Jinja file, for a tokenizer that has no template.
 
-    Raises:
-      UserError: nothing there, or something that cannot be loaded exactly.
+    Raises UserError where there is no model, or one that cannot be loaded exactly.
     """
     if (pathlib.Path(path) / 'checkpoints').is_dir():
         if behaviors is not None or chat_template:
             raise UserError('a workdir has its own behaviors and template', where=str(path))
-        return workdir_lib.load_model(pathlib.Path(path), mesh=mesh, dtype=dtype)
-    base = model_lib.open_base(str(path), behaviors=behaviors or (), dtype=dtype, chat_template=chat_template)
-    return model_lib.load(base, mesh)
+        return setup.load_run(pathlib.Path(path), mesh=mesh, dtype=dtype)
+    spec = pretrained.read_pretrained(
+        str(path),
+        ComputeConfig(dtype=dtype, attention='auto'),
+        behaviors=behaviors or (),
+        chat_template=chat_template,
+    )
+    return pretrained.load_pretrained(spec, mesh)
 
 
-def _styled(
+def _show_in_style(
     model: Model, records: Sequence[Record], prompt: str, examples: Sequence[Record]
 ) -> tuple[str, list[Record], Renderer]:
-    style, renderer = prompts.parse(prompt), scoring.renderer_of(model)
-    behaviors = model.behaviors.named
-    return style.name, prompts.apply(style, records, renderer, behaviors=behaviors, pool=examples), renderer
+    """Returns the style's name, the records in that style, and the model's renderer."""
+    style, renderer = prompts.parse_prompt_style(prompt), scoring.renderer_of(model)
+    behaviors = model.behaviors.behaviors_or_default
+    shown = prompts.apply_prompt_style(style, records, renderer, behaviors=behaviors, pool=examples)
+    return style.name, shown, renderer
 
 
 def score_records(
-    model: Model, records: Sequence[Record], prompt: str = 'plain', examples: Sequence[Record] = ()
+    model: Model,
+    records: Sequence[Record],
+    prompt: str = 'plain',
+    examples: Sequence[Record] = (),
+    *,
+    policy: str | None = None,
+    tokens_per_batch: int = 8192,
+    on_batch: OnBatch = lambda _: None,
 ) -> Scores:
     """Scores every branch and option of each record in one pass.
 
     Args:
-      prompt: the prompt style: `plain`, `instructed` or `few_shot:K`.
+      model: the model.
+      records: records with options.
+      prompt: prompt style: `plain`, `instructed` or `few_shot:K`.
       examples: solved records, of which `few_shot` shows K.
+      policy: also counts predictions under this policy on the devices; records need answers.
+      tokens_per_batch: approximate prompt tokens that a device scores at a time.
+      on_batch: called after each batch with the number of its records.
 
     Raises UserError for a record without options, an unknown prompt style or too few examples.
     """
-    name, records, renderer = _styled(model, records, prompt, examples)
-    scores = scoring.Scorer(records, renderer, model.network, model.mesh)(model.network, model.params)
-    return dataclasses.replace(scores, prompt=name)
-
-
-def compute_metrics(records: Sequence[Record], scores: Scores, policy: str = 'auto') -> dict[str, Any]:
-    """The content of `metrics.json` for one policy; raises UserError for a policy that does not fit."""
-    return metrics_lib.summarize(
-        policies.predictions(records, scores, policy),
+    name, shown, renderer = _show_in_style(model, records, prompt, examples)
+    scorer = scoring.Scorer(
+        shown,
+        renderer,
+        model.network,
+        model.mesh,
         policy=policy,
-        prompt=scores.prompt,
-        positive=scores.behaviors.highest,
+        tokens_per_batch=tokens_per_batch,
+    )
+    return dataclasses.replace(scorer(model.network, model.params, on_batch), prompt=name)
+
+
+def compute_metrics(
+    records: Sequence[Record], scores: Scores, policy: str = 'auto'
+) -> dict[str, Any]:
+    """Computes the content of `metrics.json` for one policy.
+
+    Raises UserError for a policy that does not fit.
+    """
+    return metrics_of_rows(policies.predictions(records, scores, policy), scores, policy)
+
+
+def metrics_of_rows(rows: Sequence[dict[str, Any]], scores: Scores, policy: str) -> dict[str, Any]:
+    """Computes the metrics of predictions, the rows of `predictions.jsonl`."""
+    return metrics_lib.metrics_from_predictions(
+        rows, policy=policy, prompt=scores.prompt, positive=scores.behaviors.highest
     )
 
 
@@ -89,36 +127,61 @@ def generate_answers(
     model: Model,
     records: Sequence[Record],
     policy: str = 'auto',
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    *,
     prompt: str = 'plain',
     examples: Sequence[Record] = (),
+    on_batch: OnBatch = lambda _: None,
+    **sampling: Any,
 ) -> list[dict[str, Any]]:
-    """Answers in words: `{id, text, ids, behavior, behavior_logprobs}` per record, in their order.
+    """Answers records in words, in their order.
 
-    `prompt` and `examples` are those of `score_records`.
+    An answer is `{id, text, ids, behavior, behavior_logprobs}`.
 
-    Raises UserError without a record, for an unknown policy or prompt style and as `Sampling.validate` does.
+    Args:
+      model: the model.
+      records: what is answered.
+      policy: how the behavior is chosen.
+      prompt: prompt style, as in `score_records`.
+      examples: solved records, of which `few_shot` shows K.
+      on_batch: called after each batch with the number of its records.
+      **sampling: fields of `decoding.Sampling`: max_new_tokens, temperature, top_p and seed.
+
+    Raises UserError without a record, for an unknown policy or prompt style, and as
+    `Sampling.validate` does.
     """
     if not records:
         raise UserError('no records to answer')
-    _, records, renderer = _styled(model, records, prompt, examples)
-    generations = decoding.generate(
+    _, shown, renderer = _show_in_style(model, records, prompt, examples)
+    parsed = policies.parse_policy(policy, model.behaviors)
+    return answer_prompts(
         model,
-        renderer.prompt_ids_of(records),
+        [record.id for record in records],
+        renderer.prompt_ids_of(shown),
         policy=policy,
         stop_id=renderer.stop_id,
-        sampling=decoding.Sampling(max_new_tokens, temperature, top_p, seed),
-        labels=policies.labels(records, model.behaviors, policies.parse(policy, model.behaviors)),
+        sampling=Sampling(**sampling),
+        labels=policies.label_indices(shown, model.behaviors, parsed),
+        on_batch=on_batch,
     )
+
+
+def answer_prompts(
+    model: Model, ids: Sequence[str], prompt_ids: Sequence[list[int]], **options: Any
+) -> list[dict[str, Any]]:
+    """Continues prompts of token ids; `options` are those of `decoding.generate`.
+
+    Returns what `generate_answers` does.
+    """
+    generations = decoding.generate(model, prompt_ids, **options)
     return [
-        {'id': record.id, **decoding.describe(model, generation)}
-        for record, generation in zip(records, generations, strict=True)
+        {'id': id, **decoding.answer_to_dict(model, generation)}
+        for id, generation in zip(ids, generations, strict=True)
     ]
 
 
 def save_model(model: Model, path: str | pathlib.Path) -> pathlib.Path:
-    """Writes the model as a Hugging Face checkpoint; raises UserError when `path` is not empty."""
-    return export.write(model, path, stop_id=scoring.renderer_of(model).stop_id)
+    """Writes the model as a Hugging Face checkpoint and returns its folder.
+
+    Raises UserError when `path` is not empty.
+    """
+    return export.write_export(model, path, stop_id=scoring.renderer_of(model).stop_id)

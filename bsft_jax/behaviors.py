@@ -1,4 +1,4 @@
-"""Behaviors: the named modes of assistance, their levels, and the heads of answers that stand for them."""
+"""Behaviors: the named modes of assistance, their levels and the prefixes of answers for them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from bsft_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Behavior:
-    """A named mode of assistance.
+    """Describes a named mode of assistance.
 
     Attributes:
       name: a lower-case identifier; the token is `<|name|>`.
-      level: position on the proactivity spectrum, 0 (only what was asked) to 1.
-      description: a few ordinary words; the mean of their embeddings starts the token's row.
+      level: position on the proactivity spectrum, from 0 (only what was asked) to 1.
+      description: a few ordinary words; the mean of their embeddings is the initial value of the
+        token's behavior row.
     """
 
     name: str
@@ -25,10 +26,12 @@ class Behavior:
 
     @property
     def token(self) -> str:
+        """Returns the behavior token."""
         return f'<|{self.name}|>'
 
     @property
     def words(self) -> str:
+        """Returns the prefix in ordinary words."""
         return f'Behavior: {self.name}\n'
 
 
@@ -36,171 +39,209 @@ REACTIVE = Behavior('reactive', 0.0, 'answer only what was asked')
 PROACTIVE = Behavior('proactive', 1.0, 'raise what was overlooked, unprompted')
 DEFAULT_BEHAVIORS = (REACTIVE, PROACTIVE)
 NEUTRAL = Behavior('neutral', 0.0, 'the answer to this')
+PREFIX_KINDS = ('none', 'tokens', 'words', 'neutral')
+
 _RESERVED = re.compile(r'<\|reserved_special_token_\d+\|>|<unused\d+>')
-FORMS = ('none', 'tokens', 'words', 'neutral')
 
 
 @dataclasses.dataclass(frozen=True)
 class BehaviorSet:
-    """The behaviors of a model and the heads of its answers, as one tokenizer writes them.
+    """Holds the behaviors of a model and the prefixes of its answers, for one tokenizer.
 
-    A head is what an answer begins with. `form` says what stands there: `tokens`, one added token
-    per behavior; `words`, `Behavior: NAME` and a line break, in ordinary tokens; `neutral`, one
-    added token whatever the behavior; `none`, nothing.
+    A prefix is what an answer begins with. `prefix_kind` is one of PREFIX_KINDS:
+      tokens: one added token per behavior.
+      words: `Behavior: NAME` and a line break, in ordinary tokens.
+      neutral: one added token, the same for every behavior.
+      none: no prefix.
 
     Attributes:
-      behaviors: in the order of their heads.
-      heads: ids of each head: one per behavior, one alone for `neutral`, empty for `none`.
-      form: one of FORMS.
-      longest: tokens of the longest head that any form writes; what all arms reserve in a plan.
+      behaviors: the behaviors in the order of their prefixes.
+      prefixes: token ids of each prefix: one prefix per behavior, a single one for `neutral`, none
+        for `none`.
+      prefix_kind: kind of the prefixes.
+      max_prefix_length: number of tokens of the longest prefix of any kind. All arms reserve it
+        when they plan rows, so that their plans are equal.
     """
 
     behaviors: tuple[Behavior, ...] = ()
-    heads: tuple[tuple[int, ...], ...] = ()
-    form: str = 'none'
-    longest: int = 0
+    prefixes: tuple[tuple[int, ...], ...] = ()
+    prefix_kind: str = 'none'
+    max_prefix_length: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Returns the names of the behaviors."""
         return tuple(b.name for b in self.behaviors)
 
     @property
-    def levels(self) -> tuple[float, ...]:
-        return tuple(b.level for b in self.behaviors)
-
-    @property
-    def named(self) -> tuple[Behavior, ...]:
-        """The behaviors that are spoken of: the default ones where a model was given none."""
+    def behaviors_or_default(self) -> tuple[Behavior, ...]:
+        """Returns the behaviors, or DEFAULT_BEHAVIORS for a model that was given none."""
         return self.behaviors or DEFAULT_BEHAVIORS
 
     @property
-    def chooses(self) -> bool:
-        """Whether the head says a behavior, so that a policy can choose one."""
-        return self.form in ('tokens', 'words')
+    def is_selectable(self) -> bool:
+        """Returns whether prefixes differ by behavior, so that a policy can choose one."""
+        return self.prefix_kind in ('tokens', 'words')
 
     @property
-    def rows(self) -> tuple[Behavior, ...]:
-        """What has a token of its own, in the order of the rows `behavior/input` and `behavior/output`."""
-        return {'tokens': self.behaviors, 'neutral': (NEUTRAL,)}.get(self.form, ())
+    def token_behaviors(self) -> tuple[Behavior, ...]:
+        """Returns the behaviors with a token of their own, in the order of the behavior rows."""
+        return {'tokens': self.behaviors, 'neutral': (NEUTRAL,)}.get(self.prefix_kind, ())
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Vocabulary ids of `rows`."""
-        return tuple(head[0] for head in self.heads) if self.rows else ()
+        """Returns the token ids of `token_behaviors`."""
+        return tuple(prefix[0] for prefix in self.prefixes) if self.token_behaviors else ()
 
     @property
-    def head_names(self) -> tuple[str, ...]:
-        """Names of the heads, in their order."""
-        return self.names if self.chooses else tuple(b.name for b in self.rows)
+    def prefix_names(self) -> tuple[str, ...]:
+        """Returns the name of the behavior of each prefix."""
+        return self.names if self.is_selectable else tuple(b.name for b in self.token_behaviors)
 
     @property
-    def head_texts(self) -> tuple[str, ...]:
-        """The heads in words, in their order."""
-        if self.form == 'words':
+    def prefix_texts(self) -> tuple[str, ...]:
+        """Returns the text of each prefix."""
+        if self.prefix_kind == 'words':
             return tuple(b.words for b in self.behaviors)
-        return tuple(b.token for b in self.rows)
+        return tuple(b.token for b in self.token_behaviors)
 
-    def head(self, name: str) -> tuple[int, ...]:
-        """Ids that begin an answer of the behavior called `name`; raises UserError for an unknown one."""
-        if self.chooses:
-            return self.heads[self.index(name)]
-        return self.heads[0] if self.heads else ()
+    def prefix_ids(self, name: str) -> tuple[int, ...]:
+        """Returns the ids that begin an answer of a behavior; raises UserError if it is unknown."""
+        if self.is_selectable:
+            return self.prefixes[self.index(name)]
+        return self.prefixes[0] if self.prefixes else ()
 
-    def without_head(self, ids: list[int]) -> list[int]:
-        """Ids of an answer without the head it begins with and without behavior tokens."""
-        for head in self.heads:
-            if tuple(ids[: len(head)]) == head:
-                ids = ids[len(head) :]
+    def strip_prefix(self, ids: list[int]) -> list[int]:
+        """Returns the ids of an answer without its prefix and without behavior tokens."""
+        for prefix in self.prefixes:
+            if tuple(ids[: len(prefix)]) == prefix:
+                ids = ids[len(prefix) :]
                 break
         return [i for i in ids if i not in self.ids]
 
     @property
     def highest(self) -> str:
-        """Name of the behavior of the highest level: what rates of intervention are about."""
-        return max(self.named, key=lambda b: b.level).name
+        """Returns the name of the behavior with the highest level.
+
+        Intervention rates count this behavior as positive.
+        """
+        return max(self.behaviors_or_default, key=lambda b: b.level).name
 
     def index(self, name: str) -> int:
-        """Place of the behavior called `name`; raises UserError for an unknown one."""
+        """Returns the index of a behavior; raises UserError for an unknown name."""
         if name not in self.names:
             raise UserError(f'unknown behavior {name!r}', fix=f'use one of {", ".join(self.names)}')
         return self.names.index(name)
 
 
 def validate_behaviors(behaviors: tuple[Behavior, ...]) -> None:
-    """Raises UserError unless names are distinct identifiers, levels lie in [0, 1] and descriptions say something.
+    """Checks the behaviors of a config.
 
-    `none` is no name: scores and policies call the branch without a behavior so.
+    Raises:
+      UserError: unless there are two or more, names are distinct lower-case identifiers other than
+        `none` (the name that scores and policies use for the branch without a behavior), levels are
+        in [0, 1], and descriptions are not blank.
     """
+    where = 'config.behaviors'
     names = [b.name for b in behaviors]
     if len(names) < 2 or len(set(names)) != len(names):
-        raise UserError(
-            f'behaviors must be two or more with distinct names, got {names}', where='config.behaviors'
-        )
+        message = f'behaviors must be two or more with distinct names, got {names}'
+        raise UserError(message, where=where)
     for b in behaviors:
         if not b.name.isidentifier() or b.name != b.name.lower():
-            raise UserError(
-                f'behavior name {b.name!r} is not a lower-case identifier', where='config.behaviors'
-            )
+            message = f'behavior name {b.name!r} is not a lower-case identifier'
+            raise UserError(message, where=where)
         if b.name == 'none':
-            raise UserError("'none' means no behavior and cannot name one", where='config.behaviors')
+            raise UserError("'none' means no behavior and cannot name one", where=where)
         if not 0.0 <= b.level <= 1.0:
-            raise UserError(
-                f'level {b.level} of behavior {b.name!r} is not in [0, 1]', where='config.behaviors'
-            )
+            message = f'level {b.level} of behavior {b.name!r} is not in [0, 1]'
+            raise UserError(message, where=where)
         if not b.description.strip():
-            raise UserError(
-                f'behavior {b.name!r} has no description, which its row begins as', where='config.behaviors'
-            )
+            message = f'behavior {b.name!r} has no description to initialize its row from'
+            raise UserError(message, where=where)
 
 
 def extend_tokenizer(
-    tokenizer, behaviors: tuple[Behavior, ...], form: str = 'tokens', rows: int | None = None
+    tokenizer,
+    behaviors: tuple[Behavior, ...],
+    prefix_kind: str = 'tokens',
+    table_rows: int | None = None,
 ) -> BehaviorSet:
-    """Adds the tokens that `form` needs to a Hugging Face tokenizer, in place, and returns the set.
+    """Adds the tokens that a kind of prefix needs to a Hugging Face tokenizer, in place.
 
-    The tokens are non-special, so that servers print them. A token that the vocabulary already has keeps
-    its id (a checkpoint that was exported by this package). The others take spare rows of the table, which
-    are the ids behind the tokenizer's last (Qwen); where there are too few, the ids that the vocabulary
-    reserves (`<|reserved_special_token_0|>` of Llama 3, `<unused0>` of Gemma) and neither the tokenizer nor its
-    template uses, whose names they replace; and where there are none either, ids behind the end of the table.
-    Words are encoded apart from what stands around them.
+    The tokens are non-special, so that servers print them. A token that the vocabulary already has
+    (in a checkpoint that this package exported) keeps its id. The ids of the others are, in this
+    order of preference:
+      1. ids after the tokenizer's last one, if the table has enough spare rows for them (Qwen);
+      2. ids that the vocabulary reserves (`<|reserved_special_token_0|>` of Llama 3, `<unused0>` of
+         Gemma) and that neither the tokenizer nor its template uses; these tokens are renamed;
+      3. ids beyond the end of the table.
+    Words are encoded separately from the text around them.
 
     Args:
-      rows: of the embedding table; None for a table that has rows for any id.
+      tokenizer: the tokenizer to extend.
+      behaviors: the behaviors of the model.
+      prefix_kind: one of PREFIX_KINDS.
+      table_rows: rows of the embedding table; None for a table with a row for any id.
+
+    Returns:
+      The behaviors with their prefixes.
     """
-    made = BehaviorSet(tuple(behaviors), form=form)
+    behavior_set = BehaviorSet(tuple(behaviors), prefix_kind=prefix_kind)
+    token_behaviors = behavior_set.token_behaviors
+
     vocabulary = tokenizer.get_vocab()
-    new = [b.token for b in made.rows if b.token not in vocabulary]
+    new = [b.token for b in token_behaviors if b.token not in vocabulary]
     used = {*tokenizer.all_special_tokens, *_RESERVED.findall(str(tokenizer.chat_template or ''))}
-    reserved = sorted((i, t) for t, i in vocabulary.items() if _RESERVED.fullmatch(t) and t not in used)
-    if new and rows is not None and len(tokenizer) + len(new) > rows and len(reserved) >= len(new):
-        _rename(tokenizer, dict(zip((token for _, token in reserved), new, strict=False)))
+    reserved = sorted(
+        (i, t) for t, i in vocabulary.items() if _RESERVED.fullmatch(t) and t not in used
+    )
+    needs_more_rows = table_rows is not None and len(tokenizer) + len(new) > table_rows
+    if new and needs_more_rows and len(reserved) >= len(new):
+        _rename_tokens(tokenizer, dict(zip((token for _, token in reserved), new, strict=False)))
     elif new:
-        tokenizer.add_tokens([_added(token) for token in new])
+        tokenizer.add_tokens([_added_token(token) for token in new])
+
     words = tuple(tuple(tokenizer.encode(b.words, add_special_tokens=False)) for b in behaviors)
-    tokens = tuple((tokenizer.convert_tokens_to_ids(b.token),) for b in made.rows)
-    heads = words if form == 'words' else tokens
-    return dataclasses.replace(made, heads=heads, longest=max(map(len, words), default=0))
+    tokens = tuple((tokenizer.convert_tokens_to_ids(b.token),) for b in token_behaviors)
+    return dataclasses.replace(
+        behavior_set,
+        prefixes=words if prefix_kind == 'words' else tokens,
+        max_prefix_length=max(map(len, words), default=0),
+    )
 
 
-def _added(token: str):
+def _added_token(token: str):
     from transformers import AddedToken
 
     return AddedToken(token, special=False, normalized=False, lstrip=False, rstrip=False)
 
 
-def _rename(tokenizer, names: dict[str, str]) -> None:
-    """Gives reserved tokens new names, in place; their ids stay."""
+def _rename_tokens(tokenizer, new_names: dict[str, str]) -> None:
+    """Renames reserved tokens, in place; their ids stay the same.
+
+    Args:
+      tokenizer: a fast tokenizer.
+      new_names: `{old name: new name}`.
+    """
     from tokenizers import Tokenizer
 
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = state['model']['vocab']
-    for old, new in names.items():
+    for old, new in new_names.items():
         if old in vocabulary:
             vocabulary[new] = vocabulary.pop(old)
-    added = [entry for entry in state['added_tokens'] if entry['content'] not in names]
-    ids = {old: tokenizer.convert_tokens_to_ids(old) for old in names}
-    flags = {'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False, 'special': False}
-    added += [{'id': ids[old], 'content': new, **flags} for old, new in names.items()]
+
+    added = [entry for entry in state['added_tokens'] if entry['content'] not in new_names]
+    ids = {old: tokenizer.convert_tokens_to_ids(old) for old in new_names}
+    flags = {
+        'single_word': False,
+        'lstrip': False,
+        'rstrip': False,
+        'normalized': False,
+        'special': False,
+    }
+    added += [{'id': ids[old], 'content': new, **flags} for old, new in new_names.items()]
     state['added_tokens'] = sorted(added, key=lambda entry: entry['id'])
-    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))  # has no public setter
+    # The tokenizer has no public setter for its backend.
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))

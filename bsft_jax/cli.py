@@ -1,8 +1,8 @@
-"""What the apps share: flags in, one call, exit code out.
+"""Shared parts of the commands: flags in, one call, exit code out.
 
 Results go to stdout, everything else to stderr. Importing this module imports no jax, and flags
-and config files are checked before `main` runs: an app that imports jax inside `main` rejects a
-mistyped flag at once.
+and config files are checked before `main` runs, so a command that imports jax inside `main` rejects
+a mistyped flag at once.
 """
 
 from __future__ import annotations
@@ -20,20 +20,29 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
-from bsft_jax import cache
 from bsft_jax import config as config_lib
-from bsft_jax.errors import EXIT_DOES_NOT_FIT, EXIT_RESTART, EXIT_USER, DoesNotFit, Preempted, UserError
-from bsft_jax.parallel import settings
+from bsft_jax.errors import (
+    EXIT_DOES_NOT_FIT,
+    EXIT_INTERRUPTED,
+    EXIT_RESTART,
+    EXIT_USER,
+    DoesNotFit,
+    Preempted,
+    UserError,
+)
+from bsft_jax.files import cache_home
+from bsft_jax.parallel import env
 
-EXIT_INTERRUPTED = 130
-CACHE_FROM_SECONDS = '0.1'  # of compilation
-QUIET = -2  # absl's verbosity for errors only
+# Programs that compile faster than this are not cached.
+MIN_CACHED_COMPILE_SECONDS = '0.1'
+# absl's verbosity for errors only.
+QUIET = -2
 
 flags.disclaim_key_flags()
 
 
-def define_config() -> flags.FlagHolder[config_lib.RunConfig]:
-    """Defines the required flag `--config=FILE[:ARG]` with its overrides `--config.section.field=value`.
+def define_config(required: bool = True) -> flags.FlagHolder[config_lib.RunConfig]:
+    """Defines the flag `--config=FILE[:ARG]` and its overrides `--config.section.field=value`.
 
     FILE is a Python file whose `get_config(arg='')` returns a RunConfig.
     """
@@ -44,26 +53,75 @@ def define_config() -> flags.FlagHolder[config_lib.RunConfig]:
         'override single fields by --config.section.field=value.',
         lock_config=True,
     )
-    flags.mark_flag_as_required('config')
+    if required:
+        flags.mark_flag_as_required('config')
     return holder
 
 
-def keep_compiled() -> None:
-    """What a command compiles later ones find: `JAX_COMPILATION_CACHE_DIR`, by default in the user's cache folder."""
-    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache.home() / 'xla'))
-    os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', CACHE_FROM_SECONDS)
+class ModelFlags(typing.NamedTuple):
+    """Holds the flags of commands that read a model."""
+
+    workdir: flags.FlagHolder[str]
+    model: flags.FlagHolder[str]
+    step: flags.FlagHolder[int]
+    chat_template: flags.FlagHolder[str]
+    prompt: flags.FlagHolder[str]
+    examples: flags.FlagHolder[str]
+    policy: flags.FlagHolder[str]
+
+
+def define_model_flags(workdir_help: str, *, workdir_required: bool) -> ModelFlags:
+    """Defines the flags that name a model, its prompt style and its policy."""
+    return ModelFlags(
+        workdir=flags.DEFINE_string(
+            'workdir', None if workdir_required else '', workdir_help, required=workdir_required
+        ),
+        model=flags.DEFINE_string(
+            'model', '', 'Hugging Face directory or bundled model instead of the run.'
+        ),
+        step=flags.DEFINE_integer('step', None, 'Checkpoint of the run; default the newest.'),
+        chat_template=flags.DEFINE_string(
+            'chat_template', '', 'Jinja file for a --model without a template.'
+        ),
+        prompt=flags.DEFINE_string(
+            'prompt',
+            'plain',
+            'Prompt style: plain, instructed (behaviors explained) or few_shot:K (K examples).',
+        ),
+        examples=flags.DEFINE_string(
+            'examples',
+            '',
+            "Data source whose train split few_shot shows; default --data for evaluate, the run's "
+            'source for generate.',
+        ),
+        policy=flags.DEFINE_string(
+            'policy',
+            'auto',
+            'How the behavior is chosen: auto (by the model), none (no prefix), oracle (the label) '
+            'or forced:NAME.',
+        ),
+    )
+
+
+def enable_compilation_cache() -> None:
+    """Caches compiled programs for later commands, by default in the user's cache folder.
+
+    `JAX_COMPILATION_CACHE_DIR` names another folder.
+    """
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache_home() / 'xla'))
+    os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', MIN_CACHED_COMPILE_SECONDS)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> typing.NoReturn:
     """Parses the flags, calls `main`, and exits with a code of `bsft_jax.errors`.
 
-    UserError, and whatever is wrong with a flag or a config file, ends with one line on stderr
-    and exit code 2; `-v=1` adds the traceback. DoesNotFit exits 3, Preempted 75, Ctrl-C 130. Libraries are
-    quiet below errors unless `--verbosity` says otherwise.
+    UserError, and whatever is wrong with a flag or a config file, ends with one line on stderr and
+    exit code 2; `-v=1` adds the traceback. DoesNotFit exits 3, Preempted 75, Ctrl-C 130. Libraries
+    log errors only unless `--verbosity` says otherwise.
     """
     os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
-    keep_compiled()
-    settings.take_cards()
+    enable_compilation_cache()
+    env.set_gpu_memory_fraction()
     try:
         app.run(main, flags_parser=_parse_flags)
     except UserError as error:
@@ -87,7 +145,8 @@ def _parse_flags(args: list[str]) -> list[str]:
     path = _check_config_arguments(args) if 'config' in flags.FLAGS else ''
     try:
         rest = flags.FLAGS(args)
-    except SystemExit:  # absl exits 1 after --help
+    except SystemExit:
+        # absl exits with 1 after --help.
         sys.exit(0)
     except flags.Error as error:
         raise _flag_error(error, path) from error
@@ -97,13 +156,17 @@ def _parse_flags(args: list[str]) -> list[str]:
         raise UserError(f'unexpected argument {rest[1]!r}', fix='flags are spelled --name=value')
     if path and not isinstance(flags.FLAGS['config'].value, (config_lib.RunConfig, str)):
         raise UserError('get_config() does not return a RunConfig', where=path)
-    if flags.FLAGS['verbosity'].using_default_value:  # app.run would raise it to INFO
+    if flags.FLAGS['verbosity'].using_default_value:
+        # app.run would raise it to INFO.
         flags.FLAGS.verbosity = QUIET
     return rest
 
 
 def _check_config_arguments(args: Sequence[str]) -> str:
-    """Path of the config file named in `args`; raises UserError for what config_flags reports badly."""
+    """Returns the path of the config file named in `args`.
+
+    Raises UserError for mistakes that config_flags reports badly.
+    """
     values = [a.split('=', 1)[1] for a in args[1:] if re.match(r'--?config=', a)]
     values += [b for a, b in itertools.pairwise(args) if a in ('--config', '-config')]
     fields = [m[1] for a in args[1:] if (m := re.match(r'--?(?:no)?config\.([^=]*)', a))]
@@ -114,9 +177,13 @@ def _check_config_arguments(args: Sequence[str]) -> str:
                 'cannot be set by a flag', where='--config.behaviors', fix='set it in a config file'
             )
         if field not in known:
-            near = difflib.get_close_matches(field, known, n=1)
+            # A field of that name in another section is a better guess than a similar spelling.
+            name = field.rpartition('.')[2]
+            near = [path for path in known if path.rpartition('.')[2] == name]
+            near = near or difflib.get_close_matches(field, known, n=1)
             raise UserError(
-                f'unknown config field {field!r}', fix=f'did you mean --config.{near[0]}?' if near else ''
+                f'unknown config field {field!r}',
+                fix=f'did you mean --config.{near[0]}?' if near else '',
             )
     if fields and not values:
         raise UserError('flag --config is missing', fix='name a config file: --config=FILE.py')
@@ -127,6 +194,7 @@ def _check_config_arguments(args: Sequence[str]) -> str:
 
 
 def _flag_error(error: flags.Error, path: str) -> UserError:
+    """Returns a flag error as one line."""
     message = str(error).strip()
     if 'Error whilst parsing config file' in message:
         line = message.splitlines()[-1].split(f'{UserError.__module__}.UserError: ')[-1]
@@ -139,7 +207,7 @@ def _flag_error(error: flags.Error, path: str) -> UserError:
 
 
 def _resolve_types(cls: type) -> None:
-    """Turns postponed annotations into types: config_flags reads them from the dataclass fields."""
+    """Turns postponed annotations into types, which config_flags reads from dataclass fields."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         field.type = hints[field.name]

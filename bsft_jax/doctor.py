@@ -10,23 +10,26 @@ import sys
 from absl import flags
 
 from bsft_jax import cli
+from bsft_jax import config as config_lib
 from bsft_jax.errors import UserError
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string('workdir', '.', 'Folder that the run would have; only its disk is looked at.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', '.', 'Folder that the run would have; only its disk is looked at.'
+)
 
 
 def main(argv) -> None:
     del argv
-    config = _CONFIG.value.validate()
-    from bsft_jax import checkup
+    config = config_lib.validate(_CONFIG.value)
+    from bsft_jax.commands import doctor
     from bsft_jax.parallel import processes
 
     processes.start()
     failed = []
-    for finding in checkup.Checkup(config, _WORKDIR.value)():
-        processes.say(finding.line(sys.stdout.isatty()), file=sys.stdout)
-        if finding.verdict == checkup.FAIL:
+    for finding in doctor.Doctor(config, _WORKDIR.value)():
+        processes.log_first(finding.line(sys.stdout.isatty()), file=sys.stdout)
+        if finding.verdict == doctor.FAIL:
             failed.append(finding.name)
     if failed:
         raise UserError(f'{", ".join(failed)}: this run would not start')

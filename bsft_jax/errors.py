@@ -1,15 +1,15 @@
-"""The one exception that a user is meant to see, and the exit codes of the apps."""
+"""The exceptions that a user is meant to see, and the exit codes of the commands."""
 
-EXIT_DONE = 0
 EXIT_USER = 2
 EXIT_DOES_NOT_FIT = 3
 EXIT_RESTART = 75
+EXIT_INTERRUPTED = 130
 
 
 class UserError(ValueError):
-    """Something that the user must change: one line that says what, where, and what to do.
+    """Signals something that the user must change, in one line: what, where, and what to do.
 
-    Apps print the line and exit with 2; the traceback appears only with `-v=1`.
+    Commands print the line and exit with 2; the traceback appears only with `-v=1`.
     """
 
     def __init__(self, what: str, *, where: str = '', fix: str = ''):
@@ -20,8 +20,11 @@ class UserError(ValueError):
 
 
 class Preempted(Exception):
-    """The run was asked to stop, saved a checkpoint, and should be started again (exit 75)."""
+    """Signals that the run was asked to stop, saved a checkpoint, and should be started again."""
 
 
 class DoesNotFit(Exception):
-    """The planned run needs more memory than a device has (exit 3): one line with both figures and what would fit."""
+    """Signals that a planned run needs more memory than a device has.
+
+    Its one line names both sizes and what would fit.
+    """

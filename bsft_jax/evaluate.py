@@ -1,4 +1,7 @@
-"""Evaluates a run or a model: `python -m bsft_jax.evaluate --workdir=DIR` writes DIR/eval/NAME/ and prints a table."""
+"""Evaluates a run or a model: `python -m bsft_jax.evaluate --workdir=DIR`.
+
+Writes DIR/eval/NAME/ and prints a table.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,26 @@ from absl import flags
 
 from bsft_jax import cli
 
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the run; with --model, only the place of the results.', required=True
+_MODEL = cli.define_model_flags(
+    'Folder of the run; with --model, only where results are written.', workdir_required=True
 )
-_MODEL = flags.DEFINE_string('model', '', 'Hugging Face directory or bundled model instead of the run.')
-_STEP = flags.DEFINE_integer('step', None, 'Checkpoint of the run; default the newest.')
-_DATA = flags.DEFINE_string('data', '', "Data source; default the run's.")
+_DATA = flags.DEFINE_string('data', '', "Data source; default the run's, required with --model.")
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'Split of the source.')
 _SUBSET = flags.DEFINE_enum('subset', 'all', ['all', 'hard'], 'Which records of the split.')
-_PROMPT = flags.DEFINE_string('prompt', 'plain', 'plain, instructed or few_shot:K.')
-_EXAMPLES = flags.DEFINE_string(
-    'examples', '', 'Data source whose train split few_shot shows; default the one evaluated.'
-)
-_POLICY = flags.DEFINE_string('policy', 'auto', 'auto, none, oracle or forced:NAME.')
 _NAME = flags.DEFINE_string(
-    'name', '', 'Name of the result folder; default SPLIT-POLICY and what is not as usual.'
+    'name', '', 'Name of the result folder; default SPLIT-POLICY and every non-default setting.'
 )
 _LIMIT = flags.DEFINE_integer(
     'limit', 0, 'At most LIMIT records, whole cases evenly spread; 0 for all.', lower_bound=0
 )
-_TEMPLATE = flags.DEFINE_string('chat_template', '', 'Jinja file for a --model without a template.')
 _FORMAT = flags.DEFINE_enum(
-    'answer_format', None, ['letter', 'text'], 'How options are answered; default as the model was trained.'
+    'answer_format',
+    None,
+    ['letter', 'text'],
+    'How an answer names its option: its letter or its text; default as trained.',
 )
-_DROP_LONG = flags.DEFINE_float(
-    'drop_long',
+_MAX_DROPPED_FRACTION = flags.DEFINE_float(
+    'max_dropped_fraction',
     None,
     "Largest share of records left out as too long for the model; default the run's.",
     lower_bound=0.0,
@@ -42,28 +40,30 @@ _DROP_LONG = flags.DEFINE_float(
 
 def main(argv) -> None:
     del argv
-    from bsft_jax import runs
+    from bsft_jax.commands.evaluate import EvaluateOptions, evaluate
     from bsft_jax.parallel import processes
     from bsft_jax.report import table
 
     processes.start()
-    metrics = runs.evaluate(
-        workdir=_WORKDIR.value,
-        model=_MODEL.value,
-        step=_STEP.value,
+    options = EvaluateOptions(
+        workdir=_MODEL.workdir.value,
+        model=_MODEL.model.value,
+        step=_MODEL.step.value,
         data=_DATA.value,
         split=_SPLIT.value,
         subset=_SUBSET.value,
-        prompt=_PROMPT.value,
-        examples=_EXAMPLES.value,
-        policy=_POLICY.value,
+        prompt=_MODEL.prompt.value,
+        examples=_MODEL.examples.value,
+        policy=_MODEL.policy.value,
         name=_NAME.value,
         limit=_LIMIT.value,
-        chat_template=_TEMPLATE.value,
+        chat_template=_MODEL.chat_template.value,
         answer_format=_FORMAT.value or '',
-        drop_long=_DROP_LONG.value,
+        max_dropped_fraction=_MAX_DROPPED_FRACTION.value,
     )
-    processes.say(table.format_table([(_NAME.value or _WORKDIR.value, metrics)]), file=sys.stdout)
+    metrics = evaluate(options)
+    name = _NAME.value or _MODEL.workdir.value
+    processes.log_first(table.format_table([(name, metrics)]), file=sys.stdout)
 
 
 if __name__ == '__main__':

@@ -9,24 +9,26 @@ from absl import flags
 from bsft_jax import cli
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-_OUTPUT = flags.DEFINE_string('output', None, 'New folder for the checkpoint or adapter.', required=True)
+_OUTPUT = flags.DEFINE_string(
+    'output', None, 'New folder for the checkpoint or adapter.', required=True
+)
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint of the run; default the newest.')
 _FORMAT = flags.DEFINE_enum(
     'format',
     'merged',
     ['merged', 'peft'],
-    'merged: a checkpoint with rows and adapters inside its tensors; peft: rows and adapters alone.',
+    'merged: a checkpoint with rows and adapters in its tensors; peft: rows and adapters alone.',
 )
 
 
 def main(argv) -> None:
     del argv
-    from bsft_jax import runs
+    from bsft_jax.commands.export import export
     from bsft_jax.parallel import processes
 
     processes.start()
-    folder = runs.export(workdir=_WORKDIR.value, output=_OUTPUT.value, step=_STEP.value, form=_FORMAT.value)
-    processes.say(str(folder), file=sys.stdout)
+    folder = export(_WORKDIR.value, _OUTPUT.value, _STEP.value, _FORMAT.value)
+    processes.log_first(str(folder), file=sys.stdout)
 
 
 if __name__ == '__main__':

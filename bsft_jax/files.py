@@ -1,4 +1,4 @@
-"""Small files: written whole or not at all, and JSON that is read or named as broken."""
+"""Small files: written whole or not at all, and JSON that is read or reported as broken."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from bsft_jax.errors import UserError
+
+
+def cache_home() -> pathlib.Path:
+    """Returns the folder of caches: `bsft_jax` in `XDG_CACHE_HOME`, or in `~/.cache`."""
+    return pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'bsft_jax'
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -29,16 +34,16 @@ def write_lines(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The value of a JSON file; raises UserError where it is not one."""
+    """Reads a JSON file; raises UserError for anything else."""
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise UserError(
-            f'not valid JSON ({error})', where=str(path), fix='remove it, and make it again'
+            f'not valid JSON ({error})', where=str(path), fix='delete it and create it again'
         ) from error
 
 
 def read_lines(path: pathlib.Path) -> list[Any]:
-    """The values of a JSONL file, one a line whatever separators its texts hold."""
+    """Reads a JSONL file; line separators within its texts do not end a line."""
     with path.open(encoding='utf-8') as file:
         return [json.loads(line) for line in file]

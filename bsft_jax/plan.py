@@ -1,6 +1,8 @@
-"""Plans a run for devices that are not there: `python -m bsft_jax.plan --config=FILE:ARG --topology=v5p:4x4x4`.
+"""Plans a run for devices that you do not have.
 
-Compiles the real train step for the topology and prints what it takes; exits 3 when it does not fit.
+    python -m bsft_jax.plan --config=FILE:ARG --topology=v5p:4x4x4
+
+Compiles the real train step for the topology and prints what it needs; exits 3 if it does not fit.
 """
 
 from __future__ import annotations
@@ -11,40 +13,43 @@ import pathlib
 from absl import flags
 
 from bsft_jax import cli
+from bsft_jax import config as config_lib
 from bsft_jax.errors import DoesNotFit
+from bsft_jax.planning import topology as topology_lib
 
 _CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string(
-    'topology',
-    None,
-    'v5e:4x4, v5p:4x4x4, v6e:16x16 (*S: S slices), h100:HxG, h200:HxG or cpu:N.',
-    required=True,
+    'topology', None, f'Devices to plan for: {topology_lib.SPELLINGS}.', required=True
 )
-_OUTPUT = flags.DEFINE_string('output', '', 'JSON file of the plan; none by default.')
+_OUTPUT = flags.DEFINE_string('output', '', 'JSON file for the plan; none by default.')
 _SEARCH = flags.DEFINE_bool(
-    'search', False, 'Try train.remat × train.accumulation and plan with the fastest that fits.'
+    'search',
+    False,
+    'Try train.remat × train.gradient_accumulation_steps and plan with the fastest that fits.',
 )
 
 
 def main(argv) -> None:
+    """Plans the run, prints the plan and writes it to `--output`."""
     del argv
-    config = _CONFIG.value.validate()
-    from bsft_jax.planning import topology as topology_lib
+    config = config_lib.validate(_CONFIG.value)
+    topology = topology_lib.parse_topology(_TOPOLOGY.value)
+    # Before jax is imported.
+    topology_lib.set_compiler_environment(topology)
+    from bsft_jax.planning import compile_plan, search
+    from bsft_jax.planning.format import format_plan
 
-    topology = topology_lib.parse(_TOPOLOGY.value)
-    topology_lib.prepare(topology)
-    from bsft_jax.planning import account, advice, show
-
-    devices = topology_lib.devices(topology)
-    found = (advice.search if _SEARCH.value else account.plan)(config, topology, devices)
-    found['config'] = config.to_dict()
-    print(show.text(found))
+    devices = topology_lib.topology_devices(topology)
+    make_plan = search.search_plans if _SEARCH.value else compile_plan.make_plan
+    plan = make_plan(config, topology, devices)
+    plan['config'] = config.to_dict()
+    print(format_plan(plan))
     if _OUTPUT.value:
         path = pathlib.Path(_OUTPUT.value)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
-    if found['verdict']['fits'] is False:
-        raise DoesNotFit(advice.sentence(found))
+        path.write_text(json.dumps(plan, indent=2) + '\n', encoding='utf-8')
+    if plan['verdict']['fits'] is False:
+        raise DoesNotFit(search.explain_misfit(plan))
 
 
 if __name__ == '__main__':

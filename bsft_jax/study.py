@@ -1,7 +1,8 @@
 """Runs a study: `python -m bsft_jax.study --config=configs/studies/quickstart.py --workdir=DIR`.
 
-Trains every arm with every seed, evaluates, compares, prints a table and writes `results.jsonl`,
-`summary.json` and `report.html`. Started again with the same --workdir it does what is missing.
+Trains every arm with every seed, evaluates and compares them, prints a table and writes
+`results.jsonl`, `summary.json` and `report.html`. Started again with the same --workdir it does
+what is missing.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ from bsft_jax.errors import UserError
 _CONFIG = flags.DEFINE_string(
     'config', None, 'FILE.py[:ARG], whose get_config(ARG) returns a Study.', required=True
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study; made if absent.', required=True)
-_LAUNCHER = flags.DEFINE_enum('launcher', 'local', ['local', 'print'], 'Run here, or print the commands.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of the study; created if it does not exist.', required=True
+)
+_LAUNCHER = flags.DEFINE_enum(
+    'launcher', 'local', ['local', 'print'], 'Run here, or print the commands.'
+)
 _JOBS = flags.DEFINE_integer(
     'jobs',
     1,
-    'Runs at a time, each on its share of the processor cores and NVIDIA cards. TPUs are not shared out: leave it at 1.',
+    'Number of runs at a time, each on its share of the CPU cores and NVIDIA GPUs. '
+    'TPUs are not divided: use 1.',
     lower_bound=1,
 )
 _OVERRIDE = flags.DEFINE_multi_string(
@@ -33,38 +39,40 @@ _OVERRIDE = flags.DEFINE_multi_string(
 
 
 def _overrides() -> dict[str, object]:
-    changed = {}
+    """Returns the --override flags as `{path: value}`; values are Python literals or else text."""
+    overrides = {}
     for item in _OVERRIDE.value:
         path, equals, text = item.partition('=')
         if not equals:
             raise UserError(f'{item!r} is not PATH=VALUE', where='--override')
         try:
-            changed[path] = ast.literal_eval(text)
+            overrides[path] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            changed[path] = text
-    return changed
+            overrides[path] = text
+    return overrides
 
 
 def main(argv) -> None:
     del argv
-    from bsft_jax.studies import launching, outcome
-    from bsft_jax.studies import study as study_lib
+    from bsft_jax.studies import launchers, launching, reporting, results
+    from bsft_jax.studies.study import load_study
 
-    study = study_lib.load(_CONFIG.value, study_lib.Study)
+    study = load_study(_CONFIG.value)
     study = dataclasses.replace(study, overrides={**study.overrides, **_overrides()})
     directory = pathlib.Path(_WORKDIR.value)
     if _LAUNCHER.value == 'print':
-        launching.run(study, directory, launching.Printer())
+        launching.run_study(study, directory, launchers.DryRun())
         return
-    launcher = launching.Local(directory, _JOBS.value)
-    points = launching.run(study, directory, launcher)
-    rows = launching.write_results(study, points, directory)
-    for name, why in launcher.failed.items():
-        print(f'failed: {name}: {why}', file=sys.stderr)
+    launcher = launchers.LocalLauncher(directory, _JOBS.value)
+    points = launching.run_study(study, directory, launcher)
+    rows = results.write_results(study, points, directory)
+    for name, reason in launcher.failed.items():
+        print(f'failed: {name}: {reason}', file=sys.stderr)
     try:
         if rows:
-            print(outcome.write(study, points, rows, directory))
+            print(reporting.write_report(study, points, rows, directory))
     except UserError as error:
+        # Without the failed points a comparison may be impossible; they are the error to report.
         if not launcher.failed:
             raise
         print(f'no comparison: {error}', file=sys.stderr)

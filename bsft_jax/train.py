@@ -1,6 +1,6 @@
 """Trains a run: `python -m bsft_jax.train --config=configs/quickstart.py --workdir=DIR`.
 
-Started again with the same --workdir it continues from the newest whole checkpoint.
+Started again with the same --workdir it continues from the newest intact checkpoint.
 """
 
 from __future__ import annotations
@@ -8,19 +8,22 @@ from __future__ import annotations
 from absl import flags
 
 from bsft_jax import cli
+from bsft_jax import config as config_lib
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; made if absent.', required=True)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of the run; created if absent.', required=True
+)
 
 
 def main(argv) -> None:
     del argv
-    _CONFIG.value.validate()
-    from bsft_jax import runs
+    config_lib.validate(_CONFIG.value)
+    from bsft_jax.commands.train import train
     from bsft_jax.parallel import processes
 
-    processes.start(stopping=True)
-    runs.train(_CONFIG.value, _WORKDIR.value)
+    processes.start(preemptible=True)
+    train(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == '__main__':

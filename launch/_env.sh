@@ -1,11 +1,12 @@
-# Sourced by the scripts in this folder. Goes to the repository root, makes .venv with what
-# setup.py and constraints.txt name, and defines `py`, the interpreter of that environment.
-#   bsft_environment [EXTRA]     EXTRA: an extra of setup.py, such as `test`
-#   bsft_help SCRIPT             prints the head of a script of this folder
+# Sourced by the scripts in this folder. Changes to the repository root and defines
+#   bsft_environment [EXTRA]     installs setup.py, with an extra such as `test`, and the versions of
+#                                constraints.txt into .venv
+#   bsft_help SCRIPT             prints the comment at the head of a script of this folder
+#   py [ARGUMENTS]               runs the interpreter of .venv
 
-# XLA's CPU buffers go back to the system at every step unless malloc keeps them, which nearly
-# halves the speed. glibc reads this when a process starts; other platforms ignore it. The price:
-# a process keeps the memory of its peak.
+# Unless malloc keeps XLA's CPU buffers, they return to the system at every step, which nearly
+# halves the speed. glibc reads the variable when a process starts; other platforms ignore it. The
+# price is that a process keeps the memory of its peak.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.top_pad=67108864:glibc.malloc.arena_max=1}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -17,7 +18,7 @@ say() { printf '%s\n' "$*" >&2; }
 
 bsft_help() { sed -n '2,/^$/s/^# \{0,1\}//p' "$BSFT_ROOT/launch/$1"; }
 
-# Console scripts of a venv break when its path has a space: always `python -m …`.
+# Console scripts of a venv break if its path contains a space, so always `python -m …`.
 py() { "$BSFT_VENV/bin/python" "$@"; }
 
 _bsft_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
@@ -32,7 +33,7 @@ _bsft_find_python() {
     fi
     seen="$seen $name ($("$name" --version 2>&1 | head -n 1))"
   done
-  say "error: bsft_jax needs Python 3.11 or newer, and none is on the PATH.${seen:+ Found:$seen.}"
+  say "error: bsft_jax needs Python 3.11 or newer, and the PATH has none.${seen:+ Found:$seen.}"
   say "Install one (for example python3.12 with its venv package) and run this script again."
   return 1
 }
@@ -41,7 +42,7 @@ _bsft_make_venv() {
   local base
   if [ -e "$BSFT_VENV/bin/python" ] && py -m pip --version >/dev/null 2>&1; then
     _bsft_recent "$BSFT_VENV/bin/python" && return 0
-    say "error: $BSFT_VENV has $(py --version), and bsft_jax needs Python 3.11 or newer: remove that folder."
+    say "error: $BSFT_VENV has $(py --version), but bsft_jax needs Python 3.11 or newer: remove that folder."
     return 1
   fi
   base="$(_bsft_find_python)" || return 1
@@ -49,7 +50,7 @@ _bsft_make_venv() {
     say "error: $base has no venv module: install its venv package (Debian, Ubuntu: apt install python3-venv)."
     return 1
   fi
-  say "Making .venv with $("$base" --version)"
+  say "Creating .venv with $("$base" --version)"
   "$base" -m venv --clear "$BSFT_VENV"
 }
 
@@ -62,7 +63,7 @@ bsft_environment() {
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     return 0
   fi
-  say "Installing bsft_jax${extra:+ with its $extra extra} into .venv (about 1 GB and a minute${extra:+; torch comes on top where it is used}):"
+  say "Installing bsft_jax${extra:+ with its $extra extra} into .venv (about 1 GB, about a minute${extra:+; plus torch where it is used}):"
   if (
     set -o pipefail
     py -m pip install --progress-bar off --constraint launch/constraints.txt --editable "$target" 2>&1 |

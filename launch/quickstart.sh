@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Compares fine-tuning with and without behavior tokens on the bundled tiny model: the smallest study.
-# Needs Python >= 3.11 and nothing else; everything but the cache (~/.cache) stays in this folder.
+# Needs only Python >= 3.11. Everything but the cache (~/.cache) stays in this folder.
 #   bash launch/quickstart.sh [--help]
-# The jax it installs computes on the CPU; the README says how to install one for GPUs or TPUs.
-# Called again it continues what was stopped and prints the table; remove runs/quickstart to start afresh.
+# It installs JAX for CPUs; the README says how to install it for GPUs or TPUs.
+# A second call continues what was stopped and prints the table; remove runs/quickstart to start over.
 
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh" || exit 1
 
@@ -21,9 +21,9 @@ esac
 
 runs=runs/quickstart
 say "bsft_jax quickstart, in $BSFT_ROOT"
-say "  1. makes .venv and installs into it (about 1 GB, a minute or two; only the first time)"
-say "  2. fine-tunes the bundled tiny-clinical model on synthetic tasks: general_sft, behavior_sft, side by side"
-say "  3. evaluates the base and both arms on cases and in words that were never trained on"
+say "  1. creates .venv and installs into it (about 1 GB, a minute or two; only the first time)"
+say "  2. fine-tunes the bundled tiny-clinical model on synthetic tasks: general_sft and behavior_sft, side by side"
+say "  3. evaluates the base and both arms on cases and phrasings that no arm was trained on"
 say "  4. prints the comparison and writes $runs/report.html"
 say "Steps 2 to 4 take at most 10 minutes on 2 cores; each run's log is in $runs/logs."
 say ''

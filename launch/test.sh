@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the fast tests in .venv; --all adds the slow ones; other arguments go to pytest.
 #   bash launch/test.sh [--help] [--all] [PYTEST ARGUMENTS]
-# On Python 3.11 the parity tests install torch. Where pip would take its CUDA build (several GB),
-# point PIP_EXTRA_INDEX_URL at an index of CPU builds.
+# On Python 3.11 this installs torch for the parity tests. If pip would choose its CUDA build (several
+# GB), point PIP_EXTRA_INDEX_URL at an index of CPU builds.
 
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh" || exit 1
 
@@ -14,7 +14,8 @@ case "${1:-}" in
 esac
 
 bsft_environment test || exit 1
-unset GLIBC_TUNABLES # malloc for train steps; most of a test is compiling, which is faster without
+# These malloc settings are for train steps. Tests mostly compile, which is faster without them.
+unset GLIBC_TUNABLES
 
 marks='not slow'
 arguments=()
@@ -25,5 +26,5 @@ for argument in "$@"; do
     arguments+=("$argument")
   fi
 done
-say "Running the tests${marks:+ that are $marks} (bash launch/test.sh --all runs every one)"
+say "Running the tests${marks:+ that are $marks} (bash launch/test.sh --all runs all of them)"
 py -m pytest -n 2 --dist worksteal -rs -m "$marks" ${arguments[@]+"${arguments[@]}"}

@@ -1,3 +1,5 @@
+"""Tests of flags, configs, errors and exit codes, with a command of their own."""
+
 import os
 import pathlib
 import subprocess
@@ -103,6 +105,7 @@ def test_config_and_overrides(folder, arguments, printed):
     [
         (['--config=good.py', '--config.nope=1'], "unknown config field 'nope'"),
         (['--config=good.py', '--config.data.sourc=x'], 'did you mean --config.data.source?'),
+        (['--config=good.py', '--config.mode=lora'], 'did you mean --config.train.mode?'),
         (['--config=good.py', '--config.data=x'], "unknown config field 'data'"),
         (['--config=good.py', '--config.seed.x=1'], "unknown config field 'seed.x'"),
         (['--config=good.py', '--config.steps=1'], "unknown config field 'steps'"),
@@ -175,50 +178,54 @@ def test_help_is_no_error(folder):
     assert '--config' in done.stdout and '--workdir' in done.stdout
 
 
-def test_an_app_without_a_config(folder):
+def test_an_app_without_a_config_flag(folder):
     app = """
     from bsft_jax import cli
     cli.run(lambda _: print('ran'))
     """
     (folder / 'plain.py').write_text(textwrap.dedent(app))
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
     for arguments, code in (([], 0), (['--config=x.py'], 2)):
-        env = os.environ | {'PYTHONPATH': str(ROOT)}
         command = [sys.executable, 'plain.py', *arguments]
-        assert subprocess.run(command, capture_output=True, cwd=folder, env=env).returncode == code
+        done = subprocess.run(command, capture_output=True, cwd=folder, env=env)
+        assert done.returncode == code
 
 
-def test_what_is_compiled_is_kept_in_the_users_cache_unless_they_say_where(monkeypatch, tmp_path):
+def test_programs_are_cached_in_the_users_folder_or_where_they_say(monkeypatch, tmp_path):
     from bsft_jax import cli
 
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
-    cli.keep_compiled()
+    cli.enable_compilation_cache()
     assert os.environ['JAX_COMPILATION_CACHE_DIR'] == str(tmp_path / 'bsft_jax' / 'xla')
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'elsewhere')
-    cli.keep_compiled()
+    cli.enable_compilation_cache()
     assert os.environ['JAX_COMPILATION_CACHE_DIR'] == 'elsewhere'
 
 
 @pytest.mark.parametrize('name', ['XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'])
-def test_a_run_has_the_share_of_a_card_that_plans_count_on_unless_they_say_how_much(name, monkeypatch):
-    from bsft_jax.parallel import settings
+def test_a_run_has_the_gpu_memory_that_plans_count_on_or_what_users_say(name, monkeypatch):
+    from bsft_jax.parallel import env
 
-    for one in settings._SHARES:
-        monkeypatch.delenv(one, raising=False)
-    settings.take_cards()
-    assert os.environ['XLA_CLIENT_MEM_FRACTION'] == str(settings.CARD_SHARE)
+    for variable in env.MEMORY_FRACTION_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    env.set_gpu_memory_fraction()
+    assert os.environ['XLA_CLIENT_MEM_FRACTION'] == str(env.GPU_MEMORY_FRACTION)
     monkeypatch.delenv('XLA_CLIENT_MEM_FRACTION')
     monkeypatch.setenv(name, '.4')
-    settings.take_cards()
-    assert [os.environ.get(one) for one in settings._SHARES if one != name] == [None]
+    env.set_gpu_memory_fraction()
+    others = [variable for variable in env.MEMORY_FRACTION_VARIABLES if variable != name]
+    assert [os.environ.get(variable) for variable in others] == [None]
     assert os.environ[name] == '.4'
 
 
-def test_a_benchmark_tells_its_contestants_one_share_of_a_card(monkeypatch):
+def test_a_benchmark_sets_one_memory_fraction_for_its_contestants(monkeypatch):
     from benchmarks import peers
-    from bsft_jax.parallel import settings
+    from bsft_jax.parallel import env
 
-    for one in settings._SHARES:
-        monkeypatch.delenv(one, raising=False)
-    settings.take_cards()  # as every app does, so that a contestant inherits it
-    assert sum(one in peers.environment(2, 'gpu') for one in settings._SHARES) == 1
+    for variable in env.MEMORY_FRACTION_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    # Every app does this, so a contestant inherits the variable.
+    env.set_gpu_memory_fraction()
+    environment = peers.environment(2, 'gpu')
+    assert sum(variable in environment for variable in env.MEMORY_FRACTION_VARIABLES) == 1

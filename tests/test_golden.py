@@ -1,6 +1,7 @@
-"""Golden files of every shipped config and of the sharded parameter tree, and one step of each config.
+"""Tests of every shipped config: its golden file, and one step of training.
 
-A change of these files is the review of a change of configs: `python -m tests.test_golden` rewrites them.
+The sharded parameter tree has a golden file too. `python -m tests.test_golden` rewrites them all,
+and their diff is the review of a change of configs.
 """
 
 import importlib.util
@@ -9,6 +10,7 @@ import pathlib
 
 import pytest
 
+from bsft_jax.config import validate
 from tests.conftest import ROOT
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -25,7 +27,10 @@ CONFIGS = {
         for size in ('qwen2_5_0_5b', 'qwen2_5_7b', 'llama3_1_8b', 'qwen2_5_72b')
         for mode in ('lora', 'full', 'behavior_rows')
     },
-    **{f'tiny_pretrain-{stage}': ('tiny_pretrain.py', stage) for stage in ('lists', 'sheets', 'scenes')},
+    **{
+        f'tiny_pretrain-{stage}': ('tiny_pretrain.py', stage)
+        for stage in ('lists', 'sheets', 'scenes')
+    },
 }
 
 
@@ -38,23 +43,23 @@ def load(name):
 
 
 def resolved(name):
-    return json.dumps(load(name).validate().to_dict(), indent=2, ensure_ascii=False) + '\n'
+    return json.dumps(validate(load(name)).to_dict(), indent=2, ensure_ascii=False) + '\n'
 
 
 def parameter_table():
     import jax
 
     from bsft_jax.behaviors import DEFAULT_BEHAVIORS
-    from bsft_jax.config import MeshSection, OptimizerSection
-    from bsft_jax.hub import model
+    from bsft_jax.config import MeshConfig, OptimizerConfig
+    from bsft_jax.hub import pretrained
     from bsft_jax.parallel import mesh as mesh_lib
     from bsft_jax.training import optimizer, state
 
-    mesh = mesh_lib.make_mesh(MeshSection(data=2, fsdp=2, tensor=2), jax.devices()[:8])
-    base = model.open_base('tiny-clinical', behaviors=DEFAULT_BEHAVIORS)
-    params = model.random_base_params(base, mesh, seed=0)
-    made = state.create(params, ('.*',), optimizer.make_optimizer(OptimizerSection()), mesh)
-    return state.table(made) + '\n'
+    mesh = mesh_lib.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), jax.devices()[:8])
+    spec = pretrained.read_pretrained('tiny-clinical', behaviors=DEFAULT_BEHAVIORS)
+    params = pretrained.random_params(spec, mesh, seed=0)
+    adamw = optimizer.make_optimizer(OptimizerConfig())
+    return state.sharding_table(state.create(params, ('.*',), adamw, mesh)) + '\n'
 
 
 def test_every_config_file_is_listed():
@@ -73,16 +78,17 @@ def test_parameter_tree_is_the_golden_one():
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_every_config_trains_a_step(name, tmp_path):
-    from bsft_jax import runs
+    from tests import run as runs
 
     config = load(name)
     config.model.base = 'tiny-clinical'
-    scheme = config.data.source.partition(':')[0] if name.startswith('tiny_pretrain') else 'synthetic'
+    is_pretraining = name.startswith('tiny_pretrain')
+    scheme = config.data.source.partition(':')[0] if is_pretraining else 'synthetic'
     config.data.source, config.data.chat_template = f'{scheme}:30', ''
-    config.data.rows_per_step = 8
+    config.data.global_batch_rows = 8
     config.data.sequence_length = min(config.data.sequence_length, 512)
-    config.data.drop_long = 0.0 if scheme == 'synthetic' else 0.2
-    config.mesh.fsdp = 1 if name.startswith('tiny_pretrain') else config.mesh.fsdp
+    config.data.max_dropped_fraction = 0.0 if scheme == 'synthetic' else 0.2
+    config.mesh.fsdp = 1 if is_pretraining else config.mesh.fsdp
     config.train.steps, config.log_interval, config.evaluation.interval = 1, 1, 0
     runs.train(config, tmp_path / 'run')
     (line,) = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()

@@ -1,3 +1,5 @@
+"""Checks the package as a whole: imports, public names, constraints, generated tables, scripts."""
+
 import os
 import pathlib
 import pkgutil
@@ -12,7 +14,8 @@ import bsft_jax
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIGHT = (
     'bsft_jax, bsft_jax.cli, bsft_jax.config, bsft_jax.behaviors, bsft_jax.evaluation.metrics, '
-    'bsft_jax.report.table, bsft_jax.studies.summary, bsft_jax.behaviorbench.records, bsft_jax.data.batch'
+    'bsft_jax.report.table, bsft_jax.studies.summary, bsft_jax.records.record, '
+    'bsft_jax.data.examples'
 )
 
 
@@ -23,7 +26,7 @@ def test_light_modules_import_no_jax():
     assert (done.stdout.strip(), done.stderr) == ('[]', '')
 
 
-def test_importing_the_public_names_starts_no_back_end():
+def test_importing_the_public_names_starts_no_backend():
     code = (
         'import bsft_jax; [getattr(bsft_jax, name) for name in bsft_jax.__all__]; '
         'from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())'
@@ -59,21 +62,22 @@ def test_a_page_has_the_table_of_the_results(page):
     from benchmarks import table
 
     text = (ROOT / page).read_text()
-    assert table.put(page, text) == text, 'python -m benchmarks.table'
+    assert table.insert_table(page, text) == text, 'python -m benchmarks.table'
 
 
-def test_the_readme_has_a_few_rows_of_the_table():
+def test_the_readme_has_three_rows_of_the_table():
     from benchmarks import table
 
-    few, every = (table.table(page).splitlines() for page in table.PAGES)
-    assert few[0].startswith('**A train step beside eager torch: float32 on `amx_tile` 0.')
-    assert set(few[2:]) < set(every) and len(few[4:]) == 8
+    few, every = (table.page_table(page).splitlines() for page in table.PAGES)
+    assert every[0] == '**A train step beside eager torch:**'
+    assert every[2].startswith('- float32 on `amx_tile`: 0.')
+    assert set(few) < set(every) and tuple(few[:2]) == table.HEADER and len(few[2:]) == 3
 
 
 @pytest.mark.parametrize('name', ['h100_full', 'v5e_lora'])
 def test_a_picture_of_weak_scaling_is_that_of_its_result(name):
     path = ROOT / f'benchmarks/results/weak_scaling_{name}'
-    code = f'import json; print(weak_scaling.picture(json.load(open("{path}.json"))["points"]))'
+    code = f'import json; print(weak_scaling.draw_points(json.load(open("{path}.json"))["points"]))'
     command = [sys.executable, '-c', f'from benchmarks import weak_scaling; {code}']
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == path.with_suffix('.svg').read_text(), done.stderr
@@ -103,7 +107,11 @@ def test_a_script_explains_itself_and_installs_nothing(tmp_path, script, argumen
     for name in ('_env.sh', script):
         (tmp_path / 'launch' / name).write_text((ROOT / 'launch' / name).read_text())
     done = subprocess.run(
-        ['bash', f'launch/{script}', argument], cwd=tmp_path, capture_output=True, text=True, timeout=10
+        ['bash', f'launch/{script}', argument],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=10,
     )
     assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done
     assert '#' not in done.stdout
@@ -112,14 +120,16 @@ def test_a_script_explains_itself_and_installs_nothing(tmp_path, script, argumen
 
 @pytest.fixture
 def old_python(tmp_path):
-    """A PATH on which every Python is too old."""
+    """Makes a PATH on which every Python is too old."""
     for name in ('python3', 'python'):
         script = tmp_path / name
         script.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.1"\nexit 1\n')
         script.chmod(0o755)
     for tool in ('dirname', 'head', 'cat', 'bash'):
-        found = next(d for d in os.environ['PATH'].split(os.pathsep) if os.access(f'{d}/{tool}', os.X_OK))
-        (tmp_path / tool).symlink_to(f'{found}/{tool}')
+        folder = next(
+            d for d in os.environ['PATH'].split(os.pathsep) if os.access(f'{d}/{tool}', os.X_OK)
+        )
+        (tmp_path / tool).symlink_to(f'{folder}/{tool}')
     return str(tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""Turns sources of records into packed batches, and prompts into token ids."""

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bsft_jax.behaviorbench.records import Record, behavior_of, earlier_answers, label_of
 from bsft_jax.behaviors import NEUTRAL, Behavior
 from bsft_jax.data.rendering import Renderer
-from bsft_jax.data.tokenizer import any_of
+from bsft_jax.data.tokenizer import token_pattern
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import Record, behavior_of, describe_record, earlier_answers
 
 
 def check_behaviors(records: Iterable[Record], behaviors: Iterable[Behavior]) -> None:
-    """Raises UserError for a record of which a label, of an answer or of an option, is no known behavior."""
+    """Raises UserError for a record whose answers or options name an unknown behavior."""
     names = {behavior.name for behavior in behaviors}
     for record in records:
-        for name in (record.behavior, *(m.behavior for m in record.messages), *record.option_behaviors):
+        for name in (
+            record.behavior,
+            *(m.behavior for m in record.messages),
+            *record.option_behaviors,
+        ):
             if name and name not in names:
                 raise UserError(
-                    f'{label_of(record)}: unknown behavior {name!r}', fix=f'known: {", ".join(sorted(names))}'
+                    f'{describe_record(record)}: unknown behavior {name!r}',
+                    fix=f'known: {", ".join(sorted(names))}',
                 )
 
 
@@ -26,36 +31,43 @@ def check_records(
     records: Sequence[Record],
     renderer: Renderer,
     behaviors: tuple[Behavior, ...],
-    without_behavior: str = 'plain',
+    unlabeled: str = 'plain',
 ) -> None:
-    """Raises UserError for a record that must not be trained on.
+    """Checks that records may be trained on.
 
-    That is one whose messages, options or rationale spell a behavior token or a control token of
-    the tokenizer (nobody steers a model from inside a note), and one with an unknown behavior;
-    under `without_behavior='refuse'` also one with an answer to train on that has no behavior.
-    Heads without any record that has a behavior are an error as well.
+    Args:
+      records: the records.
+      renderer: renders them.
+      behaviors: the known behaviors.
+      unlabeled: `refuse` also refuses a record with an answer to train on that has no behavior.
+
+    Raises UserError for a record with an unknown behavior, and for one whose messages, options or
+    rationale spell a behavior token or a control token of the tokenizer: a note must not steer the
+    model. If answers have prefixes, at least one record must have a behavior.
     """
     check_behaviors(records, behaviors)
-    control = any_of(renderer.control_tokens | {behavior.token for behavior in (*behaviors, NEUTRAL)})
+    control_pattern = token_pattern(
+        renderer.encoder.control_tokens | {behavior.token for behavior in (*behaviors, NEUTRAL)}
+    )
     labelled = False
     for record in records:
         earlier = [record.messages[i].behavior for i in earlier_answers(record)]
-        trained = [behavior_of(record), *(earlier if renderer.on_turns else [])]
-        if without_behavior == 'refuse' and not all(trained):
+        trained = [behavior_of(record), *(earlier if renderer.trains_on_turns else [])]
+        if unlabeled == 'refuse' and not all(trained):
             raise UserError(
-                f'{label_of(record)} has an answer without a behavior',
-                where='--config.data.without_behavior=refuse',
-                fix='label it, or train it without a token by plain',
+                f'{describe_record(record)} has an answer without a behavior',
+                where='--config.data.unlabeled=refuse',
+                fix='label it, or use --config.data.unlabeled=plain to train it without a prefix',
             )
         labelled = labelled or any([*trained, *earlier])
-        pieces = [*(m.content for m in record.messages), *(m.name for m in record.messages)]
-        for piece in (*pieces, *record.options, record.rationale, record.text):
-            if found := control.search(piece):
+        texts = [*(m.content for m in record.messages), *(m.name for m in record.messages)]
+        for text in (*texts, *record.options, record.rationale, record.text):
+            if match := control_pattern.search(text):
                 raise UserError(
-                    f'{label_of(record)}: the token {found[0]} inside a message',
-                    fix='remove it; behavior and control tokens are written by the renderer alone',
+                    f'{describe_record(record)}: the token {match[0]} inside a message',
+                    fix='remove it; only the renderer writes behavior and control tokens',
                 )
-    if renderer.behaviors.heads and not labelled:
+    if renderer.behaviors.prefixes and not labelled:
         raise UserError(
             'no trainable token: no record has a behavior',
             where='--config.data.source',

@@ -1,20 +1,24 @@
-"""Examples: token ids with the weight of predicting each, one by one and many in flat arrays."""
+"""Examples (token ids with the weight of predicting each) and batches of packed examples."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One document: `ids` int32 [T] and, for each id, the weight of predicting it, float32 [T].
+    """Holds one rendered record.
 
-    `reserved` counts the tokens that the longest arm writes for the record and this one does not:
-    all arms plan with the same lengths.
+    Attributes:
+      ids: token ids, int32 [T].
+      weights: loss weight of predicting each id, float32 [T].
+      reserved: tokens that the longest arm writes for the record and this one does not. All arms
+        plan with the same lengths.
     """
 
     ids: np.ndarray
@@ -23,13 +27,29 @@ class Example:
 
     @property
     def length(self) -> int:
-        """Tokens in the longest arm."""
+        """Returns the number of tokens in the longest arm."""
         return len(self.ids) + self.reserved
+
+
+def concatenate_examples(examples: Sequence[Example]) -> Example:
+    """Returns the examples one after the other, as one."""
+    return Example(
+        np.concatenate([example.ids for example in examples]),
+        np.concatenate([example.weights for example in examples]),
+        sum(example.reserved for example in examples),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleStore:
-    """Many examples in flat arrays; `starts` has one entry more than there are examples."""
+    """Holds many examples in flat arrays.
+
+    Attributes:
+      ids: token ids of all examples, int32.
+      weights: their loss weights, float32.
+      starts: where each example begins in `ids`, and, as the last entry, where the last one ends.
+      reserved: `Example.reserved` of each.
+    """
 
     ids: np.ndarray
     weights: np.ndarray
@@ -38,6 +58,7 @@ class ExampleStore:
 
     @classmethod
     def from_examples(cls, examples: Sequence[Example]) -> ExampleStore:
+        """Copies examples into flat arrays."""
         return cls(
             ids=np.concatenate([example.ids for example in examples]),
             weights=np.concatenate([example.weights for example in examples]),
@@ -47,7 +68,7 @@ class ExampleStore:
 
     @classmethod
     def joined(cls, stores: Sequence[ExampleStore]) -> ExampleStore:
-        """The examples of several stores, in their order."""
+        """Returns the examples of several stores, in order."""
         if len(stores) == 1:
             return stores[0]
         lengths = np.concatenate([np.diff(store.starts) for store in stores])
@@ -62,18 +83,36 @@ class ExampleStore:
         return len(self.starts) - 1
 
     def __getitem__(self, index: int) -> Example:
-        part = slice(self.starts[index], self.starts[index + 1])
-        return Example(self.ids[part], self.weights[part], int(self.reserved[index]))
+        span = slice(self.starts[index], self.starts[index + 1])
+        return Example(self.ids[span], self.weights[span], int(self.reserved[index]))
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example in the longest arm: what a plan packs."""
+        """Returns the tokens of each example in the longest arm, by which a plan packs them."""
         return np.diff(self.starts) + self.reserved
 
     @property
     def hash(self) -> str:
-        """SHA-256 of ids, weights and boundaries, in hexadecimal."""
+        """Returns the SHA-256 of ids, weights and boundaries, in hexadecimal."""
         digest = hashlib.sha256()
         for array in (self.ids, self.weights, self.starts):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+
+class Batch(NamedTuple):
+    """Holds rows of packed examples; each example is one segment of its row.
+
+    Attributes:
+      tokens_BT: token ids, int32.
+      targets_BT: the next token of the same segment; 0 with weight 0 at its last token.
+      weights_BT: loss weight of the target, float32.
+      segment_ids_BT: 1, 2, … for the segments of a row; 0 is padding.
+      positions_BT: position within the segment, from 0.
+    """
+
+    tokens_BT: np.ndarray
+    targets_BT: np.ndarray
+    weights_BT: np.ndarray
+    segment_ids_BT: np.ndarray
+    positions_BT: np.ndarray

@@ -1,46 +1,50 @@
-"""A rendered example for human eyes: its pieces in the colour of their loss weight, and its ids."""
+"""A rendered example as text for a terminal: its words colored by loss weight, and its ids."""
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 from bsft_jax.data.examples import Example
 
-_RESET, _DIM, _BEHAVIOR, _TRAINED = '\033[0m', '\033[2m', '\033[1;35m', '\033[32m'
+_RESET, _DIM, _MAGENTA, _GREEN = '\033[0m', '\033[2m', '\033[1;35m', '\033[32m'
+_COLOUR = {'prompt': _DIM, 'prefix': _MAGENTA, 'answer': _GREEN}
 
 
-def legend(colour: bool) -> str:
-    """What the marks of `describe` mean."""
+def format_legend(colour: bool) -> str:
+    """Returns the line that explains the marks of `format_example`."""
     if not colour:
         return 'what is trained on stands in ⟦ ⟧, a behavior token by itself'
-    return f'{_DIM}weight 0{_RESET}, {_BEHAVIOR}behavior token{_RESET}, {_TRAINED}other targets{_RESET}'
+    marks = {'prompt': 'weight 0', 'prefix': 'behavior token', 'answer': 'other targets'}
+    return ', '.join(f'{_COLOUR[kind]}{text}{_RESET}' for kind, text in marks.items())
 
 
-def describe(example: Example, tokenizer, head_ids: frozenset[int], colour: bool) -> str:
-    """The text of an example as its tokens spell it, then `id:weight` of every token that has one.
+def format_example(
+    example: Example, tokenizer: Any, prefix_ids: frozenset[int], colour: bool
+) -> str:
+    """Returns the text of an example, then its prompt ids and `id:weight` of every trained token.
 
     Args:
-      example: what training sees.
-      tokenizer: which encoded it.
-      head_ids: ids of behavior tokens.
-      colour: with ANSI colours; without, what has weight stands in ⟦ ⟧.
+      example: an example as training sees it.
+      tokenizer: the tokenizer that encoded it.
+      prefix_ids: ids of behavior tokens.
+      colour: marks the text with ANSI colors; otherwise what has weight stands in ⟦ ⟧.
     """
-    parts = []
-    ids, weights = example.ids.tolist(), example.weights.tolist()
-    kinds = [
-        'head' if i in head_ids and w else 'trained' if w else 'prompt'
-        for i, w in zip(ids, weights, strict=True)
-    ]
-    start = 0
-    for end in range(1, len(ids) + 1):
-        if end < len(ids) and kinds[end] == kinds[start]:
-            continue
-        text = tokenizer.decode(ids[start:end], skip_special_tokens=False)
+    pairs = list(zip(example.ids.tolist(), example.weights.tolist(), strict=True))
+
+    def kind_of(pair: tuple[int, float]) -> str:
+        token_id, weight = pair
+        if not weight:
+            return 'prompt'
+        return 'prefix' if token_id in prefix_ids else 'answer'
+
+    spans = []
+    for kind, group in itertools.groupby(pairs, key=kind_of):
+        text = tokenizer.decode([token_id for token_id, _ in group], skip_special_tokens=False)
         if colour:
-            parts.append(
-                {'head': _BEHAVIOR, 'trained': _TRAINED, 'prompt': _DIM}[kinds[start]] + text + _RESET
-            )
+            spans.append(f'{_COLOUR[kind]}{text}{_RESET}')
         else:
-            parts.append(text if kinds[start] == 'prompt' else f'⟦{text}⟧')
-        start = end
-    trained = ' '.join(f'{i}:{w:g}' for i, w in zip(ids, weights, strict=True) if w)
-    prompt = ' '.join(str(i) for i, w in zip(ids, weights, strict=True) if not w)
-    return f'{"".join(parts)}\nprompt ids: {prompt}\nid:weight: {trained}'
+            spans.append(text if kind == 'prompt' else f'⟦{text}⟧')
+    prompt = ' '.join(str(token_id) for token_id, weight in pairs if not weight)
+    trained = ' '.join(f'{token_id}:{weight:g}' for token_id, weight in pairs if weight)
+    return f'{"".join(spans)}\nprompt ids: {prompt}\nid:weight: {trained}'

@@ -1,4 +1,4 @@
-"""What a run changes of its records before it renders them: the labels, and a category left out.
+"""Changes to a run's records before they are rendered: other labels, or a category left out.
 
 Answers, options and order stay as they are, and a result depends on records and seed alone.
 """
@@ -10,65 +10,83 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Record, behavior_of, earlier_answers
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import Record, behavior_of, earlier_answers
 
-_PERMUTATION, _NOISE = 1, 2  # streams of random numbers of one seed
-
-
-def hold_out(records: Sequence[Record], category: str) -> list[Record]:
-    """The records outside `category`; all of them for ''. Raises UserError when none is left."""
-    kept = [record for record in records if not category or record.category != category]
-    if records and not kept:
-        raise UserError('no record of another category is left', where='--config.data.hold_out')
-    return kept
+# Streams of random numbers of one seed; `mixture` has the third.
+_PERMUTATION_STREAM, _NOISE_STREAM = 1, 2
 
 
-def _answers(record: Record) -> dict[int | None, str]:
-    """Behaviors of the answer (None) and of earlier turns (their place), where they have one."""
-    earlier = {i: record.messages[i].behavior for i in earlier_answers(record)}
-    return {place: name for place, name in {None: behavior_of(record), **earlier}.items() if name}
+def exclude_category(records: Sequence[Record], category: str) -> list[Record]:
+    """Returns the records outside `category`; all records for ''.
+
+    Raises UserError when none is left.
+    """
+    remaining = [record for record in records if not category or record.category != category]
+    if records and not remaining:
+        raise UserError(
+            'no record of another category is left', where='--config.data.exclude_category'
+        )
+    return remaining
 
 
-def _relabelled(records: Sequence[Record], behaviors: dict[tuple[int, int | None], str]) -> list[Record]:
-    """The records with the behavior of (record, answer of it) changed."""
-    changed = list(records)
-    for (i, place), name in behaviors.items():
-        if place is None:
-            changed[i] = dataclasses.replace(changed[i], behavior=name)
-        else:
-            messages = list(changed[i].messages)
-            messages[place] = dataclasses.replace(messages[place], behavior=name)
-            changed[i] = dataclasses.replace(changed[i], messages=tuple(messages))
-    return changed
+def shuffle_labels(records: Sequence[Record], seed: int) -> list[Record]:
+    """Returns the records, the behaviors of their answers and turns permuted within each category.
 
-
-def permute(records: Sequence[Record], seed: int) -> list[Record]:
-    """The records with the behaviors of their answers and turns permuted within each category.
-
-    What has no behavior gets none.
+    An answer without a behavior gets none.
     """
     labels: dict[str, dict[tuple[int, int | None], str]] = {}
     for i, record in enumerate(records):
-        for place, name in _answers(record).items():
-            labels.setdefault(record.category, {})[i, place] = name
-    rng = np.random.default_rng((seed, _PERMUTATION))
-    changed = {}
-    for _, mine in sorted(labels.items()):
-        names = list(mine.values())
-        changed |= {key: names[j] for key, j in zip(mine, rng.permutation(len(names)), strict=True)}
-    return _relabelled(records, changed)
+        for turn, name in _labels_of(record).items():
+            labels.setdefault(record.category, {})[i, turn] = name
+    rng = np.random.default_rng((seed, _PERMUTATION_STREAM))
+    changes = {}
+    for _, of_category in sorted(labels.items()):
+        names = list(of_category.values())
+        permutation = rng.permutation(len(names))
+        changes |= {key: names[j] for key, j in zip(of_category, permutation, strict=True)}
+    return _relabel(records, changes)
 
 
-def flip(records: Sequence[Record], share: float, names: Sequence[str], seed: int) -> list[Record]:
-    """The records with `round(share · n)` of their n behaviors changed to another one of `names`."""
-    labelled = [
-        (i, place, name) for i, record in enumerate(records) for place, name in _answers(record).items()
+def add_label_noise(
+    records: Sequence[Record], share: float, names: Sequence[str], seed: int
+) -> list[Record]:
+    """Returns the records, a share of whose n behaviors is replaced by another one of `names`.
+
+    Exactly `round(share * n)` behaviors change.
+    """
+    labels = [
+        (i, turn, name)
+        for i, record in enumerate(records)
+        for turn, name in _labels_of(record).items()
     ]
-    rng = np.random.default_rng((seed, _NOISE))
-    changed = {}
-    for chosen in rng.permutation(len(labelled))[: round(share * len(labelled))]:
-        i, place, old = labelled[chosen]
+    rng = np.random.default_rng((seed, _NOISE_STREAM))
+    changes = {}
+    for index in rng.permutation(len(labels))[: round(share * len(labels))]:
+        i, turn, old = labels[index]
         others = [name for name in names if name != old]
-        changed[i, place] = others[rng.integers(len(others))]
-    return _relabelled(records, changed)
+        changes[i, turn] = others[rng.integers(len(others))]
+    return _relabel(records, changes)
+
+
+def _labels_of(record: Record) -> dict[int | None, str]:
+    """Returns the behaviors of a record: of its answer (key None) and of earlier turns (index)."""
+    names = {None: behavior_of(record)}
+    names |= {i: record.messages[i].behavior for i in earlier_answers(record)}
+    return {turn: name for turn, name in names.items() if name}
+
+
+def _relabel(records: Sequence[Record], changes: dict[tuple[int, int | None], str]) -> list[Record]:
+    """Returns the records with changed behaviors.
+
+    The keys are the index of a record, and that of a turn as in `_labels_of`.
+    """
+    relabelled = list(records)
+    for (i, turn), name in changes.items():
+        if turn is None:
+            relabelled[i] = dataclasses.replace(relabelled[i], behavior=name)
+        else:
+            messages = list(relabelled[i].messages)
+            messages[turn] = dataclasses.replace(messages[turn], behavior=name)
+            relabelled[i] = dataclasses.replace(relabelled[i], messages=tuple(messages))
+    return relabelled

@@ -1,4 +1,4 @@
-"""Mixture: how many records of each source an epoch holds, and which."""
+"""Mixture: how many records of each source an epoch holds, and which ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import numpy as np
 
 from bsft_jax.errors import UserError
 
-_STREAM = 3  # of random numbers, beside those of `labels`
+# A stream of random numbers beside those of `labels`.
+_STREAM = 3
 
 
 def apportion(total: int, weights: tuple[float, ...]) -> list[int]:
-    """`total` divided by weight into whole numbers, the largest remainders rounded up (Hamilton)."""
+    """Divides `total` by weight into whole numbers.
+
+    The largest remainders are rounded up (Hamilton's method).
+    """
     shares = np.asarray(weights, np.float64) / sum(weights) * total
     counts = np.floor(shares).astype(int)
     counts[np.argsort(counts - shares, kind='stable')[: total - counts.sum()]] += 1
@@ -21,16 +25,16 @@ def apportion(total: int, weights: tuple[float, ...]) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Sources that stand one behind the other, mixed by weight.
+    """Mixes concatenated sources by weight.
 
-    An epoch has as many records as all sources together, of each source its exact share. A source
-    is gone through in passes, every record once a pass, each pass in its own order; an epoch goes
-    on where the one before it stopped. So after any number of epochs two records of one source have
-    been seen equally often, give or take one.
+    An epoch has as many records as all sources together, and of each source its exact share. A
+    source is read in passes: every record once per pass, each pass in its own order. An epoch
+    continues where the one before it stopped. So after any number of epochs the records of one
+    source have been seen equally often, give or take one.
 
     Attributes:
-      sizes: records of each source.
-      weights: of each source, above 0; their sum may be any.
+      sizes: number of records of each source.
+      weights: weight of each source, above 0; they need not sum to 1.
 
     Raises UserError where a weight is so small that an epoch has no record of its source.
     """
@@ -41,30 +45,39 @@ class Mixture:
     def __post_init__(self):
         if not all(self.counts):
             raise UserError(
-                f'part {self.counts.index(0) + 1} of the mixture has no record in an epoch of {sum(self.sizes):,}',
+                f'part {self.counts.index(0) + 1} of the mixture has no record in an epoch of '
+                f'{sum(self.sizes):,}',
                 where='--config.data.source',
                 fix='raise its weight or leave it out',
             )
 
     @property
     def counts(self) -> list[int]:
-        """Records of each source in an epoch."""
+        """Returns the number of records of each source in an epoch."""
         return apportion(sum(self.sizes), self.weights)
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
-        """Indices of an epoch's records, by source: a pure function of the arguments."""
-        drawn, start = [], 0
+        """Draws the record indices of an epoch, source by source.
+
+        The result is a pure function of the arguments.
+        """
+        drawn, first_record = [], 0
         for source, (size, count) in enumerate(zip(self.sizes, self.counts, strict=True)):
-            first, end = epoch * count, (epoch + 1) * count
-            passes = range(first // size, -(-end // size))
-            orders = [np.random.default_rng((seed, _STREAM, source, p)).permutation(size) for p in passes]
+            # The epoch is the slice [start, stop) of the source's endless sequence of passes.
+            start, stop = epoch * count, (epoch + 1) * count
+            passes = range(start // size, -(-stop // size))
+            orders = [
+                np.random.default_rng((seed, _STREAM, source, p)).permutation(size) for p in passes
+            ]
             if orders:
-                offset = first - passes.start * size
-                drawn.append(start + np.concatenate(orders)[offset : offset + count])
-            start += size
+                offset = start - passes.start * size
+                drawn.append(first_record + np.concatenate(orders)[offset : offset + count])
+            first_record += size
         return np.concatenate(drawn)
 
     def describe(self) -> str:
-        """One line for the log."""
-        parts = (f'{count:,} of {size:,}' for count, size in zip(self.counts, self.sizes, strict=True))
-        return f'an epoch of the mixture draws {" + ".join(parts)} records'
+        """Returns a line for the log."""
+        shares = (
+            f'{count:,} of {size:,}' for count, size in zip(self.counts, self.sizes, strict=True)
+        )
+        return f'an epoch of the mixture draws {" + ".join(shares)} records'

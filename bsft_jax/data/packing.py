@@ -13,8 +13,13 @@ import numpy as np
 from bsft_jax.data.mixture import Mixture
 
 
-def pack(lengths_N: np.ndarray, capacity: int, order_N: np.ndarray | None = None) -> list[list[int]]:
-    """Best-fit decreasing: longest first, each into the fullest row that still has room.
+def pack(
+    lengths_N: np.ndarray, capacity: int, order_N: np.ndarray | None = None
+) -> list[list[int]]:
+    """Packs items into rows by best-fit decreasing.
+
+    The longest item goes first, each into the fullest row that still has room for it. This takes
+    O(N log capacity) beside the sort.
 
     Args:
       lengths_N: tokens of each item, 1 to `capacity`.
@@ -22,7 +27,7 @@ def pack(lengths_N: np.ndarray, capacity: int, order_N: np.ndarray | None = None
       order_N: a permutation that breaks ties of length; default the given order.
 
     Returns:
-      Rows of item indices. Takes O(N log capacity) beside the sort.
+      Rows of item indices.
 
     Raises ValueError for an item that is longer than a row.
     """
@@ -32,125 +37,139 @@ def pack(lengths_N: np.ndarray, capacity: int, order_N: np.ndarray | None = None
     order_N = np.arange(len(lengths_N)) if order_N is None else order_N
     order_N = order_N[np.argsort(-lengths_N[order_N], kind='stable')]
     rows: list[list[int]] = []
-    open_rows: dict[int, list[int]] = {}  # room left → rows with exactly that room
-    rooms: list[int] = []  # the keys of open_rows, ascending
+    # Free tokens → the rows that have exactly so many; and the keys of that dict, ascending.
+    open_rows: dict[int, list[int]] = {}
+    free_sizes: list[int] = []
     for item, length in zip(order_N.tolist(), lengths_N[order_N].tolist(), strict=True):
-        at = bisect.bisect_left(rooms, length)
-        if at == len(rooms):
-            row, room = len(rows), capacity
+        index = bisect.bisect_left(free_sizes, length)
+        if index == len(free_sizes):
+            row, free = len(rows), capacity
             rows.append([])
         else:
-            room = rooms[at]
-            row = open_rows[room].pop()
-            if not open_rows[room]:
-                del open_rows[room], rooms[at]
+            free = free_sizes[index]
+            row = open_rows[free].pop()
+            if not open_rows[free]:
+                del open_rows[free], free_sizes[index]
         rows[row].append(item)
-        if left := room - length:
-            if left not in open_rows:
-                open_rows[left] = []
-                bisect.insort(rooms, left)
-            open_rows[left].append(row)
+        if remaining := free - length:
+            if remaining not in open_rows:
+                open_rows[remaining] = []
+                bisect.insort(free_sizes, remaining)
+            open_rows[remaining].append(row)
     return rows
 
 
 class PackPlan:
-    """The records of every step: a pure function of lengths, seed and step.
+    """Plans the records of every step: a pure function of lengths, seed and step.
 
-    Every epoch packs all records anew, shuffled by (seed, epoch), and spreads its rows evenly over
-    its steps, so that no step is much smaller than the others. With a mixture an epoch packs the
-    records that the mixture draws for it.
+    Every epoch packs all records anew, shuffled by (seed, epoch), and distributes its rows evenly
+    over its steps, so that no step is much smaller than the others. With a mixture, an epoch packs
+    the records that the mixture draws for it.
 
     Args:
       lengths_N: tokens of each record, at most `sequence_length`.
-      rows_per_step: rows of the global batch.
+      global_batch_rows: rows of the global batch.
       sequence_length: tokens of a row.
-      seed: of the shuffles.
-      mixture: of sources whose records stand one behind the other in `lengths_N`.
+      seed: seed of the shuffles.
+      mixture: a mixture of the sources whose records `lengths_N` holds one after the other.
     """
 
     def __init__(
         self,
         lengths_N: np.ndarray,
-        rows_per_step: int,
+        global_batch_rows: int,
         sequence_length: int,
         seed: int,
         mixture: Mixture | None = None,
     ):
         self.mixture = mixture
         self.lengths_N = np.asarray(lengths_N, np.int64)
-        self.rows_per_step, self.sequence_length, self.seed = rows_per_step, sequence_length, seed
+        self.global_batch_rows = global_batch_rows
+        self.sequence_length = sequence_length
+        self.seed = seed
         digest = hashlib.sha256(self.lengths_N.tobytes())
-        digest.update(f'{rows_per_step} {sequence_length} {seed}'.encode())
+        digest.update(f'{global_batch_rows} {sequence_length} {seed}'.encode())
         if mixture:
             digest.update(f' {mixture.sizes} {mixture.weights}'.encode())
         self.hash = digest.hexdigest()
         self._epoch = functools.lru_cache(maxsize=2)(self._pack_epoch)
+        # Loader threads ask for steps concurrently.
         self._lock = threading.Lock()
-        self._ends = [0]
+        # First step of each epoch of a mixture, as far as they are known.
+        self._epoch_starts = [0]
 
     def _pack_epoch(self, epoch: int) -> list[list[list[int]]]:
+        """Returns the steps of an epoch, each a list of rows of record indices."""
         rng = np.random.default_rng((self.seed, epoch))
         lengths_N = self.lengths_N
         if self.mixture:
-            items_N = self.mixture.epoch(self.seed, epoch)
-            lengths_N = lengths_N[items_N]
+            records_N = self.mixture.epoch(self.seed, epoch)
+            lengths_N = lengths_N[records_N]
         rows = pack(lengths_N, self.sequence_length, rng.permutation(len(lengths_N)))
         rows = [rows[i] for i in rng.permutation(len(rows))]
         if self.mixture:
-            rows = [items_N[row].tolist() for row in rows]
-        steps = -(-len(rows) // self.rows_per_step)
+            rows = [records_N[row].tolist() for row in rows]
+        steps = -(-len(rows) // self.global_batch_rows)
         bounds = np.linspace(0, len(rows), steps + 1).round().astype(int)
-        return [rows[a:b] for a, b in itertools.pairwise(bounds)]
+        return [rows[start:stop] for start, stop in itertools.pairwise(bounds)]
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """Of the first epoch. Without a mixture all have as many: ties of length change which records
-        share a row, not how many rows there are."""
+        """Returns the number of steps of the first epoch.
+
+        Without a mixture all epochs have as many: ties of length change which records share a row,
+        but not the number of rows.
+        """
         return len(self._epoch(0))
 
-    def _place(self, step: int) -> tuple[int, int]:
-        """Epoch of a step and the step within it; epochs of a mixture are counted from the first on."""
+    def _locate(self, step: int) -> tuple[int, int]:
+        """Returns the epoch of a step, and the step's index in it."""
         if not self.mixture:
             return divmod(step, self.steps_per_epoch)
-        while self._ends[-1] <= step:
-            self._ends.append(self._ends[-1] + len(self._epoch(len(self._ends) - 1)))
-        epoch = bisect.bisect_right(self._ends, step) - 1
-        return epoch, step - self._ends[epoch]
+        # Epochs of a mixture differ in steps, so they are counted from the first one on.
+        while self._epoch_starts[-1] <= step:
+            last = len(self._epoch_starts) - 1
+            self._epoch_starts.append(self._epoch_starts[-1] + len(self._epoch(last)))
+        epoch = bisect.bisect_right(self._epoch_starts, step) - 1
+        return epoch, step - self._epoch_starts[epoch]
 
     def rows(self, step: int) -> list[list[int]]:
-        """At most `rows_per_step` rows of record indices for one step, counted from 0."""
-        with self._lock:
-            epoch, step = self._place(step)
-            return self._epoch(epoch)[step]
+        """Returns the rows of one step, counted from 0: at most `global_batch_rows`.
 
-    def most_records(self, steps: int) -> int:
-        """The largest number of records in one of the first `steps` steps."""
+        Each row is a list of record indices.
+        """
+        with self._lock:
+            epoch, index = self._locate(step)
+            return self._epoch(epoch)[index]
+
+    def max_records_per_step(self, steps: int) -> int:
+        """Returns the largest number of records in one of the first `steps` steps."""
         return max(sum(map(len, self.rows(step))) for step in range(steps))
 
     @property
-    def most_in_row(self) -> int:
-        """No row of any epoch has more records: so many of the shortest fit."""
+    def max_records_per_row(self) -> int:
+        """Returns an upper bound of the records in a row: all as short as the shortest."""
         return self.sequence_length // int(self.lengths_N.min())
 
     @property
     def fill(self) -> float:
-        """Share of the first epoch's row tokens that are records."""
+        """Returns the share of the first epoch's row tokens that belong to records."""
         rows = [row for step in self._epoch(0) for row in step]
-        return self._tokens / (len(rows) * self.sequence_length)
+        return self._epoch_tokens / (len(rows) * self.sequence_length)
 
     @property
-    def _tokens(self) -> int:
-        """Tokens of the first epoch."""
-        drawn = self.mixture.epoch(self.seed, 0) if self.mixture else slice(None)
-        return int(self.lengths_N[drawn].sum())
+    def _epoch_tokens(self) -> int:
+        """Returns the number of tokens of the first epoch."""
+        records = self.mixture.epoch(self.seed, 0) if self.mixture else slice(None)
+        return int(self.lengths_N[records].sum())
 
     def describe(self) -> str:
-        """One line for the log."""
+        """Returns a line for the log."""
         return (
-            f'{len(self.lengths_N):,} records, {self._tokens:,} tokens, {self.steps_per_epoch} steps '
-            f'an epoch, rows {self.fill:.1%} full'
+            f'{len(self.lengths_N):,} records, {self._epoch_tokens:,} tokens, '
+            f'{self.steps_per_epoch} steps an epoch, rows {self.fill:.1%} full'
         )
 
     def describe_run(self, steps: int) -> str:
-        """One line for the log: how long a run of `steps` is, by its first epoch."""
+        """Returns a line for the log that gives the length of a run in epochs like the first."""
         return f'{steps:,} steps = {steps / self.steps_per_epoch:,.1f} epochs'

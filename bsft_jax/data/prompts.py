@@ -1,6 +1,6 @@
-"""Prompt styles: what a model is shown before the question, as messages put before a record's own.
+"""Prompt styles: messages that a model is shown before the question.
 
-`plain` adds nothing; `instructed` explains the behaviors in the system turn; `few_shot:K` puts K
+`plain` adds none; `instructed` explains the behaviors in the system turn; `few_shot:K` puts K
 solved records before the question, as turns of user and assistant.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsft_jax.behaviorbench.records import Message, Record, behavior_of, label_of
 from bsft_jax.behaviors import Behavior
-from bsft_jax.data import rendering
-from bsft_jax.data.rendering import Renderer
+from bsft_jax.data.rendering import Renderer, list_options
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import Message, Record, behavior_of, describe_record
 
-_SEED = 0  # of the order in which examples are considered
+# Seed of the order in which solved records are considered.
+_SEED = 0
 _INTRODUCTION = 'You assist a clinician. There are these ways to answer:'
 _GUIDANCE = (
     'When something that matters was overlooked, raise it, although nobody asked. '
@@ -27,20 +27,25 @@ _GUIDANCE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Style:
-    """A parsed prompt style; `shots` is the number of solved records that it shows."""
+class PromptStyle:
+    """Holds a parsed prompt style.
+
+    Attributes:
+      name: `plain`, `instructed` or `few_shot:K`.
+      shots: the number K of solved records that it shows.
+    """
 
     name: str
     shots: int = 0
 
 
-def parse(style: str) -> Style:
-    """Reads `plain`, `instructed` or `few_shot:K`; raises UserError for anything else."""
+def parse_prompt_style(style: str) -> PromptStyle:
+    """Parses `plain`, `instructed` or `few_shot:K`; raises UserError for anything else."""
     kind, _, number = style.partition(':')
     if style in ('plain', 'instructed'):
-        return Style(style)
+        return PromptStyle(style)
     if kind == 'few_shot' and number.isdecimal() and int(number) >= 1:
-        return Style(f'few_shot:{int(number)}', int(number))
+        return PromptStyle(f'few_shot:{int(number)}', int(number))
     raise UserError(
         f'unknown prompt style {style!r}',
         where='--prompt',
@@ -49,42 +54,55 @@ def parse(style: str) -> Style:
 
 
 def instructions(behaviors: Sequence[Behavior]) -> str:
-    """The behaviors in words, without their tokens."""
+    """Returns the text that explains the behaviors, without their tokens."""
     lines = [f'- {behavior.name}: {behavior.description}' for behavior in behaviors]
     return '\n'.join([_INTRODUCTION, *lines, _GUIDANCE])
 
 
 def _is_solved(record: Record) -> bool:
+    """Returns whether a record has a question and an answer."""
     if all(message.role != 'user' for message in record.messages):
         return False
     return record.answer is not None if record.options else record.messages[-1].role == 'assistant'
 
 
-def _origin(record: Record) -> set:
-    """What a record shares with those that would give its answer away."""
-    return {record.messages, ('case', record.case_id), ('pair', record.pair_id)} - {
-        ('case', ''),
-        ('pair', ''),
-    }
+def _origins(record: Record) -> set:
+    """Returns keys of a record's messages, case and pair.
+
+    Records that share one of them would give each other's answers away.
+    """
+    keys = {record.messages, ('case', record.case_id), ('pair', record.pair_id)}
+    return keys - {('case', ''), ('pair', '')}
 
 
 def choose_exemplars(
-    pool: Sequence[Record], shots: int, *, behaviors: Sequence[Behavior], answered: Sequence[Record] = ()
+    pool: Sequence[Record],
+    shots: int,
+    *,
+    behaviors: Sequence[Behavior],
+    answered: Sequence[Record] = (),
 ) -> list[Record]:
-    """The solved records that `few_shot:shots` shows, always the same for the same arguments.
+    """Chooses the solved records that `few_shot:shots` shows.
 
-    Behaviors take turns in the order of `behaviors`; each takes the category shown least so far,
-    of two such the one with fewer behaviors. No two are twins, and none is of a case that is to be
-    answered. Where there are records with options, only those are shown.
+    The result depends on the arguments alone. Behaviors take turns in the order of `behaviors`.
+    Each gets the category that has been shown least so far; of two such categories, the one that
+    has records of fewer behaviors. No two records are twins, and none shares a case with
+    `answered`. If any solved record has options, only those with options are shown.
+
+    Args:
+      pool: records to choose from.
+      shots: how many are shown.
+      behaviors: the order in which behaviors take turns.
+      answered: records that are to be answered.
 
     Raises UserError when `pool` does not hold that many.
     """
-    known = set().union(*map(_origin, answered))
-    solved = [record for record in pool if _is_solved(record) and not _origin(record) & known]
+    excluded = set().union(*map(_origins, answered))
+    solved = [record for record in pool if _is_solved(record) and not _origins(record) & excluded]
     solved = [record for record in solved if record.options] or solved
     solved = [solved[i] for i in np.random.default_rng(_SEED).permutation(len(solved))]
     kinds = {(record.category, behavior_of(record)) for record in solved}
-    breadth = collections.Counter(category for category, _ in kinds)
+    num_behaviors = collections.Counter(category for category, _ in kinds)
     order = [behavior.name for behavior in behaviors]
     order += sorted({behavior for _, behavior in kinds} - set(order))
     chosen: list[Record] = []
@@ -97,7 +115,7 @@ def choose_exemplars(
             order.index(behavior),
             sum(other == category for other, _ in shown),
             shown.count((category, behavior)),
-            breadth[category],
+            num_behaviors[category],
         )
 
     while len(chosen) < shots:
@@ -105,7 +123,8 @@ def choose_exemplars(
         free = [record for record in solved if not {id(record), record.pair_id} & used]
         if not free:
             raise UserError(
-                f'only {len(chosen)} solved records to show that are not twins or among those to answer',
+                f'only {len(chosen)} solved records to show that are not twins or among those to '
+                'answer',
                 where=f'--prompt=few_shot:{shots}',
                 fix='name a source with a larger train split by --examples',
             )
@@ -114,33 +133,36 @@ def choose_exemplars(
 
 
 def _solved_turns(record: Record, renderer: Renderer) -> list[Message]:
-    """A solved record as it is asked and answered, without its system turn and behavior token."""
+    """Returns question and answer of a solved record, without system turn and behavior token."""
     messages = [message for message in record.messages if message.role != 'system']
     if record.options:
         last = max(i for i, message in enumerate(messages) if message.role == 'user')
-        content = rendering.list_options(messages[last].content, record.options)
+        content = list_options(messages[last].content, record.options)
         messages[last] = dataclasses.replace(messages[last], content=content)
     else:
         messages.pop()
     return [*messages, Message('assistant', renderer.answer_text(record))]
 
 
-def apply(
-    style: Style,
+def apply_prompt_style(
+    style: PromptStyle,
     records: Sequence[Record],
     renderer: Renderer,
     *,
     behaviors: Sequence[Behavior],
     pool: Sequence[Record] = (),
 ) -> list[Record]:
-    """Records whose messages begin as `style` says; everything else of them stays.
+    """Returns the records with the messages that `style` puts before their own.
 
-    Instructions follow what a record's own system turn says; examples stand behind that turn.
+    Nothing else of a record changes. Instructions are appended to a record's own system turn;
+    solved records follow that turn.
 
     Args:
-      renderer: of the model that is asked; examples are answered in its format.
-      behaviors: explained by `instructed`, taking turns in `few_shot`.
-      pool: records that the examples of `few_shot` are chosen from.
+      style: the prompt style.
+      records: records to be answered.
+      renderer: renderer of the model that answers; solved records are answered in its format.
+      behaviors: behaviors that `instructed` explains, and that take turns in `few_shot`.
+      pool: records from which `few_shot` chooses.
 
     Raises UserError for a record without a user turn, a template without a system turn where one
     is needed, and a pool that is too small.
@@ -149,9 +171,11 @@ def apply(
         return list(records)
     for record in records:
         if all(message.role != 'user' for message in record.messages):
-            raise UserError(f'{label_of(record)} has no user turn', where=f'--prompt={style.name}')
+            raise UserError(
+                f'{describe_record(record)} has no user turn', where=f'--prompt={style.name}'
+            )
     if not style.shots:
-        if not renderer.writes_system_turns:
+        if not renderer.chat_template.writes_system_turns:
             raise UserError(
                 'the chat template writes no system turn',
                 where='--prompt=instructed',
@@ -165,16 +189,20 @@ def apply(
 
 
 def _with_system(record: Record, text: str) -> Record:
+    """Returns a record with `text` in its system turn, after what that says already."""
     messages = list(record.messages)
-    place = next((i for i, message in enumerate(messages) if message.role == 'system'), None)
-    if place is None:
+    index = next((i for i, message in enumerate(messages) if message.role == 'system'), None)
+    if index is None:
         messages.insert(0, Message('system', text))
     else:
-        content = f'{messages[place].content}\n\n{text}'
-        messages[place] = dataclasses.replace(messages[place], content=content)
+        content = f'{messages[index].content}\n\n{text}'
+        messages[index] = dataclasses.replace(messages[index], content=content)
     return dataclasses.replace(record, messages=tuple(messages))
 
 
 def _with_turns(record: Record, shown: Sequence[Message]) -> Record:
+    """Returns a record with turns inserted after its system turns."""
     start = next(i for i, message in enumerate(record.messages) if message.role != 'system')
-    return dataclasses.replace(record, messages=(*record.messages[:start], *shown, *record.messages[start:]))
+    return dataclasses.replace(
+        record, messages=(*record.messages[:start], *shown, *record.messages[start:])
+    )

@@ -1,7 +1,6 @@
-"""A tokenizer trained on own texts, and the blank model around it: where a tiny base model begins.
+"""A tokenizer trained on the texts of records, and a model directory around it without weights.
 
-`python -m bsft_jax.data.tokenizer_training --source=synthetic_text:4000 --vocab_size=1500 --output=DIR`
-writes a model directory without weights.
+A tiny base model is pretrained from there. `bsft_jax.train_tokenizer` is the command.
 """
 
 from __future__ import annotations
@@ -9,13 +8,13 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from absl import flags
-
-from bsft_jax import cli
+from bsft_jax.data import sources
 from bsft_jax.data.rendering import STEM
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import Record
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = SPECIALS = '<|endoftext|>', '<|im_start|>', '<|im_end|>'
 CHAT_TEMPLATE = (
@@ -24,27 +23,33 @@ CHAT_TEMPLATE = (
     '{% endfor %}'
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-_PIECES = (  # Qwen2's, which `transformers` restores for every model of that type; digits stand alone
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r'|\s+(?!\S)|\s+'
+# The pattern of Qwen2, which `transformers` restores for every model of that type. Each digit is a
+# piece of its own.
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r'|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
 _BYTES = 256
-_SPARE_ROWS = 8  # for behavior tokens
+# Spare rows of the embedding table, for behavior tokens.
+_SPARE_ROWS = 8
 _ROW_MULTIPLE = 128
-_INIT_STD = 0.08  # about 1 / sqrt(width)
+# About 1 / sqrt(embed_dim).
+_INIT_STD = 0.08
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int):
-    """A byte-level BPE in which every digit is a token of its own, with a chat template.
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """Trains a byte-level BPE in which every digit is a token of its own, with a chat template.
 
-    Turns end with `<|im_end|>`, which is also the end of sequence; `<|endoftext|>` is padding.
+    Turns end with `<|im_end|>`, which is also the end of sequence. `<|endoftext|>` is padding.
 
     Args:
-      texts: to learn merges from.
-      vocab_size: ids at most, special tokens and the 256 bytes included.
+      texts: texts from which merges are learned.
+      vocab_size: the largest number of ids, with the special tokens and the 256 bytes.
 
     Returns:
       A PreTrainedTokenizerFast.
+
+    Raises UserError for a vocabulary too small for the special tokens and bytes.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -80,14 +85,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
     )
 
 
-def blank_config(tokenizer) -> dict:
-    """`config.json` of a small Qwen2: 4 layers of width 128, a table with spare rows."""
-    rows = -(-(len(tokenizer) + _SPARE_ROWS) // _ROW_MULTIPLE) * _ROW_MULTIPLE
+def blank_config(tokenizer: Any) -> dict[str, Any]:
+    """Returns the `config.json` of a small Qwen2: 4 layers, embed_dim 128, spare table rows."""
+    vocab_size = -(-(len(tokenizer) + _SPARE_ROWS) // _ROW_MULTIPLE) * _ROW_MULTIPLE
     theta = 10000.0
     return {
         'architectures': ['Qwen2ForCausalLM'],
         'model_type': 'qwen2',
-        'vocab_size': rows,
+        'vocab_size': vocab_size,
         'hidden_size': 128,
         'intermediate_size': 384,
         'num_hidden_layers': 4,
@@ -106,8 +111,11 @@ def blank_config(tokenizer) -> dict:
     }
 
 
-def write_blank_model(tokenizer, output: str | os.PathLike) -> None:
-    """Writes the tokenizer's files and `config.json`, no weights; raises UserError for a folder in use."""
+def write_blank_model(tokenizer: Any, output: str | os.PathLike) -> None:
+    """Writes the tokenizer's files and `config.json`, but no weights.
+
+    Raises UserError for a path that exists and is not an empty folder.
+    """
     output = pathlib.Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError('exists and is not empty', where=str(output), fix='name a new folder')
@@ -117,32 +125,32 @@ def write_blank_model(tokenizer, output: str | os.PathLike) -> None:
     (output / 'config.json').write_text(text + '\n', encoding='utf-8')
 
 
-def texts_of(record) -> list[str]:
-    """Every text of a record in pieces as they will be rendered: roles, speakers before words, answers."""
+def texts_of(record: Record) -> list[str]:
+    """Returns the texts of a record in pieces as they are rendered.
+
+    Those are the roles, the messages (with the speaker before the words), the options as answers,
+    and the pretraining text.
+    """
     roles = [f'{message.role}\n' for message in record.messages]
-    spoken = [f'{m.name}: {m.content}' if m.name else m.content for m in record.messages]
+    messages = [f'{m.name}: {m.content}' if m.name else m.content for m in record.messages]
     answers = [f'{STEM} {option}. {record.rationale}' for option in record.options]
-    return [text for text in (*roles, *spoken, *answers, record.text) if text]
+    return [text for text in (*roles, *messages, *answers, record.text) if text]
 
 
-def main(argv) -> None:
-    del argv
-    from bsft_jax.behaviorbench import sources
+def create_blank_model(
+    source_names: Sequence[str], vocab_size: int, output: str | os.PathLike
+) -> str:
+    """Trains a tokenizer on the train splits of sources and writes a model directory around it.
 
-    args = flags.FLAGS
+    Returns one line about the result. Raises UserError for a source that cannot be read, a
+    vocabulary that is too small, or an output folder in use.
+    """
     texts = [
         text
-        for source in args.source
+        for source in source_names
         for record in sources.load_records(source, 'train')
         for text in texts_of(record)
     ]
-    tokenizer = train_tokenizer(texts, args.vocab_size)
-    write_blank_model(tokenizer, args.output)
-    print(f'{args.output}: {len(tokenizer)} ids learned from {len(texts):,} texts')
-
-
-if __name__ == '__main__':  # this module is imported as a library too, beside apps with the same flags
-    flags.DEFINE_multi_string('source', None, 'Source of the texts to learn from; repeatable.', required=True)
-    flags.DEFINE_integer('vocab_size', 1500, 'Ids of the tokenizer, special ones included.')
-    flags.DEFINE_string('output', None, 'New folder for tokenizer and config.json.', required=True)
-    cli.run(main)
+    tokenizer = train_tokenizer(texts, vocab_size)
+    write_blank_model(tokenizer, output)
+    return f'{output}: {len(tokenizer)} ids learned from {len(texts):,} texts'

@@ -1,1 +1,1 @@
-"""What is scored, and predictions in, numbers out; no jax."""
+"""Metrics and statistics: predictions in, numbers out. Numpy only, no jax."""

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints onto the mesh: each process reads the bytes that its devices hold."""
+"""Loading of Hugging Face checkpoints: each process reads the bytes that its devices hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from bsft_jax.errors import UserError
 from bsft_jax.hub import tables
@@ -16,19 +16,22 @@ from bsft_jax.hub.files import TensorFiles
 from bsft_jax.models import linear
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import sharding
-from bsft_jax.trees import flatten, unflatten
+from bsft_jax.pytrees import flatten, unflatten
 
 CACHE_LINE = 64  # bytes
-IGNORED = ('rotary_emb.inv_freq',)  # buffers that older exports wrote
+# Buffers that older exports wrote.
+IGNORED = ('rotary_emb.inv_freq',)
 
 
 class BaseCheckpoint:
-    """The tensors of a model directory, as a network names its parameters.
-
-    Raises UserError for missing, unknown or wrongly shaped tensors, before reading any.
-    """
+    """Reads the tensors of a model directory as the parameters of a network."""
 
     def __init__(self, directory: pathlib.Path, network: Network):
+        """Opens the files and checks names and shapes, without reading a tensor.
+
+        Raises:
+          UserError: for missing, unknown or wrongly shaped tensors.
+        """
         self._files, self._abstract = TensorFiles(directory), flatten(network.abstract())
         self._table = tables.entries(network.arch, self._abstract)
         self._check(network.arch.tied)
@@ -48,61 +51,81 @@ class BaseCheckpoint:
         if extra := sorted(present - expected.keys()):
             raise UserError(f'{len(extra)} unknown tensors, first {extra[0]}', where=where)
         for name, shape in expected.items():
-            if self._files.shape(name) != shape:
-                found = self._files.shape(name)
-                raise UserError(f'{name} has shape {found}, config.json says {shape}', where=where)
+            stored = self._files.shape(name)
+            if stored != shape:
+                raise UserError(f'{name} has shape {stored}, config.json says {shape}', where=where)
 
     @property
     def paths(self) -> list[str]:
-        """All that can be read: every parameter but behavior rows, adapters and scales of int8 kernels."""
+        """Returns the readable parameters: all but behavior rows, adapters and int8 scales."""
         return list(self._table)
 
     def read(self, paths: Sequence[str], mesh: Mesh) -> Params:
-        """Parameters in their dtype, sharded over `mesh`; kernels held in int8 are quantized on the devices."""
+        """Reads parameters in the network's dtypes, sharded over `mesh`.
+
+        Kernels that the network holds in int8 are quantized on the devices.
+        """
         flat = {}
         for path in paths:
             leaf = self._abstract[path]
-            place = jax.sharding.NamedSharding(mesh, sharding.spec_for(path, leaf.shape, mesh))
+            leaf_sharding = self._sharding(path, mesh)
             dtype = jnp.bfloat16 if leaf.dtype == jnp.int8 else leaf.dtype
-            array = _read(self._files, self._table[path], leaf.shape, dtype, place)
+            array = _read_parameter(
+                self._files, self._table[path], leaf.shape, dtype, leaf_sharding
+            )
             if leaf.dtype == jnp.int8:
                 scale_path = f'{path}_scale'
-                scale_place = sharding.spec_for(scale_path, self._abstract[scale_path].shape, mesh)
-                places = place, jax.sharding.NamedSharding(mesh, scale_place)
-                array, flat[scale_path] = jax.jit(linear.quantize, out_shardings=places)(array)
+                out_shardings = leaf_sharding, self._sharding(scale_path, mesh)
+                quantize = jax.jit(linear.quantize, out_shardings=out_shardings)
+                array, flat[scale_path] = quantize(array)
             flat[path] = array
         return unflatten(flat)
 
+    def _sharding(self, path: str, mesh: Mesh) -> NamedSharding:
+        return NamedSharding(mesh, sharding.spec_for(path, self._abstract[path].shape, mesh))
+
 
 def load_params(directory: pathlib.Path, network: Network, mesh: Mesh) -> Params:
-    """The base parameters of a directory, all but behavior rows and adapters; see `BaseCheckpoint`."""
+    """Loads all parameters of a directory, that is all but behavior rows and adapters.
+
+    Raises:
+      UserError: as `BaseCheckpoint` does.
+    """
     checkpoint = BaseCheckpoint(directory, network)
     return checkpoint.read(checkpoint.paths, mesh)
 
 
-def _transpose(source: np.ndarray, target: np.ndarray) -> None:
-    """Copies a matrix transposed, a few rows at a time, as many as fill a cache line: six times as fast."""
-    rows = max(1, CACHE_LINE // source.itemsize)
-    for start in range(0, len(source), rows):
-        target[:, start : start + rows] = source[start : start + rows].T
+def _read_parameter(
+    files: TensorFiles,
+    entry: tables.Entry,
+    shape: tuple[int, ...],
+    dtype,
+    leaf_sharding: NamedSharding,
+) -> jax.Array:
+    """Reads one parameter.
 
-
-def _read(files: TensorFiles, entry: tables.Entry, shape: tuple[int, ...], dtype, place) -> jax.Array:
-    """One parameter. Of each tensor the part that this process's devices hold is read once, and in one piece.
-
-    Host memory holds that part and the shards of this process, each only once for all devices that have it.
+    Of each tensor the box that this process's devices hold is read once, in one piece. Host memory
+    holds that box and the distinct shards of this process.
     """
+    # Shards are keyed by their (start, stop) per dimension, so that replicas share one.
     indices = {
         device: tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
-        for device, index in place.addressable_devices_indices_map(shape).items()
+        for device, index in leaf_sharding.addressable_devices_indices_map(shape).items()
     }
-    shards = {index: np.empty([stop - start for start, stop in index], dtype) for index in indices.values()}
+    shards = {
+        index: np.empty([stop - start for start, stop in index], dtype)
+        for index in indices.values()
+    }
+
+    # The box around all shards, in the dimensions of one tensor.
     lead = 1 if entry.stacked else 0
     dimensions = range(lead, len(shape))
     box = [(min(i[d][0] for i in shards), max(i[d][1] for i in shards)) for d in dimensions]
+
     order = -1 if entry.transpose else 1
     for layer, name in enumerate(entry.tensors):
-        part = files.read(name, tuple(slice(*edge) for edge in box[::order])).astype(dtype, copy=False)
+        tensor_index = tuple(slice(*edge) for edge in box[::order])
+        tensor = files.read(name, tensor_index).astype(dtype, copy=False)
         for index, shard in shards.items():
             inner = tuple(
                 slice(start - first, stop - first)
@@ -110,8 +133,18 @@ def _read(files: TensorFiles, entry: tables.Entry, shape: tuple[int, ...], dtype
             )
             target = shard[layer] if entry.stacked else shard
             if entry.transpose:
-                _transpose(part[inner[::-1]], target)
+                _transpose_into(tensor[inner[::-1]], target)
             else:
-                target[...] = part[inner]
-    placed = [jax.device_put(shards[index], device) for device, index in indices.items()]
-    return jax.make_array_from_single_device_arrays(shape, place, placed)
+                target[...] = tensor[inner]
+    arrays = [jax.device_put(shards[index], device) for device, index in indices.items()]
+    return jax.make_array_from_single_device_arrays(shape, leaf_sharding, arrays)
+
+
+def _transpose_into(source: np.ndarray, target: np.ndarray) -> None:
+    """Copies a matrix transposed, as many rows at a time as fill a cache line.
+
+    This is six times as fast as one assignment.
+    """
+    rows = max(1, CACHE_LINE // source.itemsize)
+    for start in range(0, len(source), rows):
+        target[:, start : start + rows] = source[start : start + rows].T

@@ -1,18 +1,24 @@
-"""Which Hugging Face tensor is which parameter: one table per family, read in both directions."""
+"""The correspondence of Hugging Face tensors and parameters, read in both directions."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 
+from bsft_jax.hub.families import FAMILIES
 from bsft_jax.models.architecture import Architecture
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """`name` with `{}` for the layer ↔ `path`; torch stores kernels [out, in], this package [in, out].
+    """Maps the tensors called `name` to the parameter at `path`.
 
     Attributes:
-      first, count: layers that the parameter is stacked of; `count` 0 for one that is not stacked.
+      name: name in the checkpoint, with `{}` for the index of the layer.
+      path: path of the parameter.
+      transpose: torch stores kernels [out, in], this package [in, out].
+      first: index of the first layer that the parameter is stacked from.
+      count: number of layers that it is stacked from; 0 for a parameter that is not stacked.
     """
 
     name: str
@@ -23,22 +29,26 @@ class Entry:
 
     @property
     def stacked(self) -> bool:
+        """Returns whether the parameter is stacked over layers."""
         return self.count > 0
 
     @property
     def tensors(self) -> list[str]:
-        """Names of the tensors that the parameter is made of, in the order of the layers."""
+        """Returns the names of the tensors that the parameter consists of, in layer order."""
         if not self.stacked:
             return [self.name]
         return [self.name.format(i) for i in range(self.first, self.first + self.count)]
 
 
-_MODELS = (
+_OUTSIDE_LAYERS = (
     Entry('model.embed_tokens.weight', 'embed/table'),
     Entry('model.norm.weight', 'norm/scale'),
-    Entry('lm_head.weight', 'head/kernel', transpose=True),
+    Entry('lm_head.weight', 'lm_head/kernel', transpose=True),
 )
-LINEAR = {  # modules of a layer with a kernel, and for some models a bias
+
+# Linear maps of a layer, with a kernel and in some models a bias: checkpoint -> decoder. All
+# families name them as Llama does.
+LINEAR = {
     'self_attn.q_proj': 'attention/q',
     'self_attn.k_proj': 'attention/k',
     'self_attn.v_proj': 'attention/v',
@@ -47,35 +57,23 @@ LINEAR = {  # modules of a layer with a kernel, and for some models a bias
     'mlp.up_proj': 'mlp/up',
     'mlp.down_proj': 'mlp/down',
 }
-_HEAD_NORMS = {'self_attn.q_norm': 'attention/q_norm', 'self_attn.k_norm': 'attention/k_norm'}
-_PRE_NORMS = {'input_layernorm': 'attention_norm', 'post_attention_layernorm': 'mlp_norm'}
-_SANDWICH_NORMS = {
-    'input_layernorm': 'attention_norm',
-    'post_attention_layernorm': 'attention_post_norm',
-    'pre_feedforward_layernorm': 'mlp_norm',
-    'post_feedforward_layernorm': 'mlp_post_norm',
-}
-NORMS = {
-    'llama': _PRE_NORMS,
-    'mistral': _PRE_NORMS,
-    'qwen2': _PRE_NORMS,
-    'qwen3': _PRE_NORMS | _HEAD_NORMS,
-    'gemma2': _SANDWICH_NORMS,
-    'gemma3_text': _SANDWICH_NORMS | _HEAD_NORMS,
-}
 
 
-def entries(arch: Architecture, paths) -> dict[str, Entry]:
-    """The table of a family for the parameter paths that the architecture has: `{path: entry}`."""
+def entries(arch: Architecture, paths: Container[str]) -> dict[str, Entry]:
+    """Returns `{path: entry}` for those of `paths` that a checkpoint of the architecture holds."""
+    norms = FAMILIES[arch.family].norms
     layer = [
-        *((f'{theirs}.weight', f'{ours}/scale', False) for theirs, ours in NORMS[arch.family].items()),
-        *((f'{theirs}.weight', f'{ours}/kernel', True) for theirs, ours in LINEAR.items()),
-        *((f'{theirs}.bias', f'{ours}/bias', False) for theirs, ours in LINEAR.items()),
+        *((f'{source}.weight', f'{module}/scale', False) for source, module in norms.items()),
+        *((f'{source}.weight', f'{module}/kernel', True) for source, module in LINEAR.items()),
+        *((f'{source}.bias', f'{module}/bias', False) for source, module in LINEAR.items()),
     ]
-    table = list(_MODELS)
+    table = list(_OUTSIDE_LAYERS)
     for stack, first, count in (
         ('layers', 0, arch.stacked),
-        ('rest', arch.stacked, arch.layers - arch.stacked),
+        ('rest', arch.stacked, arch.num_layers - arch.stacked),
     ):
-        table += [Entry(f'model.layers.{{}}.{n}', f'{stack}/{p}', t, first, count) for n, p, t in layer]
+        table += [
+            Entry(f'model.layers.{{}}.{name}', f'{stack}/{path}', transpose, first, count)
+            for name, path, transpose in layer
+        ]
     return {entry.path: entry for entry in table if entry.path in paths}

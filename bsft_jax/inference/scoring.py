@@ -2,85 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from bsft_jax.behaviorbench.records import Record, label_of
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation.metrics import category_of
-from bsft_jax.hub.model import Model
+from bsft_jax.hub.pretrained import Model
 from bsft_jax.inference import policies
 from bsft_jax.inference.branches import BranchBatch, BranchPlan, branch_lengths
-from bsft_jax.inference.policies import Scores
-from bsft_jax.models import head
-from bsft_jax.models.attention import Layout
+from bsft_jax.inference.scores import Scores
+from bsft_jax.models import lm_head
 from bsft_jax.models.network import Network, Params
+from bsft_jax.ops.attention import TokenLayout
 from bsft_jax.parallel import mesh as mesh_lib
-from bsft_jax.parallel import sharding
-from bsft_jax.trees import fetch
+from bsft_jax.parallel import processes, sharding
+from bsft_jax.pytrees import to_host
+from bsft_jax.records.record import Record, describe_record
 
 
 def renderer_of(model: Model) -> Renderer:
-    """The renderer that fits a model: its tokenizer, behaviors and answer format."""
+    """Returns the renderer with a model's tokenizer, behaviors and answer format."""
     return Renderer(model.tokenizer, model.behaviors, answer_format=model.answer_format)
 
 
-def leave_out_long(
+def drop_too_long(
     records: Sequence[Record],
     renderer: Renderer,
     network: Network,
-    drop_long: float,
+    max_dropped_fraction: float,
     *,
-    where: str = '--drop_long',
+    where: str = '--max_dropped_fraction',
 ) -> list[Record]:
-    """The records whose prompt and longest branch fit the model's positions.
+    """Returns the records whose prompt and longest branch fit the model's positions.
 
-    Raises UserError when more than the share `drop_long` does not, or none does.
+    Logs how many do not. Raises UserError when that is more than the share `max_dropped_fraction`,
+    or all.
     """
-    limit = network.arch.max_positions
+    max_positions = network.arch.max_positions
     lengths = branch_lengths(records, renderer)
-    kept = [record for record, length in zip(records, lengths, strict=True) if length <= limit]
-    if len(records) - len(kept) > drop_long * len(records) or not kept:
+    fitting = [r for r, length in zip(records, lengths, strict=True) if length <= max_positions]
+    dropped = len(records) - len(fitting)
+    if dropped > max_dropped_fraction * len(records) or not fitting:
         raise UserError(
-            f'{len(records) - len(kept)} of {len(records)} records do not fit the {limit} positions of the model, '
-            f'the longest has {max(lengths)} tokens',
+            f'{dropped} of {len(records)} records do not fit the {max_positions} positions of the '
+            f'model, the longest has {max(lengths)} tokens',
             where=where,
-            fix='raise that share to leave them out, or show fewer examples in the prompt',
+            fix=f'raise {where} to drop them, or show fewer examples in the prompt',
         )
-    return kept
+    if dropped:
+        processes.log_first(f'{dropped} of {len(records)} records are too long and dropped')
+    return fitting
 
 
-def slot_logprobs(
-    network: Network, params: Params, batch: BranchBatch, slots: int, documents: int
+def branch_logprobs(
+    network: Network, params: Params, batch: BranchBatch, num_outputs: int, max_segments: int
 ) -> jax.Array:
-    """Log-probability sums [B, slots] of one batch: prompts once, `documents` in a row at most, then all branches."""
+    """Returns the log-probability sums [B, num_outputs] of one batch.
+
+    Prompts, `max_segments` in a row at most, run once. Their branches attend to the prompts' cache.
+    """
     decoder = network.bind(params)
-    layout = Layout(batch.segment_ids_BT, batch.positions_BT, documents=documents)
-    prompt_BTD, view = decoder(batch.tokens_BT, layout)
-    suffix = Layout(
-        batch.suffix_segment_ids_BS, batch.suffix_positions_BS, batch.suffix_branch_BS, batch.suffix_leaf_BS
+    layout = TokenLayout(batch.segment_ids_BT, batch.positions_BT, max_segments=max_segments)
+    prompt_BTD, cache = decoder(batch.tokens_BT, layout)
+    suffix_layout = TokenLayout(
+        batch.suffix_segment_ids_BS,
+        batch.suffix_positions_BS,
+        batch.suffix_branch_BS,
+        batch.suffix_leaf_BS,
     )
-    suffix_BSD, _ = decoder(batch.suffix_tokens_BS, suffix, view)
+    suffix_BSD, _ = decoder(batch.suffix_tokens_BS, suffix_layout, cache)
+    # Only hidden states that predict a scored token reach the LM head.
     hidden_BTD = jnp.concatenate([prompt_BTD, suffix_BSD], axis=1)
-    hidden_BMD = jnp.take_along_axis(hidden_BTD, batch.source_BM[..., None], axis=1)
-    logprob_BM = head.target_logprobs(decoder, hidden_BMD, batch.target_BM)
-    sums = jnp.zeros((logprob_BM.shape[0], slots + 1))
-    rows_B1 = jnp.arange(logprob_BM.shape[0])[:, None]
-    return sums.at[rows_B1, batch.slot_BM].add(logprob_BM)[:, :slots]
+    hidden_BYD = jnp.take_along_axis(hidden_BTD, batch.source_BY[..., None], axis=1)
+    logprob_BY = lm_head.target_logprobs(decoder, hidden_BYD, batch.target_BY)
+    sums = jnp.zeros((logprob_BY.shape[0], num_outputs + 1))
+    row_B1 = jnp.arange(logprob_BY.shape[0])[:, None]
+    return sums.at[row_B1, batch.output_index_BY].add(logprob_BY)[:, :num_outputs]
 
 
 class Scorer:
-    """Scores a fixed list of records with any parameters of one network; compiled once.
+    """Scores a fixed list of records with any parameters of one network; compiles once.
 
     Args:
-      records: each with options and within the model's positions; `policy` also needs answers.
-      renderer: of the model that scores.
-      policy: counted on the device as confusion_COO; None counts nothing.
-      tokens_per_batch: about how many prompt tokens a device sees at a time.
+      records: records with options that fit the model's positions; `policy` also needs answers.
+      renderer: the renderer of the model that scores.
+      network: the model's decoder, chosen for `mesh`.
+      mesh: the devices.
+      policy: counts predictions under this policy on the devices as confusion_CKK; None counts
+        nothing.
+      tokens_per_batch: approximate prompt tokens that a device scores at a time.
+
+    Raises UserError for records that cannot be scored.
     """
 
     def __init__(
@@ -88,87 +105,113 @@ class Scorer:
         records: Sequence[Record],
         renderer: Renderer,
         network: Network,
-        mesh,
+        mesh: Mesh,
         *,
         policy: str | None = None,
         tokens_per_batch: int = 8192,
     ):
-        self._records, self._mesh, self._behaviors = records, mesh, renderer.behaviors
-        self._n = len(renderer.behaviors.heads)
+        self._num_records, self._mesh, self._behaviors = len(records), mesh, renderer.behaviors
+        self._n = len(renderer.behaviors.prefixes)
         shards = mesh_lib.batch_shards(mesh)
         self._plan = BranchPlan(
             records, renderer, tokens_per_batch=tokens_per_batch * shards, row_multiple=shards
         )
-        if self._plan.longest > network.arch.max_positions:
-            leave_out_long(records, renderer, network, drop_long=0.0)
-        self._policy = policies.parse(policy, renderer.behaviors) if policy else None
-        self._labels_N = policies.labels(records, renderer.behaviors, self._policy or policies.Policy('none'))
-        names_N = [category_of(vars(record)) for record in records]
-        self._categories = sorted(set(names_N)) if policy else []
-        if policy:
-            self._answers_N = np.asarray([-1 if r.answer is None else r.answer for r in records], np.int32)
-            if (self._answers_N < 0).any():
-                raise UserError(f'{label_of(records[int(np.argmin(self._answers_N))])} has no answer')
-            self._category_N = np.asarray([self._categories.index(name) for name in names_N], np.int32)
-        self._run = jax.jit(self._score, static_argnums=(0,))
+        if self._plan.max_length > network.arch.max_positions:
+            drop_too_long(records, renderer, network, max_dropped_fraction=0.0)
+        self._policy = policies.parse_policy(policy, renderer.behaviors) if policy else None
+        # What the devices need to know of each record beside its tokens.
+        self._fields = {
+            'num_options': self._plan.num_options_R,
+            'label': policies.label_indices(
+                records, renderer.behaviors, self._policy or policies.Policy('none')
+            ),
+        }
+        self._categories: list[str] = []
+        if self._policy is not None:
+            names = [category_of(vars(record)) for record in records]
+            self._categories = sorted(set(names))
+            categories = [self._categories.index(name) for name in names]
+            self._fields['category'] = np.asarray(categories, np.int32)
+            self._fields['answer'] = _answers(records)
+        self._run = jax.jit(self._score_batch, static_argnums=(0,))
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Returns the number of batches."""
         return len(self._plan)
 
-    def _score(self, network: Network, params: Params, batch: BranchBatch, places, confusion):
-        """Sums of a batch by place, and the confusion counts with this batch added."""
+    @property
+    def categories(self) -> list[str]:
+        """Returns the names along the first axis of `confusion_CKK`."""
+        return self._categories
+
+    def _score_batch(self, network: Network, params: Params, batch: BranchBatch, fields, confusion):
+        """Returns the sums of a batch by record, and the confusion counts with this batch added."""
         plan, n = self._plan, self._n
-        sums_BRX = slot_logprobs(network, params, batch, plan.R * plan.slots, plan.R).reshape(
-            plan.B, plan.R, plan.slots
-        )
+        sums = branch_logprobs(network, params, batch, plan.R * plan.num_outputs, plan.R)
+        sums_BRX = sums.reshape(plan.B, plan.R, plan.num_outputs)
         behavior_BRn = sums_BRX[..., :n]
-        option_BRXO = sums_BRX[..., n:].reshape(plan.B, plan.R, n + 1, plan.width)
-        exists_BRO = jnp.arange(plan.width) < places['options'][..., None]
-        option_BRXO = jnp.where(exists_BRO[:, :, None], option_BRXO, -jnp.inf)
+        option_BRWK = sums_BRX[..., n:].reshape(plan.B, plan.R, n + 1, plan.max_options)
+        exists_BRK = jnp.arange(plan.max_options) < fields['num_options'][..., None]
+        option_BRWK = jnp.where(exists_BRK[:, :, None], option_BRWK, -jnp.inf)
         if self._policy is not None:
-            branch_BR = policies.choose_branch(self._policy, behavior_BRn, places['label'], jnp)
-            chosen_BRO = jnp.take_along_axis(option_BRXO, branch_BR[..., None, None], axis=2)[:, :, 0]
-            index = (places['category'], places['answer'], jnp.argmax(chosen_BRO, axis=-1))
-            confusion = confusion.at[index].add(places['valid'])
-        return behavior_BRn, option_BRXO, confusion
+            branch_BR = policies.choose_branch(self._policy, behavior_BRn, fields['label'], jnp)
+            chosen_BR1K = jnp.take_along_axis(option_BRWK, branch_BR[..., None, None], axis=2)
+            prediction_BR = jnp.argmax(chosen_BR1K[:, :, 0], axis=-1)
+            index = (fields['category'], fields['answer'], prediction_BR)
+            confusion = confusion.at[index].add(fields['valid'])
+        return behavior_BRn, option_BRWK, confusion
 
-    def __call__(self, network: Network, params: Params, on_batch=lambda: None) -> Scores:
-        """Runs all batches, each read when the next is on its way; `on_batch` is called after each (a progress bar)."""
-        plan, N = self._plan, len(self._records)
-        behavior_Nn = np.zeros((N, self._n), np.float32)
-        option_NBO = np.full((N, self._n + 1, plan.width), -np.inf, np.float32)
-        rows, whole = sharding.row_sharding(self._mesh), sharding.replicated(self._mesh)
-        C, pending = len(self._categories), None
+    def __call__(
+        self,
+        network: Network,
+        params: Params,
+        on_batch: Callable[[int], object] = lambda _: None,
+    ) -> Scores:
+        """Runs all batches; `on_batch` is called after each with the number of its records."""
+        plan, R, C = self._plan, self._num_records, len(self._categories)
+        behavior_Rn = np.zeros((R, self._n), np.float32)
+        option_RWK = np.full((R, self._n + 1, plan.max_options), -np.inf, np.float32)
+        row_sharding = sharding.row_sharding(self._mesh)
+        pending = None
 
-        def collect(record_BR, sums):
-            there = record_BR >= 0
-            for found_N, sums_BR in zip((behavior_Nn, option_NBO), map(fetch, sums), strict=True):
-                found_N[record_BR[there]] = sums_BR[there]
-            on_batch()
+        def collect(record_BR: np.ndarray, sums) -> None:
+            valid_BR = record_BR >= 0
+            for out, sums_BR in zip((behavior_Rn, option_RWK), map(to_host, sums), strict=True):
+                out[record_BR[valid_BR]] = sums_BR[valid_BR]
+            on_batch(int(valid_BR.sum()))
 
         with jax.set_mesh(self._mesh):
-            confusion = sharding.spread(np.zeros((C, plan.width, plan.width), np.int32), whole)
+            confusion = sharding.to_global(
+                np.zeros((C, plan.max_options, plan.max_options), np.int32),
+                sharding.replicated(self._mesh),
+            )
             for batch, record_BR in plan.batches():
-                there = record_BR >= 0
-                places = {
-                    'options': np.where(there, (plan.option_tokens_RO > 0).sum(1)[record_BR], 1),
-                    'label': self._labels_N[record_BR],
-                    'valid': there.astype(np.int32),
-                }
-                if self._policy is not None:
-                    places['answer'] = self._answers_N[record_BR]
-                    places['category'] = self._category_N[record_BR]
-                batch, places = sharding.spread((batch, places), rows)
-                *sums, confusion = self._run(network, params, batch, places, confusion)
+                fields = self._batch_fields(record_BR)
+                batch, fields = sharding.to_global((batch, fields), row_sharding)
+                *sums, confusion = self._run(network, params, batch, fields, confusion)
+                # A batch is read back while the devices compute the next one.
                 if pending:
                     collect(*pending)
                 pending = record_BR, sums
             collect(*pending)
-        counts = np.asarray(confusion) if self._policy is not None else None
-        return Scores(self._behaviors, behavior_Nn, option_NBO, plan.option_tokens_RO, counts)
+        confusion_CKK = None if self._policy is None else np.asarray(confusion)
+        return Scores(
+            self._behaviors, behavior_Rn, option_RWK, confusion_CKK, tuple(self._categories)
+        )
 
-    @property
-    def categories(self) -> list[str]:
-        """Names along the first axis of `confusion_COO`."""
-        return self._categories
+    def _batch_fields(self, record_BR: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the fields of a batch's records; those without a record are not valid."""
+        valid_BR = record_BR >= 0
+        fields = {name: values_R[record_BR] for name, values_R in self._fields.items()}
+        # Without a record one option keeps the log-probabilities finite.
+        fields['num_options'] = np.where(valid_BR, fields['num_options'], 1)
+        fields['valid'] = valid_BR.astype(np.int32)
+        return fields
+
+
+def _answers(records: Sequence[Record]) -> np.ndarray:
+    """Returns the answer of each record, int32[R]; raises UserError where one has none."""
+    answers_R = np.asarray([-1 if r.answer is None else r.answer for r in records], np.int32)
+    if (answers_R < 0).any():
+        raise UserError(f'{describe_record(records[int(np.argmin(answers_R))])} has no answer')
+    return answers_R

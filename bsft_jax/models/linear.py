@@ -1,4 +1,4 @@
-"""Linear maps, their int8 form, and the adapters beside them."""
+"""Linear maps with their biases, int8 kernels and adapters."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bsft_jax.models.lora import Lora, LoraSpec, merged_product
-from bsft_jax.models.products import product
+from bsft_jax.config import LoraConfig
+from bsft_jax.models.lora import Lora, merged_matmul
+from bsft_jax.ops.matmul import linear_matmul
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias` in `dtype`; the kernel [I, O] is drawn from a normal distribution of `std`.
+    """Computes `x @ kernel + bias` in `dtype`.
 
-    A `quantized` kernel is int8 with a `kernel_scale` per output, and `adapter` adds a LoRA product.
+    The kernel [I, O] is drawn from a normal distribution with deviation `std`. A `quantized` kernel
+    is int8 with a `kernel_scale` per output, and `adapter` adds a LoRA product.
     """
 
     def __init__(
@@ -26,7 +28,7 @@ class Linear(nnx.Module):
         dtype,
         rngs: nnx.Rngs,
         quantized: bool = False,
-        adapter: LoraSpec | None = None,
+        adapter: LoraConfig | None = None,
     ):
         kernel_IO = std * jax.random.normal(rngs.params(), (inputs, outputs))
         kernel_IO, scale_O = quantize(kernel_IO) if quantized else (kernel_IO, None)
@@ -37,15 +39,15 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x_BTI: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """The map's result [B, T, O]; `key` is for the adapter's dropout."""
+        """Returns the map's result [B, T, O]; `key` is for the adapter's dropout."""
         x_BTI, lora = x_BTI.astype(self.dtype), self.lora
-        if lora is not None and lora.merges(x_BTI, self.kernel[...], key):
-            y_BTO = merged_product(x_BTI, self.kernel[...], lora.a[...], lora.b[...], lora.spec)
+        if lora is not None and lora.should_merge(x_BTI, self.kernel[...], key):
+            y_BTO = merged_matmul(x_BTI, self.kernel[...], lora.a[...], lora.b[...], lora.config)
             lora = None
         elif self.kernel_scale is None:
-            y_BTO = product(x_BTI, self.kernel[...])
+            y_BTO = linear_matmul(x_BTI, self.kernel[...])
         else:
-            y_BTO = product(x_BTI, self.kernel[...].astype(self.dtype), jnp.float32)
+            y_BTO = linear_matmul(x_BTI, self.kernel[...].astype(self.dtype), jnp.float32)
             y_BTO = (y_BTO * self.kernel_scale[...]).astype(self.dtype)
         if self.bias is not None:
             # In float32, or the bias's gradient would be summed over all tokens in `dtype`.
@@ -54,12 +56,15 @@ class Linear(nnx.Module):
 
 
 def quantize(kernel_IO: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A kernel as int8 and one float32 scale per output: |error| ≤ scale / 2; also stacked in front."""
+    """Returns a kernel as int8 and one float32 scale per output, with |error| ≤ scale / 2.
+
+    Kernels may be stacked over layers in front.
+    """
     kernel_IO = kernel_IO.astype(jnp.float32)
     scale_O = jnp.maximum(jnp.max(jnp.abs(kernel_IO), axis=-2), 1e-30) / 127.0
     return jnp.round(kernel_IO / scale_O[..., None, :]).astype(jnp.int8), scale_O
 
 
 def dequantize(kernel_IO: jax.Array, scale_O: jax.Array) -> jax.Array:
-    """The float32 kernel that a quantized one stands for."""
+    """Returns the float32 kernel that a quantized one stands for."""
     return kernel_IO.astype(jnp.float32) * scale_O[..., None, :]

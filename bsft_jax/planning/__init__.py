@@ -1,1 +1,1 @@
-"""What a run would take on devices that are not there: memory, FLOPs, collectives, an estimate of time."""
+"""Plans of runs for devices that you do not have: memory, FLOPs, collectives, time."""

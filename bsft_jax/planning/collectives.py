@@ -1,4 +1,4 @@
-"""Collectives of a compiled program: kind, mesh axes, how many and how many bytes a step."""
+"""Collectives of a compiled program: their kind, mesh axes, number and bytes per step."""
 
 from __future__ import annotations
 
@@ -10,162 +10,221 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsft_jax.planning.hlo import Array, Instruction, Module
+from bsft_jax.planning.hlo import Array, Computation, Instruction, Module
 
 KINDS = (
-    'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all', 'collective-permute',
+    'all-gather',
+    'all-reduce',
+    'reduce-scatter',
+    'all-to-all',
+    'ragged-all-to-all',
+    'collective-permute',
     'collective-broadcast',
-)  # fmt: skip
+)
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+# Groups by mesh axes: the mesh, the order of its devices (optional), the axes.
+_MESH_GROUPS = re.compile(
+    r'mesh\[([^\]]*)\](?:, device_ids=\(([^)]*(?:\([\d,]*\))?)\))? \{([^}]*)\}'
+)
+# Times that a ring or a torus sends each payload, before the factor (n - 1) / n.
+_PASSES = {'all-reduce': 2, 'all-gather': 1, 'reduce-scatter': 1, 'all-to-all': 1}
+
+Groups = tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """What one instruction moves.
+    """Describes what one instruction moves.
 
     Attributes:
-      kind: one of KINDS, or what slices do between them.
-      groups: of devices that exchange, as numbers in the order of the mesh.
-      payload: bytes of the whole array: the gathered result, the operand that is reduced, scattered or sent.
-      runs: times a step.
+      kind: one of KINDS, or the name of a transfer between slices.
+      groups: groups of devices that exchange data, by their index in the order of the mesh.
+      payload: bytes of the full array: the gathered result, or the operand that is reduced,
+        scattered or sent.
+      runs: executions per step.
     """
 
     kind: str
-    groups: tuple[tuple[int, ...], ...]
+    groups: Groups
     payload: int
     runs: int
 
     @property
     def received(self) -> float:
-        """Bytes that a device receives each time, at the least that a ring or a torus needs."""
+        """Returns the bytes that a device receives per execution, the least that a ring needs."""
         n = len(self.groups[0])
-        times = {'all-reduce': 2, 'all-gather': 1, 'reduce-scatter': 1, 'all-to-all': 1}.get(self.kind)
-        return self.payload * (times * (n - 1) / n if times else 1.0)
+        passes = _PASSES.get(self.kind)
+        return self.payload * (passes * (n - 1) / n if passes else 1.0)
 
 
-def find(module: Module, places: Sequence[int]) -> tuple[list[Collective], list[str]]:
-    """Every collective of a program, and names of loops whose length is not known.
+def find_collectives(
+    module: Module, link_domains: Sequence[int]
+) -> tuple[list[Collective], list[str]]:
+    """Returns every collective of a program, and the names of loops of unknown length.
 
-    Starts count and their ends do not. A gather that a TPU spreads over several fusions counts where it starts;
-    an all-reduce whose fusion keeps only a device's part is a reduce-scatter; what slices exchange over the network
-    is written as a receive from the host.
+    An asynchronous collective counts where it starts. So does a gather that a TPU spreads over
+    several fusions. An all-reduce whose fusion keeps only the device's shard is a reduce-scatter.
+    What slices exchange over the network appears in the program as a receive from the host.
 
     Args:
-      places: the slice (or host) of each device, in the order of the mesh.
+      module: the program.
+      link_domains: slice or host of each device, in the order of the mesh.
     """
-    runs, unknown = module.runs()
+    counts, unknown_loops = module.run_counts()
     found = []
-    across = [[n for n, place in enumerate(places) if place == one] for one in sorted(set(places))]
     for name, computation in module.computations.items():
-        if not runs[name]:
+        if not counts[name]:
             continue
-        starts = any('AsyncCollectiveStart' in i.attributes for i in computation.values())
+        starts_async = any('AsyncCollectiveStart' in i.attributes for i in computation.values())
         for instruction in computation.values():
-            if instruction.op == 'recv' and (sliced := _BETWEEN_SLICES.search(instruction.attributes)):
-                kind, groups = sliced[1].lower().replace('_', '-'), tuple(zip(*across, strict=True))
-                found.append(Collective(kind, groups, instruction.arrays[0].bytes, runs[name]))
-                continue
-            kind = instruction.op.removesuffix('-start')
-            if kind not in KINDS or ('chain_id=' in instruction.attributes and not starts):
-                continue
-            groups = _groups(instruction.attributes, len(places))
-            if max(map(len, groups)) < 2:
-                continue
-            payload = sum(array.bytes for array in _payload(kind, instruction, computation))
-            if kind == 'all-reduce' and name.startswith('all-reduce-scatter'):
-                kind = 'reduce-scatter'
-            found.append(Collective(kind, groups, payload, runs[name]))
-    return found, unknown
+            if instruction.op == 'recv':
+                collective = _between_slices(instruction, counts[name], link_domains)
+            elif 'chain_id=' in instruction.attributes and not starts_async:
+                collective = None
+            else:
+                collective = _within_program(
+                    instruction, name, computation, counts[name], len(link_domains)
+                )
+            if collective is not None:
+                found.append(collective)
+    return found, unknown_loops
 
 
-def _payload(kind: str, instruction: Instruction, computation: dict) -> Sequence[Array]:
+def _between_slices(
+    instruction: Instruction, runs: int, link_domains: Sequence[int]
+) -> Collective | None:
+    """Returns the transfer between slices that a receive belongs to, if it does to one."""
+    transfer = _BETWEEN_SLICES.search(instruction.attributes)
+    if not transfer:
+        return None
+    kind = transfer[1].lower().replace('_', '-')
+    # The n-th devices of all slices exchange with each other.
+    slices = [
+        [device for device, domain in enumerate(link_domains) if domain == index]
+        for index in sorted(set(link_domains))
+    ]
+    groups = tuple(zip(*slices, strict=True))
+    return Collective(kind, groups, instruction.arrays[0].bytes, runs)
+
+
+def _within_program(
+    instruction: Instruction, name: str, computation: Computation, runs: int, num_devices: int
+) -> Collective | None:
+    """Returns the collective of an instruction of the computation `name`, if it is one."""
+    kind = instruction.op.removesuffix('-start')
+    if kind not in KINDS:
+        return None
+    groups = _parse_groups(instruction.attributes, num_devices)
+    if max(map(len, groups)) < 2:
+        return None
+    payload = sum(array.bytes for array in _payload(kind, instruction, computation))
+    if kind == 'all-reduce' and name.startswith('all-reduce-scatter'):
+        kind = 'reduce-scatter'
+    return Collective(kind, groups, payload, runs)
+
+
+def _payload(kind: str, instruction: Instruction, computation: Computation) -> Sequence[Array]:
     arrays = instruction.arrays
     if kind in ('reduce-scatter', 'all-to-all', 'ragged-all-to-all'):
         return [array for name in instruction.operands for array in computation[name].arrays]
     if kind == 'collective-permute':
         return arrays[:1]
-    if instruction.op == 'all-gather-start':  # operands, then results
+    if instruction.op == 'all-gather-start':
+        # The result holds the operands, then the gathered arrays.
         return arrays[len(instruction.operands) : 2 * len(instruction.operands)]
     return arrays
 
 
 def axes_of(groups: Sequence[Sequence[int]], mesh: dict[str, int]) -> str:
-    """The mesh axes along which devices exchange, such as `fsdp` or `data, fsdp`.
+    """Returns the mesh axes along which devices exchange data, such as `fsdp` or `data, fsdp`.
 
-    `part of` stands before an axis where the groups are smaller than the axes they run along.
+    `part of` precedes them if the groups are smaller than the axes they run along.
     """
     sizes = tuple(mesh.values())
-    places = [np.stack(np.unravel_index(group, sizes)) for group in groups]
-    varies = np.any([(place != place[:, :1]).any(axis=1) for place in places], axis=0)
+    coordinates = [np.stack(np.unravel_index(group, sizes)) for group in groups]
+    varies = np.any([(c != c[:, :1]).any(axis=1) for c in coordinates], axis=0)
     names = [name for name, does in zip(mesh, varies, strict=True) if does]
-    whole = max(map(len, groups)) == math.prod(mesh[name] for name in names)
-    return ('' if whole else 'part of ') + ', '.join(names)
+    spans_axes = max(map(len, groups)) == math.prod(mesh[name] for name in names)
+    return ('' if spans_axes else 'part of ') + ', '.join(names)
 
 
-def summary(found: Sequence[Collective], mesh: dict[str, int]) -> list[dict]:
-    """Rows {kind, axes, count, bytes, payload} of a step, most bytes first; `bytes` are what a device receives."""
-    rows = collections.defaultdict(lambda: [0, 0.0, 0])
-    for one in found:
-        row = rows[one.kind, axes_of(one.groups, mesh)]
-        row[0] += one.runs
-        row[1] += one.runs * one.received
-        row[2] += one.runs * one.payload
+def summarize_collectives(found: Sequence[Collective], mesh: dict[str, int]) -> list[dict]:
+    """Totals the collectives of a step by kind and axes, most bytes first.
+
+    Returns dictionaries {kind, axes, count, bytes, payload}; `bytes` are received by a device.
+    """
+    totals = collections.defaultdict(lambda: [0, 0.0, 0])
+    for collective in found:
+        total = totals[collective.kind, axes_of(collective.groups, mesh)]
+        total[0] += collective.runs
+        total[1] += collective.runs * collective.received
+        total[2] += collective.runs * collective.payload
     keys = ('count', 'bytes', 'payload')
-    made = [
-        {'kind': kind, 'axes': axes, **dict(zip(keys, row, strict=True))}
-        for (kind, axes), row in rows.items()
+    rows = [
+        {'kind': kind, 'axes': axes, **dict(zip(keys, total, strict=True))}
+        for (kind, axes), total in totals.items()
     ]
-    return sorted(made, key=lambda row: -row['bytes'])
+    return sorted(rows, key=lambda row: -row['bytes'])
 
 
-def _groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]:
-    """Groups as XLA spells them: listed, iota (`[4,2]<=[2,4]T(1,0)`), by axes of a mesh; none is all devices."""
+def _parse_groups(attributes: str, num_devices: int) -> Groups:
+    """Parses replica groups in each of XLA's spellings.
+
+    They are pairs of a permutation, lists, iota (`[4,2]<=[2,4]T(1,0)`), or axes of a mesh. An empty
+    list means all devices.
+    """
     if pairs := re.search(r'source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}', attributes):
-        return _joined(_listed(pairs[1]))
+        return _connected_devices(_parse_lists(pairs[1]))
     spelled = re.search(r'replica_groups=(.*)', attributes)
     text = spelled[1] if spelled else '{}'
     if match := re.match(r'\{((?:\{[\d,]*\},?)*)\}', text):
-        return _listed(match[1]) or (tuple(range(devices)),)
+        return _parse_lists(match[1]) or (tuple(range(num_devices)),)
     if match := re.match(r'\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)', text):
-        return _rows(_iota(match[2]).reshape(_integers(match[1])))
-    if match := re.match(r'mesh\[([^\]]*)\](?:, device_ids=\(([^)]*(?:\([\d,]*\))?)\))? \{([^}]*)\}', text):
-        return _by_axes(*match.groups())
+        return _to_groups(_parse_iota(match[2]).reshape(_integers(match[1])))
+    if match := _MESH_GROUPS.match(text):
+        return _groups_by_axes(*match.groups())
     raise ValueError(f'unknown spelling of replica groups: {text[:120]}')
 
 
-def _joined(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """Devices between which a permutation moves something, directly or over others."""
+def _connected_devices(pairs: Sequence[Sequence[int]]) -> Groups:
+    """Returns the groups of devices that a permutation connects, directly or through others."""
     group_of = {device: {device} for pair in pairs for device in pair}
     for source, target in pairs:
         if group_of[source] is not group_of[target]:
-            both = group_of[source] | group_of[target]
-            group_of |= dict.fromkeys(both, both)
-    return tuple({id(group): tuple(sorted(group)) for group in group_of.values()}.values()) or ((0,),)
+            union = group_of[source] | group_of[target]
+            group_of |= dict.fromkeys(union, union)
+    groups = {id(group): tuple(sorted(group)) for group in group_of.values()}
+    return tuple(groups.values()) or ((0,),)
 
 
-def _by_axes(mesh: str, order: str | None, chosen: str) -> tuple[tuple[int, ...], ...]:
-    """Groups along axes, or along parts of axes (`'x':(2)4`: 4 of them behind the first factor of 2)."""
+def _groups_by_axes(mesh: str, order: str | None, axes: str) -> Groups:
+    """Returns groups along mesh axes, or along a factor of an axis.
+
+    `'x':(2)4` is the factor 4 of `x` that follows a leading factor of 2.
+    """
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
-    split, dims, along = {}, [], []
-    for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen):
-        split[name] = (int(before), int(size)) if size else (1, sizes[name])
-    for name, whole in sizes.items():
-        before, size = split.get(name, (whole, 1))
-        dims += [before, size, whole // (before * size)]
+    factors, dims, along = {}, [], []
+    for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
+        factors[name] = (int(before), int(size)) if size else (1, sizes[name])
+    # Each axis becomes three dimensions: before the factor, the factor, after it.
+    for name, axis_size in sizes.items():
+        before, size = factors.get(name, (axis_size, 1))
+        dims += [before, size, axis_size // (before * size)]
         along.append(len(dims) - 2)
-    ids = _order(order, math.prod(sizes.values())).reshape(dims)
+    ids = _device_order(order, math.prod(sizes.values())).reshape(dims)
     rest = [axis for axis in range(len(dims)) if axis not in along]
-    return _rows(ids.transpose(rest + along).reshape(-1, math.prod(dims[axis] for axis in along)))
+    group_size = math.prod(dims[axis] for axis in along)
+    return _to_groups(ids.transpose(rest + along).reshape(-1, group_size))
 
 
-def _order(text: str | None, devices: int) -> np.ndarray:
+def _device_order(text: str | None, num_devices: int) -> np.ndarray:
     if not text:
-        return np.arange(devices)
-    return _iota(text) if text.startswith('[') else np.array(_integers(text))
+        return np.arange(num_devices)
+    return _parse_iota(text) if text.startswith('[') else np.array(_integers(text))
 
 
-def _iota(text: str) -> np.ndarray:
-    """`[2,4]T(1,0)`: numbers from 0 in that shape, transposed, flat."""
+def _parse_iota(text: str) -> np.ndarray:
+    """Returns the flat array of `[2,4]T(1,0)`: 0 to 7 in that shape, transposed."""
     match = re.match(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
     numbers = np.arange(math.prod(_integers(match[1]))).reshape(_integers(match[1]))
     return (numbers.transpose(_integers(match[2])) if match[2] else numbers).ravel()
@@ -175,9 +234,9 @@ def _integers(text: str) -> list[int]:
     return [int(part) for part in text.split(',') if part.strip()]
 
 
-def _listed(text: str) -> tuple[tuple[int, ...], ...]:
+def _parse_lists(text: str) -> Groups:
     return tuple(tuple(_integers(group)) for group in re.findall(r'\{([\d,]+)\}', text))
 
 
-def _rows(array: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(map(int, row)) for row in array)
+def _to_groups(array: np.ndarray) -> Groups:
+    return tuple(tuple(map(int, group)) for group in array)

@@ -1,4 +1,4 @@
-"""FLOPs of a step: by formula, which is what MFU speaks of, and as the compiled program has them."""
+"""FLOPs of a step: by formula, which is the basis of MFU, and as the compiled program has them."""
 
 from __future__ import annotations
 
@@ -11,69 +11,79 @@ import numpy as np
 from bsft_jax.models.architecture import Architecture
 from bsft_jax.models.network import Params
 from bsft_jax.planning.hlo import Computation, Instruction, Module
-from bsft_jax.trees import flatten
+from bsft_jax.pytrees import flatten
 
 _GEMM = re.compile(r'custom_call_target="__(?:cublas|cudnn|onednn)[^"]*(?:gemm|matmul)[^"]*"')
 
 
-def attention(arch: Architecture, tokens: int) -> float:
-    """Forward FLOPs a token of attention's two products, in rows of one document of so many tokens, all layers.
+def attention_flops(arch: Architecture, tokens: int) -> float:
+    """Returns the forward FLOPs per token of attention's two matmuls, over all layers.
 
-    A query sees half of the row on average, or its window.
+    Rows hold one segment of `tokens` tokens. A query attends to half of the row on average, or to
+    its window.
     """
     keys = 0.0
-    for layer in range(arch.layers):
+    for layer in range(arch.num_layers):
         window = min(arch.kinds[layer % arch.period].window or tokens, tokens)
         keys += (window * (window + 1) / 2 + (tokens - window) * window) / tokens
-    return 4 * arch.heads * arch.head_width * keys
+    return 4 * arch.num_heads * arch.head_dim * keys
 
 
-def multiplying(arch: Architecture, params: Params) -> int:
-    """How many of these parameters (or shapes) multiply: no biases, no scales, no table that is only looked up."""
+def num_matmul_params(arch: Architecture, params: Params) -> int:
+    """Counts the parameters (or shapes) that take part in matmuls.
+
+    Biases, scales and tables that are only looked up do not.
+    """
     looked_up = '' if arch.tied else r'|embed/table$|behavior/input$'
     pattern = rf'(bias|scale|kernel_scale)${looked_up}'
     return sum(
-        math.prod(leaf.shape) for path, leaf in flatten(params).items() if not re.search(pattern, path)
+        math.prod(leaf.shape)
+        for path, leaf in flatten(params).items()
+        if not re.search(pattern, path)
     )
 
 
-def model(arch: Architecture, *, trainable: int, frozen: int, tokens: int) -> float:
-    """FLOPs a token of a training step, without what is computed again.
+def model_flops(arch: Architecture, *, trainable: int, frozen: int, tokens: int) -> float:
+    """Returns the FLOPs per token of a training step, without recomputation.
 
-    6 a trainable parameter and 4 a frozen one (Kaplan et al., arXiv 2001.08361: 2 forward, 2 for the gradient of
-    what goes in, 2 for the parameter's own), where only parameters that multiply count: the table of an untied
-    model is looked up. Attention is causal and trains as 3 forward passes.
+    These are 6 per trainable and 4 per frozen parameter (Kaplan et al., arXiv 2001.08361): 2 for
+    the forward pass, 2 for the gradient of the inputs and 2 for that of the parameter itself. Only
+    parameters of matmuls count. Attention is causal, and training costs 3 of its forward passes.
 
     Args:
-      trainable, frozen: numbers of parameters that multiply.
-      tokens: of a row.
+      arch: the model's sizes.
+      trainable: number of trainable parameters that take part in matmuls.
+      frozen: number of frozen ones.
+      tokens: tokens of a row.
     """
-    return 6 * trainable + 4 * frozen + 3 * attention(arch, tokens)
+    return 6 * trainable + 4 * frozen + 3 * attention_flops(arch, tokens)
 
 
-def compiled(module: Module) -> float:
-    """FLOPs of all products that a device computes in a step, what is computed again included.
+def compiled_flops(module: Module) -> float:
+    """Returns the FLOPs of all matmuls that a device computes in a step, with recomputation.
 
-    Products inside kernels (`custom-call` of a TPU or cuDNN) are not in it: their text does not say what they do.
+    Matmuls inside kernels (a `custom-call` of a TPU or of cuDNN) are not included: the program's
+    text does not describe them.
     """
-    runs, _ = module.runs()
+    counts, _ = module.run_counts()
     return float(
         sum(
-            runs[name] * _product(instruction, computation)
+            counts[name] * _matmul_flops(instruction, computation)
             for name, computation in module.computations.items()
-            if runs[name]
+            if counts[name]
             for instruction in computation.values()
         )
     )
 
 
-def _product(instruction: Instruction, computation: Computation) -> int:
+def _matmul_flops(instruction: Instruction, computation: Computation) -> int:
+    """Returns the FLOPs of an instruction that is a matmul; 0 for any other."""
     if instruction.op == 'convolution':
-        return _convolution(instruction, computation)
+        return _convolution_flops(instruction, computation)
     if instruction.op == 'dot':
         dims = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', instruction.attributes)[1]
     elif instruction.op == 'custom-call' and _GEMM.search(instruction.attributes):
-        dims = _contracted(instruction.attributes)
+        dims = _library_contracting_dims(instruction.attributes)
     else:
         return 0
     left = computation[instruction.operands[0]].arrays[0].shape
@@ -81,35 +91,41 @@ def _product(instruction: Instruction, computation: Computation) -> int:
     return 2 * math.prod(instruction.arrays[0].shape) * contracted
 
 
-def _contracted(attributes: str) -> str:
-    """The contracted dimensions of the left operand of a library's product."""
-    found = re.search(r'"lhs_contracting_dimensions":(\[[^\]]*\])', attributes)
-    return ','.join(map(str, json.loads(found[1])))
+def _library_contracting_dims(attributes: str) -> str:
+    """Returns the contracting dimensions of the left operand of a library call, as in `1,2`."""
+    match = re.search(r'"lhs_contracting_dimensions":(\[[^\]]*\])', attributes)
+    return ','.join(map(str, json.loads(match[1])))
 
 
-def _convolution(instruction: Instruction, computation: Computation) -> int:
-    """A TPU's product: each output sums over the input features and the places of its window inside the input."""
+def _convolution_flops(instruction: Instruction, computation: Computation) -> int:
+    """Returns the FLOPs of a convolution, the form that matmuls have in TPU programs.
+
+    Each output sums over the input features and over those positions of the window that lie inside
+    the input.
+    """
     labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', instruction.attributes)
+    operands = [computation[name].arrays[0] for name in instruction.operands[:2]]
     left, right, out = (
         dict(zip(label, array.shape, strict=True))
-        for label, array in zip(
-            labels.groups(),
-            (
-                computation[instruction.operands[0]].arrays[0],
-                computation[instruction.operands[1]].arrays[0],
-                instruction.arrays[0],
-            ),
-            strict=True,
-        )
+        for label, array in zip(labels.groups(), [*operands, instruction.arrays[0]], strict=True)
     )
     spelled = re.search(r'window=\{([^}]*)\}', instruction.attributes)
     window = dict(re.findall(r'(\w+)=([\dx_-]+)', spelled[1] if spelled else ''))
-    places = 1
-    for number, dim in enumerate(sorted(label for label in out if label.isdigit())):
-        low, stride, spread, holes = (
-            int(window[name].split('x')[number].split('_')[0]) if name in window else default
-            for name, default in (('pad', 0), ('stride', 1), ('rhs_dilate', 1), ('lhs_dilate', 1))
-        )
-        at = np.arange(out[dim])[:, None] * stride + np.arange(right[dim]) * spread - low
-        places *= int(np.sum((at >= 0) & (at <= (left[dim] - 1) * holes) & (at % holes == 0)))
-    return 2 * out['b'] * out['f'] * right['i'] * places
+
+    def option(name: str, index: int, default: int) -> int:
+        """Returns the option of a spatial dimension; of a padding `LOW_HIGH` the low one."""
+        if name not in window:
+            return default
+        return int(window[name].split('x')[index].split('_')[0])
+
+    # Pairs of output and window positions that fall on an element of the input, not on padding or
+    # on a hole of its dilation.
+    pairs = 1
+    for index, dim in enumerate(sorted(label for label in out if label.isdigit())):
+        low, stride = option('pad', index, 0), option('stride', index, 1)
+        window_dilation = option('rhs_dilate', index, 1)
+        base_dilation = option('lhs_dilate', index, 1)
+        at = np.arange(out[dim])[:, None] * stride + np.arange(right[dim]) * window_dilation - low
+        inside = (at >= 0) & (at <= (left[dim] - 1) * base_dilation)
+        pairs *= int(np.sum(inside & (at % base_dilation == 0)))
+    return 2 * out['b'] * out['f'] * right['i'] * pairs

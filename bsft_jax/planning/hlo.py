@@ -1,4 +1,4 @@
-"""A compiled program as text: its instructions, and how often each of them runs in one step."""
+"""Compiled programs as text: their instructions, and how often each of them runs in one step."""
 
 from __future__ import annotations
 
@@ -6,50 +6,68 @@ import dataclasses
 import math
 import re
 
-_SIZES = {'pred': 1, 's4': 0.5, 'u4': 0.5, 'bf16': 2}  # bytes; other dtypes end in their bits
+from bsft_jax.ops.hlo_names import BOUNDED_LOOP_SCOPE
+
+# Bytes of an element; the names of other dtypes end in their bits.
+_SIZES = {'pred': 1, 's4': 0.5, 'u4': 0.5, 'bf16': 2}
 _ARRAY = re.compile(r'\b(pred|bf16|[suf]\d+|f8\w*|c\d+)\[([\d,]*)\]')
-_HEAD = re.compile(r'(?:ENTRY )?%?([^\s(]+) \(.*\) -> .*\{$')
+_COMPUTATION_HEADER = re.compile(r'(?:ENTRY )?%?([^\s(]+) \(.*\) -> .*\{$')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?(\S+) = ')
 _CALLS = re.compile(
-    r'(body|condition|calls|to_apply|branch_computations|called_computations)=\{?((?:%[^\s,}]+(?:, )?)+)'
+    r'(body|condition|calls|to_apply|branch_computations|called_computations)='
+    r'\{?((?:%[^\s,}]+(?:, )?)+)'
 )
+_BOUNDED_SCOPE = BOUNDED_LOOP_SCOPE.format(r'(\d+)')
+_BOUNDED_LOOP = re.compile(rf'op_name="[^"]*{_BOUNDED_SCOPE}\)*/while"')
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """A dtype and dimensions, as `bf16[8,128]`."""
+    """Describes an array by its dtype and dimensions, as in `bf16[8,128]`."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
-        size = _SIZES.get(self.dtype) or (1 if self.dtype.startswith('f8') else int(self.dtype[1:]) / 8)
+        """Returns the size in bytes."""
+        size = _SIZES.get(self.dtype) or (
+            1 if self.dtype.startswith('f8') else int(self.dtype[1:]) / 8
+        )
         return math.ceil(math.prod(self.shape) * size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation: `%name = arrays op(operands), attributes`."""
+    """Represents one line of a computation: `%name = arrays op(operands), attributes`.
+
+    Attributes:
+      name: its name, without `%`.
+      arrays: its results.
+      op: the operation.
+      operands: names of instructions, or the literal text of a constant or parameter.
+      attributes: the text after the operands.
+      is_root: whether it is the computation's result.
+    """
 
     name: str
     arrays: tuple[Array, ...]
     op: str
     operands: tuple[str, ...]
     attributes: str
-    root: bool
+    is_root: bool
 
     @property
     def callees(self) -> list[tuple[str, str]]:
-        """(attribute, computation) of every computation that it calls."""
+        """Returns (attribute, computation) for every computation that it calls."""
         return [
             (kind, name.lstrip('%'))
             for kind, names in _CALLS.findall(self.attributes)
             for name in names.rstrip(', ').split(', ')
         ]
 
-    def number(self, name: str) -> int:
-        """An integer attribute such as `index=3`."""
+    def integer(self, name: str) -> int:
+        """Returns an integer attribute such as `index=3`."""
         return int(re.search(rf'\b{name}=(\d+)', self.attributes)[1])
 
 
@@ -58,129 +76,143 @@ Computation = dict[str, Instruction]
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """Attributes:
-    computations: by name, in the order of the text: callees stand before their callers.
-    entry: name of the one that runs.
+    """Represents a compiled program.
+
+    Attributes:
+      computations: computations by name, in the order of the text: callees come before callers.
+      entry: name of the computation that runs.
     """
 
     computations: dict[str, Computation]
     entry: str
 
-    def runs(self) -> tuple[dict[str, int], list[str]]:
-        """How often each computation runs in one call, and names of loops whose length is not known.
+    def run_counts(self) -> tuple[dict[str, int], list[str]]:
+        """Returns how often each computation runs per call, and the loops of unknown length.
 
-        Those count once, and so does every branch of a conditional.
+        Such loops, which are returned by name, count once, and so does every branch of a
+        conditional.
         """
         counts = dict.fromkeys(self.computations, 0)
-        counts[self.entry], unknown = 1, []
+        counts[self.entry], unknown_loops = 1, []
         for name in reversed(self.computations):
             for instruction in self.computations[name].values():
                 if instruction.op in ('async-update', 'async-done'):
                     continue
                 trips = 1
                 if instruction.op == 'while' and counts[name]:
-                    trips = self.trips(name, instruction)
+                    trips = self.trip_count(name, instruction)
                     if trips is None:
-                        unknown.append(instruction.name)
+                        unknown_loops.append(instruction.name)
                         trips = 1
                 for _, callee in instruction.callees:
                     counts[callee] += counts[name] * trips
-        return counts, unknown
+        return counts, unknown_loops
 
-    def trips(self, caller: str, loop: Instruction) -> int | None:
-        """Iterations of a loop: what the compiler says, what a counter and its bound say, or the most that its name
-        allows (`at_most_8_times`, a scope of the program); None where nothing does."""
+    def trip_count(self, caller: str, loop: Instruction) -> int | None:
+        """Returns the iterations of a loop of the computation `caller`; None if unknown.
+
+        Sources, in this order: the compiler's annotation; the upper bound in the name of the
+        loop's scope (`BOUNDED_LOOP_SCOPE`); a counter with a constant start, step and bound.
+        """
         if known := re.search(r'known_trip_count[^\d}]*?n[^\d}]*?(\d+)', loop.attributes):
             return int(known[1])
-        if most := re.search(r'op_name="[^"]*at_most_(\d+)_times\)*/while"', loop.attributes):
-            return int(most[1])
+        if bounded := _BOUNDED_LOOP.search(loop.attributes):
+            return int(bounded[1])
         callees = dict(loop.callees)
         condition, body = (self.computations[callees[kind]] for kind in ('condition', 'body'))
-        test = next(i for i in condition.values() if i.root)
+        test = _root(condition)
         if test.op != 'compare' or 'direction=LT' not in test.attributes:
             return None
         counter, bound = (condition[name] for name in test.operands)
         if counter.op != 'get-tuple-element' or bound.op != 'constant':
             return None
-        index = counter.number('index')
-        first = _constant(self.computations[caller], loop.operands[0], index)
-        step = _step(body, index)
+        index = counter.integer('index')
+        first = _constant_in_tuple(self.computations[caller], loop.operands[0], index)
+        step = _counter_step(body, index)
         if first is None or not step:
             return None
         return max(0, -(-(int(bound.operands[0]) - first) // step))
 
 
-def _constant(computation: Computation, name: str, index: int) -> int | None:
-    """The constant that stands at `index` of a tuple."""
-    found = computation[name]
-    if found.op != 'tuple':
+def _root(computation: Computation) -> Instruction:
+    return next(instruction for instruction in computation.values() if instruction.is_root)
+
+
+def _constant_in_tuple(computation: Computation, name: str, index: int) -> int | None:
+    """Returns the constant at `index` of the tuple `name`; None if it is not a constant."""
+    instruction = computation[name]
+    if instruction.op != 'tuple':
         return None
-    found = computation[found.operands[index]]
-    while found.op in ('copy', 'bitcast', 'convert'):
-        found = computation[found.operands[0]]
-    return int(found.operands[0]) if found.op == 'constant' else None
+    instruction = computation[instruction.operands[index]]
+    while instruction.op in ('copy', 'bitcast', 'convert'):
+        instruction = computation[instruction.operands[0]]
+    return int(instruction.operands[0]) if instruction.op == 'constant' else None
 
 
-def _step(body: Computation, index: int) -> int | None:
-    """What an iteration adds to the counter at `index`."""
-    root = next(i for i in body.values() if i.root)
+def _counter_step(body: Computation, index: int) -> int | None:
+    """Returns what an iteration adds to the counter at `index`; None if that is not constant."""
+    root = _root(body)
     if root.op != 'tuple':
         return None
-    found, step = body[root.operands[index]], 0
-    while found.op in ('add', 'copy'):
-        parts = [body[name] for name in found.operands]
-        step += sum(int(part.operands[0]) for part in parts if part.op == 'constant')
-        rest = [part for part in parts if part.op != 'constant']
-        if len(rest) != 1:
+    # Follows the sum from the new value back to the old one.
+    instruction, step = body[root.operands[index]], 0
+    while instruction.op in ('add', 'copy'):
+        operands = [body[name] for name in instruction.operands]
+        step += sum(int(operand.operands[0]) for operand in operands if operand.op == 'constant')
+        others = [operand for operand in operands if operand.op != 'constant']
+        if len(others) != 1:
             return None
-        found = rest[0]
-    return step if found.op == 'get-tuple-element' and found.number('index') == index else None
+        instruction = others[0]
+    is_counter = instruction.op == 'get-tuple-element' and instruction.integer('index') == index
+    return step if is_counter else None
 
 
-def parse(text: str) -> Module:
-    """The module that `compiled.as_text()` prints; raises ValueError for a text without an entry."""
+def parse_hlo(text: str) -> Module:
+    """Parses what `compiled.as_text()` prints; raises ValueError for a text without an entry."""
     computations, entry, current = {}, '', None
-    for line in _lines(text):
+    for line in _logical_lines(text):
         if current is None or not line.startswith(' '):
-            if match := _HEAD.match(line):
+            if match := _COMPUTATION_HEADER.match(line):
                 current = computations.setdefault(match[1], {})
                 entry = match[1] if line.startswith('ENTRY') else entry
         elif match := _INSTRUCTION.match(line):
-            instruction = _instruction(match, line)
+            instruction = _parse_instruction(match, line)
             current[instruction.name] = instruction
     if not entry:
         raise ValueError('no ENTRY computation in the text of the program')
     return Module(computations, entry)
 
 
-def _lines(text: str) -> list[str]:
-    """Lines of instructions and heads, without comments; attributes that run over several lines are joined."""
+def _logical_lines(text: str) -> list[str]:
+    """Returns the lines without comments; attributes that span several lines are joined."""
     joined = []
     for line in re.sub(r'/\*index=\d+\*/', '', text).splitlines():
-        if not joined or _INSTRUCTION.match(line) or _HEAD.match(line) or line == '}':
+        begins = _INSTRUCTION.match(line) or _COMPUTATION_HEADER.match(line) or line == '}'
+        if not joined or begins:
             joined.append(line)
         else:
             joined[-1] += line
     return joined
 
 
-def _instruction(match: re.Match, line: str) -> Instruction:
+def _parse_instruction(match: re.Match, line: str) -> Instruction:
+    """Parses a line that `_INSTRUCTION` matches: result types, operation, operands, attributes."""
     rest = line[match.end() :]
-    end = _closing(rest, 0) + 1 if rest.startswith('(') else rest.index(' ')
+    end = _closing_parenthesis(rest, 0) + 1 if rest.startswith('(') else rest.index(' ')
     arrays = tuple(
         Array(dtype, tuple(int(n) for n in sizes.split(',') if n))
         for dtype, sizes in _ARRAY.findall(rest[:end])
     )
     op, _, _ = rest[end:].strip().partition('(')
     start = rest.index('(', end)
-    close = _closing(rest, start)
+    close = _closing_parenthesis(rest, start)
     inside = rest[start + 1 : close]
     operands = re.findall(r'%([^\s,()]+)', inside) or [part.strip() for part in inside.split(',')]
     return Instruction(match[2], arrays, op, tuple(operands), rest[close + 1 :], bool(match[1]))
 
 
-def _closing(text: str, start: int) -> int:
-    """Index of the parenthesis that closes the one at `start`."""
+def _closing_parenthesis(text: str, start: int) -> int:
+    """Returns the index of the parenthesis that closes the one at `start`."""
     depth = 0
     for index in range(start, len(text)):
         depth += {'(': 1, ')': -1}.get(text[index], 0)

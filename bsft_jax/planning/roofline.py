@@ -1,4 +1,4 @@
-"""A step's time from a chip's peaks: what it cannot beat, and what it takes if nothing overlaps."""
+"""The time of a step from a chip's peaks: a lower bound, and the time if nothing overlaps."""
 
 from __future__ import annotations
 
@@ -11,15 +11,33 @@ from bsft_jax.planning.collectives import Collective
 
 
 def estimate(
-    plan: dict[str, Any], network: Network, chip: Chip, *, places: Sequence[int], moved: Sequence[Collective]
+    plan: dict[str, Any],
+    network: Network,
+    chip: Chip,
+    *,
+    link_domains: Sequence[int],
+    collectives: Sequence[Collective],
 ) -> dict[str, Any]:
-    """Seconds of a step and what follows from them, for bfloat16 activations.
+    """Estimates the seconds of a step and the rates that follow, for bfloat16 activations.
 
-    `compute`: products of the compiled program, and attention by formula where a kernel does it, at the chip's peak.
-    `memory`: parameters and moments read and written once, and the weights read in each pass over each micro-batch;
-    activations are left out. `collectives`: bytes received over all fast links together, or over the network
-    where a group spans `places` (slices, hosts). `lower` is the largest of the three (all overlap), `upper` their sum (none
-    does).
+    The parts are:
+
+    - `compute`: matmuls of the compiled program, and attention by formula if a kernel computes it,
+      at the chip's peak.
+    - `memory`: parameters and moments are read and written once, and the weights are read in each
+      pass over each micro-batch. Activations are left out.
+    - `collectives`: bytes received over all fast links together, or over the network for a group
+      that spans several slices or hosts.
+
+    Args:
+      plan: the plan so far: its FLOPs, memory, attention and sizes.
+      network: the network.
+      chip: the chip whose peaks are used.
+      link_domains: slice or host of each device, in the order of the mesh.
+      collectives: collectives of a step.
+
+    Returns a dictionary in which `lower` is the largest part (all overlap) and `upper` is their sum
+    (nothing overlaps).
     """
     per_device = plan['flops']['per_device']
     executed = plan['flops']['compiled']
@@ -31,10 +49,13 @@ def estimate(
     seconds = {
         'compute': executed / chip.flops,
         'memory': traffic / chip.memory_bandwidth,
-        'collectives': sum(one.runs * one.received / _bandwidth(one, places, chip) for one in moved),
+        'collectives': sum(
+            collective.runs * collective.received / _bandwidth(collective, link_domains, chip)
+            for collective in collectives
+        ),
     }
     lower, upper = max(seconds.values()), sum(seconds.values())
-    tokens = plan['rows_per_step'] * plan['sequence_length']
+    tokens = plan['global_batch_rows'] * plan['sequence_length']
     return {
         'seconds': seconds,
         'bound_by': max(seconds, key=seconds.get),
@@ -52,10 +73,16 @@ def estimate(
     }
 
 
-def _bandwidth(one: Collective, places: Sequence[int], chip: Chip) -> float:
-    """Bytes/s that a device receives: its links, or its share of what all members in a place get from others."""
-    members = max(one.groups, key=lambda group: len({places[device] for device in group}))
-    spanned = len({places[device] for device in members})
-    if spanned == 1:
-        return chip.link
-    return min(chip.link, len(members) / spanned * chip.network)
+def _bandwidth(collective: Collective, link_domains: Sequence[int], chip: Chip) -> float:
+    """Returns the bytes/s that a device receives in a collective.
+
+    Within a link domain these come over its links. Otherwise the members in a domain pool their
+    shares of the network, and each needs the data of the other domains.
+    """
+    group = max(
+        collective.groups, key=lambda group: len({link_domains[device] for device in group})
+    )
+    num_domains = len({link_domains[device] for device in group})
+    if num_domains == 1:
+        return chip.link_bandwidth
+    return min(chip.link_bandwidth, len(group) / num_domains * chip.network_bandwidth)

@@ -1,6 +1,6 @@
-"""Devices that are not there: a spelling such as `v5p:4x4x4`, and what compiles for them.
+"""Topologies: devices that are not there, as in `v5p:4x4x4`, and the compilers for them.
 
-`prepare` has to run before jax is imported.
+`set_compiler_environment` must run before jax is imported.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from importlib import metadata
 from bsft_jax.errors import UserError
 from bsft_jax.planning.chips import CHIPS, Chip
 
-_TPU_DIMENSIONS = {'v5e': 2, 'v5p': 3, 'v6e': 2}
-_SPELLINGS = 'v5e:4x4, v5p:4x4x4, v6e:16x16, a TPU shape with *S for S slices, h100:HxG, h200:HxG, cpu:N'
+_COMPILER_PACKAGES = {
+    'tpu': ('libtpu',),
+    'gpu': ('jax-cuda13-pjrt', 'jax-cuda13-plugin'),
+    'cpu': (),
+}
 _ENVIRONMENT = {
     'tpu': {
         'JAX_PLATFORMS': 'cpu',
         'TPU_SKIP_MDS_QUERY': '1',
         'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-        'TPU_WORKER_HOSTNAMES': 'localhost',  # else libtpu looks for the machine it is not on, and says so
+        # Without a name libtpu looks for the TPU host that it runs on and reports that it has none.
+        'TPU_WORKER_HOSTNAMES': 'localhost',
         'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
         'TF_CPP_MIN_LOG_LEVEL': '3',
     },
@@ -32,25 +36,33 @@ _ENVIRONMENT = {
     },
     'cpu': {'JAX_PLATFORMS': 'cpu'},
 }
-# What the compiler asks of a Hopper card, from NVIDIA's H100 whitepaper and CUDA's table for compute capability 9.0.
-_HOPPER = {
-    'threads_per_block_limit': 1024, 'threads_per_warp': 32, 'threads_per_core_limit': 2048, 'core_count': 132,
-    'shared_memory_per_block': 48 * 1024, 'shared_memory_per_core': 228 * 1024,
-    'shared_memory_per_block_optin': 227 * 1024, 'registers_per_core_limit': 2**16,
-    'registers_per_block_limit': 2**16, 'fpus_per_core': 128, 'block_dim_limit_x': 2**31 - 1,
-    'block_dim_limit_y': 2**16 - 1, 'block_dim_limit_z': 2**16 - 1, 'l2_cache_size': 50 * 2**20,
-    'clock_rate_ghz': 1.98,
-}  # fmt: skip
+
+
+def _examples(platform: str) -> str:
+    return ', '.join(
+        f'{kind}:{"x".join(map(str, chip.example_shape))}'
+        for kind, chip in CHIPS.items()
+        if chip.platform == platform
+    )
+
+
+# The topologies that a plan can be made for, in one line.
+SPELLINGS = (
+    f'{_examples("tpu")} (*S: S slices), {_examples("gpu")} (hosts × GPUs per host) or cpu:N'
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Attributes:
-    text: as it was spelled.
-    platform: `tpu`, `gpu` or `cpu`.
-    chip: its peaks; None for simulated devices.
-    shape: chips along each dimension; (hosts, cards) of GPUs; (devices,) of simulated ones.
-    slices: of a TPU; 1 elsewhere.
+    """Describes the devices of a plan.
+
+    Attributes:
+      text: its spelling on the command line.
+      platform: `tpu`, `gpu` or `cpu`.
+      chip: its chip; None for simulated devices.
+      shape: chips along each dimension of a TPU slice; (hosts, GPUs per host); (devices,) for
+        simulated ones.
+      slices: number of TPU slices; 1 elsewhere.
     """
 
     text: str
@@ -60,48 +72,61 @@ class Topology:
     slices: int = 1
 
     @property
-    def devices(self) -> int:
+    def num_devices(self) -> int:
+        """Returns the number of devices of all slices."""
         return math.prod(self.shape) * self.slices
 
     @property
     def kind(self) -> str:
+        """Returns the chip's key in CHIPS, or `cpu`."""
         return self.text.partition(':')[0]
 
-    def place(self, device) -> int:
-        """The slice of a TPU, the host of a GPU: what only a network lies between."""
+    def link_domain(self, device) -> int:
+        """Returns the index of a device's TPU slice or GPU host.
+
+        Within a domain devices have fast links; only a network connects domains.
+        """
         if self.platform == 'tpu':
             return getattr(device, 'slice_index', None) or 0
         return device.process_index
 
-    @property
-    def compiler(self) -> dict[str, str]:
-        """Versions of the packages that compile for it; raises PackageNotFoundError where one is missing."""
-        packages = {'tpu': ('libtpu',), 'gpu': ('jax-cuda13-pjrt', 'jax-cuda13-plugin')}.get(
-            self.platform, ()
-        )
-        return {name: metadata.version(name) for name in ('jaxlib', *packages)}
+    def compiler_versions(self) -> dict[str, str]:
+        """Returns the versions of the packages that compile for it.
+
+        Raises PackageNotFoundError if one is missing.
+        """
+        packages = ('jaxlib', *_COMPILER_PACKAGES[self.platform])
+        return {name: metadata.version(name) for name in packages}
 
 
-def parse(text: str) -> Topology:
-    """The topology that a flag names; imports no jax. Raises UserError for another spelling."""
+def parse_topology(text: str) -> Topology:
+    """Parses the value of `--topology`, without importing jax; raises UserError if it is none."""
     match = re.fullmatch(r'(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?', text)
     kind, sizes, slices = match.groups() if match else ('', '', None)
     shape = tuple(map(int, sizes.split('x'))) if sizes else ()
-    platform = 'cpu' if kind == 'cpu' else 'tpu' if kind in _TPU_DIMENSIONS else 'gpu'
-    dimensions = {'cpu': 1, 'gpu': 2}.get(platform) or _TPU_DIMENSIONS[kind]
-    known = kind in CHIPS or kind == 'cpu'
-    if not known or len(shape) != dimensions or 0 in shape or (slices and platform != 'tpu') or slices == '0':
-        raise UserError(f'{text!r} is no topology', where='--topology', fix=f'use one like {_SPELLINGS}')
-    return Topology(text, platform, CHIPS.get(kind), shape, int(slices or 1))
+    chip = CHIPS.get(kind)
+    platform = chip.platform if chip else 'cpu'
+    dimensions = len(chip.example_shape) if chip else 1
+    valid = (
+        (chip or kind == 'cpu')
+        and len(shape) == dimensions
+        and 0 not in shape
+        and (slices is None or (platform == 'tpu' and int(slices)))
+    )
+    if not valid:
+        raise UserError(
+            f'{text!r} is not a topology', where='--topology', fix=f'use one like {SPELLINGS}'
+        )
+    return Topology(text, platform, chip, shape, int(slices or 1))
 
 
-def prepare(topology: Topology) -> None:
-    """Sets what the compiler reads from the environment when jax is imported.
+def set_compiler_environment(topology: Topology) -> None:
+    """Sets the environment variables that the compiler reads when jax is imported.
 
-    Raises UserError where the compiler of the platform is not installed.
+    Raises UserError if the compiler of the platform is not installed.
     """
     try:
-        topology.compiler  # noqa: B018
+        topology.compiler_versions()
     except metadata.PackageNotFoundError as error:
         raise UserError(
             f'the compiler for {topology.kind} is not installed ({error.name})',
@@ -109,50 +134,54 @@ def prepare(topology: Topology) -> None:
             fix="pip install '.[plan]'",
         ) from error
     os.environ.update(_ENVIRONMENT[topology.platform])
-    os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'  # a program cannot be read back without its devices
+    # A program cannot be read back without its devices.
+    os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
     if topology.platform == 'cpu':
-        count = f'--xla_force_host_platform_device_count={topology.devices}'
+        count = f'--xla_force_host_platform_device_count={topology.num_devices}'
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {count}'.strip()
 
 
-def devices(topology: Topology) -> list:
-    """The devices; raises UserError for a shape that the compiler does not know."""
+def topology_devices(topology: Topology) -> list:
+    """Returns the devices; raises UserError for a shape that the compiler does not know."""
     import jax
     from jax.experimental import topologies
 
     if topology.platform == 'cpu':
-        return jax.devices('cpu')[: topology.devices]
+        return jax.devices('cpu')[: topology.num_devices]
     shape = 'x'.join(map(str, topology.shape))
     try:
         if topology.platform == 'gpu':
-            found = topologies.get_topology_desc(
-                '', platform='cuda', topology=f'1x{shape}', target_config=_target(topology.kind)
+            description = topologies.get_topology_desc(
+                '', platform='cuda', topology=f'1x{shape}', target_config=_target_config(topology)
             )
         else:
-            more = {'num_slices': topology.slices} if topology.slices > 1 else {}
-            found = topologies.get_topology_desc(f'{topology.kind}:{shape}', 'tpu', **more)
+            options = {'num_slices': topology.slices} if topology.slices > 1 else {}
+            description = topologies.get_topology_desc(
+                f'{topology.chip.target}:{shape}', 'tpu', **options
+            )
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
-        why = str(error).strip().splitlines()[0][:200]
-        raise UserError(f'no such topology ({why})', where=f'--topology={topology.text}') from error
-    return list(found.devices)
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f'no such topology ({reason})', where=f'--topology={topology.text}'
+        ) from error
+    return list(description.devices)
 
 
-def _target(kind: str) -> str:
-    """A card in the text form of XLA's GpuTargetConfigProto."""
-    chip = CHIPS[kind]
-    fields = _HOPPER | {
+def _target_config(topology: Topology) -> str:
+    """Returns the text form of XLA's GpuTargetConfigProto."""
+    chip = topology.chip
+    fields = chip.target.device_info | {
         'memory_bandwidth': int(chip.memory_bandwidth),
         'device_memory_size': chip.memory,
     }
-    lines = [f'  {name}: {value}' for name, value in fields.items()]
     return '\n'.join(
         [
             'gpu_device_info {',
-            *lines,
-            '  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }',
+            *(f'  {name}: {value}' for name, value in fields.items()),
+            f'  cuda_compute_capability {{ {chip.target.compute_capability} }}',
             '}',
             'platform_name: "CUDA"',
             'dnn_version_info { major: 9 minor: 10 }',
-            f'device_description_str: "NVIDIA {kind.upper()}"',
+            f'device_description_str: "NVIDIA {topology.kind.upper()}"',
         ]
     )

@@ -1,1 +1,1 @@
-"""Pages and tables from the files of a workdir; imports no jax."""
+"""Tables and pages from the files of a workdir or a study; imports no jax."""

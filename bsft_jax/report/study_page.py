@@ -1,4 +1,7 @@
-"""The page of a study: one self-contained report.html from its summary.json and its runs' metrics.jsonl."""
+"""Writes the page of a study: one self-contained report.html.
+
+It is made from the study's summary.json and the metrics.jsonl of its runs.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,22 @@ from html import escape
 from typing import Any
 
 from bsft_jax import files
-from bsft_jax.behaviorbench import taxonomy
 from bsft_jax.errors import UserError
-from bsft_jax.report import svg
+from bsft_jax.records import taxonomy
+from bsft_jax.report import columns, svg
 
-_POINTS = 200  # of a curve
-_COLUMNS = 6  # rows of the study that one table of categories shows side by side
+_MAX_CURVE_POINTS = 200
+# Rows of the summary that one table of categories shows side by side.
+_ROWS_PER_CATEGORY_TABLE = 6
 _LIGHT = (
     '--ink:#1b1f24;--muted:#59626c;--grid:#dde1e6;--paper:#fff;--band:#f3f5f7;'
-    '--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;--c4:#e69f00;--c5:#56b4e9;--c6:#555;--c7:#8f7d00'
+    '--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;'
+    '--c4:#e69f00;--c5:#56b4e9;--c6:#555;--c7:#8f7d00'
 )
 _DARK = (
     '--ink:#e8ebee;--muted:#a3acb6;--grid:#363d45;--paper:#15181c;--band:#1f2429;'
-    '--c0:#3f9fe0;--c1:#f0803c;--c2:#1fbf93;--c3:#e29bc4;--c4:#f2b134;--c5:#9bd4f5;--c6:#bbb;--c7:#f0e442'
+    '--c0:#3f9fe0;--c1:#f0803c;--c2:#1fbf93;--c3:#e29bc4;'
+    '--c4:#f2b134;--c5:#9bd4f5;--c6:#bbb;--c7:#f0e442'
 )
 _STYLE = (
     f':root{{color-scheme:light dark;{_LIGHT}}}'
@@ -31,7 +37,8 @@ _STYLE = (
     'body{margin:0 auto;padding:1rem;max-width:76rem;background:var(--paper);color:var(--ink);'
     'font:1rem/1.5 system-ui,sans-serif;-webkit-text-size-adjust:100%}'
     'h1{font-size:1.6rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.2rem;margin:2.2rem 0 .4rem}'
-    'p,li{max-width:46rem}.outcome{font-size:1.1rem;border-left:4px solid var(--c0);padding-left:.8rem}'
+    'p,li{max-width:46rem}'
+    '.outcome{font-size:1.1rem;border-left:4px solid var(--c0);padding-left:.8rem}'
     '.soft{color:var(--muted);font-size:.88rem}.scroll{overflow-x:auto}'
     'table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}'
     'th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;vertical-align:top;'
@@ -41,28 +48,38 @@ _STYLE = (
     '.rows .name{position:sticky;left:0;background:inherit;white-space:nowrap}'
     'tbody tr:nth-child(even){background:var(--band)}'
     'small{display:block;color:var(--muted);font-weight:400}tr.endpoint{font-weight:600}'
-    '.charts svg{display:inline-block;width:min(100%,23.5rem);margin:0 .6rem 1rem 0;vertical-align:top}'
+    '.charts svg{display:inline-block;width:min(100%,23.5rem);'
+    'margin:0 .6rem 1rem 0;vertical-align:top}'
     '.bars{max-width:50rem}'
     '.legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.6rem 0;list-style:none;'
     'font-size:.88rem}.legend li{display:flex;align-items:center;gap:.4rem}'
     'svg.key{height:12px;flex:none}'
     'pre{overflow-x:auto;background:var(--band);padding:.7rem;font-size:.8rem;line-height:1.35}'
-    '@media print{:root{font-size:9.5pt}body{max-width:none;padding:0}.scroll,pre{overflow:visible}'
-    'pre{white-space:pre-wrap}table{font-size:7pt}th,td{padding:2px 4px}svg,tr,table{break-inside:avoid}'
+    '@media print{:root{font-size:9.5pt}body{max-width:none;padding:0}'
+    '.scroll,pre{overflow:visible}pre{white-space:pre-wrap}table{font-size:7pt}'
+    'th,td{padding:2px 4px}svg,tr,table{break-inside:avoid}'
     'h2,.legend,.lead{break-after:avoid}.charts svg{width:47%}'
     '*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}'
 )
+# (name in metrics.jsonl, title, label of the y axis)
 _CURVES = (
     ('loss', 'Training loss', 'nats per weighted token, log scale'),
-    ('behavior_accuracy', 'Behavior accuracy in training', 'share of behavior tokens predicted (0 to 1)'),
+    (
+        'behavior_accuracy',
+        'Behavior accuracy in training',
+        'share of behavior tokens predicted (0 to 1)',
+    ),
     ('validation/macro_f1', 'Validation macro-F1', 'macro-F1 (0 to 1), policy auto'),
 )
 
 
 def write_page(directory: pathlib.Path) -> pathlib.Path:
-    """Writes `report.html` of the study in `directory` from its `summary.json`; returns the page's path.
+    """Writes `report.html` of the study in `directory` and returns its path.
 
-    A run without metrics.jsonl has no curves. Raises UserError when summary.json is missing or not JSON.
+    A run without metrics.jsonl has no curves.
+
+    Raises:
+      UserError: `summary.json` in `directory` is missing or not JSON.
     """
     directory = pathlib.Path(directory)
     path = directory / 'summary.json'
@@ -102,22 +119,23 @@ def _page(summary: dict[str, Any], directory: pathlib.Path) -> str:
 
 def _results(rows: Sequence[dict[str, Any]]) -> str:
     groups = _groups(rows)
-    head = ['arm\npolicy / prompt', 'seeds', 'n', 'overall', *groups, 'selection', 'over', 'missed', 'twins']
+    header = ['arm\npolicy / prompt', 'seeds', 'n', 'overall', *groups, *columns.headers()]
     body = []
     for row in rows:
         setting = escape(f'{row["policy"]} / {row["prompt"]}')
         cells = [f'<td class="name">{escape(row["arm"])}<small>{setting}</small></td>']
         cells += [_cell(row['seeds']), _cell(f'{row["n"]:,}'), _estimate(row['overall'])]
         cells += [_estimate(row['groups'].get(group)) for group in groups]
-        cells += [_cell(_number(row[name])) for name in ('selection', 'over', 'missed', 'twins')]
+        cells += [_cell(_number(row.get(column.key))) for column in columns.COLUMNS]
         body.append('<tr>' + ''.join(cells) + '</tr>')
+    legend = (
+        'overall and groups: mean macro-F1 of the categories, 95 % interval below it. '
+        f'n: test records. {columns.legend()} –: does not apply.'
+    )
     return (
         '<h2>Results</h2>'
-        + _table(head, body, names=1, kind='rows')
-        + '<p class="soft">overall and groups: mean macro-F1 of the categories, 95 % interval below it. '
-        'n: test records. selection: macro-F1 of the model’s own choice of behavior. over, missed: rates of '
-        'stepping in uninvited and of staying silent. twins: share of pairs with both answers right. '
-        '–: does not apply.</p>'
+        + _table(header, body, name_columns=1, kind='rows')
+        + f'<p class="soft">{escape(legend)}</p>'
     )
 
 
@@ -133,8 +151,8 @@ def _bars(rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> str:
         charts.append(svg.bars(group.capitalize(), 'macro-F1 (0 to 1)', items))
     shown = {row['arm']: colours[row['arm']] for row in rows}
     return (
-        '<h2>Macro-F1 by group</h2><p class="soft lead">One bar per arm / policy / prompt, coloured by arm; '
-        'whiskers: 95 % interval.</p>'
+        '<h2>Macro-F1 by group</h2><p class="soft lead">One bar per arm / policy / prompt, '
+        'coloured by arm; whiskers: 95 % interval.</p>'
         f'{_legend(shown, line=False)}<div class="charts bars">{"".join(charts)}</div>'
     )
 
@@ -144,13 +162,21 @@ def _comparisons(comparisons: Sequence[dict[str, Any]], effect: dict[str, Any] |
     for item in comparisons:
         mark = ' (endpoint)' if item['endpoint'] else ''
         interval = f'{_signed(item["low"])} to {_signed(item["high"])}'
-        cells = [_cell(item['name'] + mark, 'name'), _cell(_signed(item['difference'])), _cell(interval)]
+        cells = [
+            _cell(item['name'] + mark, 'name'),
+            _cell(_signed(item['difference'])),
+            _cell(interval),
+        ]
         cells += [_cell(_probability(item['p'])), _cell(_probability(item['p_holm']))]
-        body.append(f'<tr class="{"endpoint" if item["endpoint"] else ""}">' + ''.join(cells) + '</tr>')
+        body.append(
+            f'<tr class="{"endpoint" if item["endpoint"] else ""}">' + ''.join(cells) + '</tr>'
+        )
     text = '<h2>Comparisons</h2>'
-    text += _table(['comparison', 'difference', '95 % interval', 'p', 'p (Holm)'], body, names=1)
+    header = ['comparison', 'difference', '95 % interval', 'p', 'p (Holm)']
+    text += _table(header, body, name_columns=1)
     text += (
-        '<p class="soft">Differences of macro-F1. p (Holm): adjusted for the number of comparisons; –: none.'
+        '<p class="soft">Differences of macro-F1. p (Holm): adjusted for the number of '
+        'comparisons; –: none.'
     )
     if effect:
         text += (
@@ -160,8 +186,12 @@ def _comparisons(comparisons: Sequence[dict[str, Any]], effect: dict[str, Any] |
     return text + '</p>'
 
 
-def _curves(runs: Sequence[dict[str, Any]], directory: pathlib.Path, colours: dict[str, int]) -> str:
-    histories = [(run['arm'], _history(directory / run['workdir'] / 'metrics.jsonl')) for run in runs]
+def _curves(
+    runs: Sequence[dict[str, Any]], directory: pathlib.Path, colours: dict[str, int]
+) -> str:
+    histories = [
+        (run['arm'], _history(directory / run['workdir'] / 'metrics.jsonl')) for run in runs
+    ]
     charts, shown = [], set()
     for name, title, axis in _CURVES:
         log, lines = name == 'loss', []
@@ -173,16 +203,17 @@ def _curves(runs: Sequence[dict[str, Any]], directory: pathlib.Path, colours: di
             shown.add(arm)
             if len(seeds) > 1:
                 lines += [svg.Line(_thin_out(points), colour, seed=True) for points in seeds]
-            lines.append(svg.Line(_thin_out(_mean(seeds)), colour))
+            lines.append(svg.Line(_thin_out(_mean_curve(seeds)), colour))
         if lines:
             charts.append(svg.curves(title, 'optimizer step', axis, lines, log=log))
     if not charts:
         return '<h2>Training</h2><p>No metrics.jsonl of a run was found.</p>'
+    legend = _legend({arm: n for arm, n in colours.items() if arm in shown}, line=True)
     return (
-        '<h2>Training</h2><p class="soft lead">Thick: mean of an arm’s seeds; thin: each seed. An arm without a '
-        f'behavior token has no behavior accuracy. Of long runs a point is the mean of its neighbours.</p>'
-        f'{_legend({arm: n for arm, n in colours.items() if arm in shown}, line=True)}'
-        f'<div class="charts">{"".join(charts)}</div>'
+        '<h2>Training</h2><p class="soft lead">Thick: mean of an arm’s seeds; thin: each seed. '
+        'An arm without a behavior token has no behavior accuracy. '
+        'Of long runs a point is the mean of its neighbours.</p>'
+        f'{legend}<div class="charts">{"".join(charts)}</div>'
     )
 
 
@@ -193,16 +224,16 @@ def _categories(rows: Sequence[dict[str, Any]]) -> str:
     if not names:
         return ''
     tables = []
-    for start in range(0, len(rows), _COLUMNS):
-        part = rows[start : start + _COLUMNS]
+    for start in range(0, len(rows), _ROWS_PER_CATEGORY_TABLE):
+        part = rows[start : start + _ROWS_PER_CATEGORY_TABLE]
         body = []
         for name in names:
             group = taxonomy.CATEGORIES[name].group if name in taxonomy.CATEGORIES else '–'
             cells = [_cell(name, 'name'), _cell(group, 'name')]
             cells += [_cell(_number(row['categories'].get(name))) for row in part]
             body.append('<tr>' + ''.join(cells) + '</tr>')
-        head = [f'{row["arm"]}\n{row["policy"]} / {row["prompt"]}' for row in part]
-        tables.append(_table(['category', 'group', *head], body, names=2))
+        header = [f'{row["arm"]}\n{row["policy"]} / {row["prompt"]}' for row in part]
+        tables.append(_table(['category', 'group', *header], body, name_columns=2))
     return '<h2>Macro-F1 by category</h2>' + '<br>'.join(tables)
 
 
@@ -214,15 +245,14 @@ def _published(published: Sequence[dict[str, Any]]) -> str:
         cells = [_cell(item[name], 'name') for name in ('method', 'source')]
         cells += [_cell(_number(item.get(name))) for name in ('proactive', 'overall')]
         body.append('<tr>' + ''.join(cells) + '</tr>')
-    return '<h2>Published figures</h2><p><strong>another data set, not comparable</strong></p>' + _table(
-        ['method', 'source', 'proactive', 'overall'], body, names=2
+    return (
+        '<h2>Published figures</h2><p><strong>another data set, not comparable</strong></p>'
+        + _table(['method', 'source', 'proactive', 'overall'], body, name_columns=2)
     )
 
 
 def _groups(rows: Sequence[dict[str, Any]]) -> list[str]:
-    present = {group for row in rows for group in row['groups']}
-    known = [group for group in taxonomy.GROUPS if group in present]
-    return known + sorted(present - set(known))
+    return taxonomy.ordered_groups(group for row in rows for group in row['groups'])
 
 
 def _history(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -230,35 +260,40 @@ def _history(path: pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:  # the torn last line of a run that still writes
+        except json.JSONDecodeError:
+            # A run that is still writing leaves an incomplete last line.
             continue
         rows.append(row)
     return rows
 
 
-def _series(rows: Sequence[dict[str, Any]], name: str, *, positive: bool) -> list[tuple[float, float]]:
-    """(step, value) of a run, without missing and non-finite values (`positive`: nor those up to 0).
+def _series(
+    rows: Sequence[dict[str, Any]], name: str, *, positive: bool
+) -> list[tuple[float, float]]:
+    """Returns the sorted (step, value) points of one metric of a run.
 
-    Nor any behavior accuracy of a run without behavior tokens: its accuracy and loss are always 0.
+    Missing and non-finite values are left out, and with `positive` those up to 0. A run without
+    behavior tokens logs a behavior accuracy and loss of 0 throughout; it has no behavior accuracy.
     """
-    found = [(row['step'], row[name]) for row in rows if row.get(name) is not None]
-    if name == 'behavior_accuracy' and not any(row.get(name) or row.get('behavior_loss') for row in rows):
+    points = [(row['step'], row[name]) for row in rows if row.get(name) is not None]
+    if name == 'behavior_accuracy' and not any(
+        row.get(name) or row.get('behavior_loss') for row in rows
+    ):
         return []
-    return sorted((x, y) for x, y in found if math.isfinite(y) and (y > 0 or not positive))
+    return sorted((x, y) for x, y in points if math.isfinite(y) and (y > 0 or not positive))
 
 
-def _mean(seeds: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Mean over the seeds at the steps that all of them have."""
-    values = [dict(points) for points in seeds]
-    steps = sorted(set.intersection(*(set(value) for value in values)))
-    return [(step, sum(value[step] for value in values) / len(values)) for step in steps]
+def _mean_curve(seeds: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Returns the mean over the seeds at the steps that all of them have."""
+    curves = [dict(points) for points in seeds]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return [(step, sum(curve[step] for curve in curves) / len(curves)) for step in steps]
 
 
 def _thin_out(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    size = math.ceil(len(points) / _POINTS)
-    chunks = (
-        [points[n : n + size] for n in range(0, len(points), size)] if size > 1 else [[p] for p in points]
-    )
+    """Averages neighbouring points, so that at most `_MAX_CURVE_POINTS` are left."""
+    size = math.ceil(len(points) / _MAX_CURVE_POINTS)
+    chunks = [points[n : n + size] for n in range(0, len(points), max(size, 1))]
     return tuple((sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks)
 
 
@@ -269,12 +304,19 @@ def _legend(colours: dict[str, int], *, line: bool) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _table(head: Sequence[str], body: Sequence[str], *, names: int, kind: str = '') -> str:
-    """`names`: how many columns are names, set to the left; what follows a newline in `head` is small."""
+def _table(header: Sequence[str], body: Sequence[str], *, name_columns: int, kind: str = '') -> str:
+    """Returns a table as HTML.
+
+    Args:
+      header: a text per column; its lines after the first are set small.
+      body: the rows as HTML.
+      name_columns: number of leading columns that hold names and are flush left.
+      kind: CSS class of the table.
+    """
     cells = []
-    for n, text in enumerate(head):
+    for n, text in enumerate(header):
         first, *rest = escape(text).split('\n')
-        cells.append(f'<th class="{"name" if n < names else ""}">{first}')
+        cells.append(f'<th class="{"name" if n < name_columns else ""}">{first}')
         cells += [f'<small>{line}</small>' for line in rest] + ['</th>']
     return (
         f'<div class="scroll"><table class="{kind}"><thead><tr>{"".join(cells)}</tr></thead>'

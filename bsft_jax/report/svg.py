@@ -1,6 +1,7 @@
-"""Bars with intervals and curves, as inline SVG that takes its colours from the page's CSS variables.
+"""Draws bars with intervals, and curves, as inline SVG.
 
-The page defines --ink, --muted, --grid and --c0 … --c7; `STYLE` turns them into the look of a chart.
+Colours come from CSS variables that the page defines: --ink, --muted, --grid and --c0 … --c7.
+`STYLE` applies them to the charts.
 """
 
 from __future__ import annotations
@@ -15,23 +16,34 @@ _DASHES = ('none', '8 3', '11 3 2 3', '4 2.5', '15 4')
 _WIDTH = 380
 
 STYLE = (
-    'svg text{fill:var(--ink);font:11px system-ui,sans-serif}svg .head{font-weight:600;font-size:13px}'
+    'svg text{fill:var(--ink);font:11px system-ui,sans-serif}'
+    'svg .head{font-weight:600;font-size:13px}'
     'svg .soft{fill:var(--muted)}svg .number{font-variant-numeric:tabular-nums}'
     'svg .grid{stroke:var(--grid);stroke-width:1}svg .axis{stroke:var(--muted);stroke-width:1}'
     'svg .whisker{stroke:var(--ink);stroke-width:1.3;fill:none}'
     'svg .mean{fill:none;stroke-width:2.2;stroke-linejoin:round}'
     'svg .seed{fill:none;stroke-width:.8;opacity:.45}'
     + ''.join(
-        f'svg .b{i}{{fill:var(--c{i})}}svg .l{i}{{stroke:var(--c{i})}}svg circle.b{i}{{stroke:none}}'
+        f'svg .b{i}{{fill:var(--c{i})}}svg .l{i}{{stroke:var(--c{i})}}'
+        f'svg circle.b{i}{{stroke:none}}'
         for i in range(COLOURS)
     )
 )
-OUTLINE = 'fill="none" stroke="currentColor"'  # where a viewer does not apply the page's style
+# For viewers that do not apply the page's style.
+OUTLINE = 'fill="none" stroke="currentColor"'
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """One bar; `low`, `high`: ends of its whisker. A value of None leaves a gap with its label."""
+    """Represents one bar.
+
+    Attributes:
+      label: text above the bar.
+      value: length of the bar; None leaves a gap below the label.
+      low: lower end of the whisker, or None.
+      high: upper end of the whisker, or None.
+      colour: number of the arm.
+    """
 
     label: str
     value: float | None
@@ -42,7 +54,13 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A curve of (x, y) points, x ascending; `seed`: a thin line behind the mean of its arm."""
+    """Represents a curve.
+
+    Attributes:
+      points: (x, y) pairs, x ascending.
+      colour: number of the arm.
+      seed: whether it is one seed's thin line, drawn behind the mean of its arm.
+    """
 
     points: tuple[tuple[float, float], ...]
     colour: int
@@ -50,21 +68,21 @@ class Line:
 
 
 def bars(title: str, axis: str, items: Sequence[Bar]) -> str:
-    """Horizontal bars between 0 and 1, each below its label, the value to the right of the plot."""
+    """Draws horizontal bars between 0 and 1, each below its label, with its value at the right."""
     left, right, top, pitch = 8, _WIDTH - 48, 30, 33
     bottom = top + pitch * len(items) + 4
-    parts = [f'<text class="head" x="{left}" y="16">{escape(title)}</text>']
+    elements = [f'<text class="head" x="{left}" y="16">{escape(title)}</text>']
     x_of = _scale(0, 1, left, right)
     for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
         x = x_of(tick)
-        parts.append(_segment('grid' if tick else 'axis', x, top - 4, x, bottom))
-        parts.append(_text(x, bottom + 14, f'{tick:g}', 'soft', 'middle' if tick else 'start'))
-    parts.append(_text((left + right) / 2, bottom + 30, axis, 'soft', 'middle'))
+        elements.append(_segment('grid' if tick else 'axis', x, top - 4, x, bottom))
+        elements.append(_text(x, bottom + 14, f'{tick:g}', 'soft', 'middle' if tick else 'start'))
+    elements.append(_text((left + right) / 2, bottom + 30, axis, 'soft', 'middle'))
     for n, bar in enumerate(items):
         y = top + pitch * n
-        parts.append(_text(left + 4, y + 9, bar.label))
+        elements.append(_text(left + 4, y + 9, bar.label))
         if bar.value is None:
-            parts.append(_text(_WIDTH - 6, y + 23, '–', 'number', 'end'))
+            elements.append(_text(_WIDTH - 6, y + 23, '–', 'number', 'end'))
             continue
         hint = f'{bar.label}: {bar.value:.3f}'
         end = x_of(min(max(bar.value, 0), 1))
@@ -73,12 +91,12 @@ def bars(title: str, axis: str, items: Sequence[Bar]) -> str:
             hint += f' ({bar.low:.3f} to {bar.high:.3f})'
             low, high, middle = x_of(bar.low), x_of(bar.high), y + 18.5
             shape += (
-                f'<path class="whisker" {OUTLINE} d="M{low:.1f} {middle - 4}v8M{low:.1f} {middle}H{high:.1f}'
-                f'M{high:.1f} {middle - 4}v8"/>'
+                f'<path class="whisker" {OUTLINE} d="M{low:.1f} {middle - 4}v8'
+                f'M{low:.1f} {middle}H{high:.1f}M{high:.1f} {middle - 4}v8"/>'
             )
-        parts.append(f'<g><title>{escape(hint)}</title>{shape}</g>')
-        parts.append(_text(_WIDTH - 6, y + 23, f'{bar.value:.3f}', 'number', 'end'))
-    return _svg(title, bottom + 38, parts)
+        elements.append(f'<g><title>{escape(hint)}</title>{shape}</g>')
+        elements.append(_text(_WIDTH - 6, y + 23, f'{bar.value:.3f}', 'number', 'end'))
+    return _svg(title, bottom + 38, elements)
 
 
 def curves(
@@ -90,11 +108,19 @@ def curves(
     log: bool = False,
     doubling: Sequence[float] = (),
 ) -> str:
-    """Curves over the step; y linear from 0 to 1 or what is above, or logarithmic over the values (all positive).
+    """Draws curves over the step.
 
-    `doubling` makes x logarithmic as well, with its marks at these values.
+    Args:
+      title: of the chart.
+      x_axis: label of the x axis.
+      y_axis: label of the y axis.
+      lines: the curves.
+      log: draws y logarithmically over the values, which must all be positive. Otherwise y is
+        linear from 0 to 1, or to the largest value where that is above 1.
+      doubling: when given, x is logarithmic with its marks at these values.
     """
     left, right, top, bottom = 44, _WIDTH - 10, 46, 236
+    # Scales: value to pixel. The y axis of an SVG points down.
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     first, last = min(0, *xs), max(xs)
@@ -116,33 +142,43 @@ def curves(
         highest = max(1, *ys)
         marks = ticks(0, highest)
         y_of = _scale(0, highest, bottom, top)
-    parts = [f'<text class="head" x="8" y="16">{escape(title)}</text>', _text(8, 33, y_axis, 'soft')]
+    elements = [
+        f'<text class="head" x="8" y="16">{escape(title)}</text>',
+        _text(8, 33, y_axis, 'soft'),
+    ]
+    # Grid and axes first: what comes later is drawn above them.
     for mark in marks:
-        parts.append(_segment('grid', left, y_of(mark), right, y_of(mark)))
-        parts.append(_text(left - 5, y_of(mark) + 4, f'{mark:g}', 'soft number', 'end'))
+        elements.append(_segment('grid', left, y_of(mark), right, y_of(mark)))
+        elements.append(_text(left - 5, y_of(mark) + 4, f'{mark:g}', 'soft number', 'end'))
     for mark in doubling or ticks(first, last):
-        parts.append(_segment('axis', x_of(mark), bottom, x_of(mark), bottom + 4))
+        elements.append(_segment('axis', x_of(mark), bottom, x_of(mark), bottom + 4))
         anchor = 'end' if x_of(mark) > right - 8 else 'middle'
-        parts.append(_text(x_of(mark), bottom + 16, _step(mark), 'soft number', anchor))
-    parts.append(_segment('axis', left, bottom, right, bottom))
-    parts.append(_text((left + right) / 2, bottom + 32, x_axis, 'soft', 'middle'))
+        elements.append(_text(x_of(mark), bottom + 16, _step(mark), 'soft number', anchor))
+    elements.append(_segment('axis', left, bottom, right, bottom))
+    elements.append(_text((left + right) / 2, bottom + 32, x_axis, 'soft', 'middle'))
+    # Thin lines of the seeds first, behind the means.
     for line in sorted(lines, key=lambda line: not line.seed):
-        parts.append(_curve(line, x_of, y_of))
-    return _svg(title, bottom + 40, parts)
+        elements.append(_curve(line, x_of, y_of))
+    return _svg(title, bottom + 40, elements)
 
 
 def key(colour: int, *, line: bool) -> str:
-    """The sample of a legend: the line of arm number `colour` with its dashes, or the box of its bars."""
+    """Draws the legend's sample of arm number `colour`: its dashed line, or the box of its bars."""
     if line:
         dashes = _DASHES[colour % len(_DASHES)]
-        shape = f'<path class="mean l{colour % COLOURS}" {OUTLINE} d="M0 6H40" stroke-dasharray="{dashes}"/>'
+        shape = (
+            f'<path class="mean l{colour % COLOURS}" {OUTLINE} d="M0 6H40" '
+            f'stroke-dasharray="{dashes}"/>'
+        )
     else:
         shape = _box(0, 0, 12, 12, colour)
-    return f'<svg class="key" viewBox="0 0 {40 if line else 12} 12" aria-hidden="true">{shape}</svg>'
+    return (
+        f'<svg class="key" viewBox="0 0 {40 if line else 12} 12" aria-hidden="true">{shape}</svg>'
+    )
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers from `low` to `high`, at most `most` of them, at steps of 1, 2 or 5 times 10^k."""
+    """Returns at most `most` round numbers from `low` to `high`, 1, 2 or 5 times 10^k apart."""
     if high <= low:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / most))
@@ -155,22 +191,29 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
+    """Returns at most 8 round numbers for a log scale; evenly spaced ones for a short range."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
-        found = [float(f'{f}e{p}') for p in powers for f in factors if low <= f * 10.0**p <= high]
-        if len(found) <= 8:
+        marks = [float(f'{f}e{p}') for p in powers for f in factors if low <= f * 10.0**p <= high]
+        if len(marks) <= 8:
             break
-    return found if len(found) >= 3 else ticks(low, high)
+    return marks if len(marks) >= 3 else ticks(low, high)
 
 
 def _curve(line: Line, x_of: Callable[[float], float], y_of: Callable[[float], float]) -> str:
     colour, kind = line.colour % COLOURS, 'seed' if line.seed else 'mean'
-    places = [(x_of(x), y_of(y)) for x, y in line.points]
-    drawn = ' '.join(f'{x:.1f},{y:.1f}' for x, y in places)
+    points = [(x_of(x), y_of(y)) for x, y in line.points]
+    coordinates = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
     dash = 'none' if line.seed else _DASHES[line.colour % len(_DASHES)]
-    text = f'<polyline class="{kind} l{colour}" {OUTLINE} stroke-dasharray="{dash}" points="{drawn}"/>'
-    if len(places) <= 12 and not line.seed:
-        text += ''.join(f'<circle class="b{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.8"/>' for x, y in places)
+    text = (
+        f'<polyline class="{kind} l{colour}" {OUTLINE} stroke-dasharray="{dash}" '
+        f'points="{coordinates}"/>'
+    )
+    # A curve of few points, such as the validation metrics, marks each of them.
+    if len(points) <= 12 and not line.seed:
+        text += ''.join(
+            f'<circle class="b{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.8"/>' for x, y in points
+        )
     return text
 
 
@@ -183,19 +226,24 @@ def _step(value: float) -> str:
 
 
 def _segment(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{kind}" {OUTLINE} x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+    return (
+        f'<line class="{kind}" {OUTLINE} x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+    )
 
 
 def _box(x: float, y: float, width: float, height: float, colour: int) -> str:
     return (
-        f'<rect class="b{colour % COLOURS}" x="{x}" y="{y}" width="{max(width, 0):.1f}" height="{height}"/>'
+        f'<rect class="b{colour % COLOURS}" x="{x}" y="{y}" '
+        f'width="{max(width, 0):.1f}" height="{height}"/>'
     )
 
 
 def _text(x: float, y: float, text: str, kind: str = '', anchor: str = 'start') -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
 
 
-def _svg(title: str, height: float, parts: Sequence[str]) -> str:
-    head = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
-    return head + ''.join(parts) + '</svg>'
+def _svg(title: str, height: float, elements: Sequence[str]) -> str:
+    start = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+    return start + ''.join(elements) + '</svg>'

@@ -1,99 +1,100 @@
-"""One line per evaluation under a folder of workdirs, as an aligned table.
-
-python -m bsft_jax.report.table --runs=runs/quickstart
-"""
+"""Plain-text tables: the metrics of every evaluation at or below a folder, one line each."""
 
 from __future__ import annotations
 
 import pathlib
-import signal
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-
-from bsft_jax import cli, files
-from bsft_jax.behaviorbench import taxonomy
+from bsft_jax import files
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation.metrics import SCHEMA
+from bsft_jax.records import taxonomy
+from bsft_jax.report import columns
 
-_LEGEND = (
-    'overall, groups: mean macro-F1 of the categories; 95 %: interval of overall, by case. '
-    "selection: macro-F1\nof the model's own choice of behavior. over, missed: rates of stepping in "
-    'uninvited, of staying silent.\ntwins: share of pairs with both answers right. -: does not apply.'
-)
+_LEGEND_WIDTH = 106
 
 
-def read(runs: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
-    """Every `eval/NAME/metrics.json` at or below `runs`, as (name, its content), oldest first.
+def read_evaluations(runs: str | pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+    """Reads every `eval/NAME/metrics.json` at or below the folder `runs`.
 
-    Raises UserError when there is none or one is something else.
+    Returns:
+      (name, content of metrics.json) pairs, oldest first. A name is `WORKDIR/NAME` with WORKDIR
+      relative to `runs`, or NAME alone when `runs` is the workdir.
+
+    Raises:
+      UserError: there is none, or a file is not the metrics of an evaluation.
     """
     root = pathlib.Path(runs)
     paths = sorted(root.rglob('eval/*/metrics.json'), key=lambda path: (path.stat().st_mtime, path))
     if not paths:
-        raise UserError('no eval/NAME/metrics.json below it', where=str(root), fix='run evaluate first')
-    found = []
+        raise UserError(
+            'no eval/NAME/metrics.json below it', where=str(root), fix='run evaluate first'
+        )
+    evaluations = []
     for path in paths:
-        content = files.read_json(path)
-        if not isinstance(content, dict) or content.get('schema') != SCHEMA:
-            raise UserError('not the metrics of an evaluation', where=str(path), fix='evaluate again')
+        metrics = files.read_json(path)
+        if not isinstance(metrics, dict) or metrics.get('schema') != SCHEMA:
+            raise UserError(
+                'not the metrics of an evaluation', where=str(path), fix='evaluate again'
+            )
         workdir, name = path.parents[2].relative_to(root), path.parent.name
-        found.append((f'{workdir}/{name}' if workdir.parts else name, content))
-    return found
+        evaluations.append((f'{workdir}/{name}' if workdir.parts else name, metrics))
+    return evaluations
 
 
-def format_table(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """An aligned table of (name, content of metrics.json) with a legend below it."""
-    present = {group for _, content in found for group in content['groups']}
-    groups = [group for group in taxonomy.GROUPS if group in present]
-    groups += sorted(present - set(groups))
-    head = ['run', 'policy', 'n', 'overall', '95 %', *groups, 'selection', 'over', 'missed', 'twins']
-    lines = [head]
-    for name, content in found:
-        overall, acts = content['overall'], content['intervention']
-        low_high = overall.get('macro_f1_interval')
+def format_table(evaluations: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Returns an aligned table of (name, content of metrics.json) pairs with a legend below it."""
+    groups = taxonomy.ordered_groups(
+        group for _, metrics in evaluations for group in metrics['groups']
+    )
+    lines = [['run', 'policy', 'n', 'overall', '95 %', *groups, *columns.headers()]]
+    for name, metrics in evaluations:
+        overall = metrics['overall']
+        interval = overall.get('macro_f1_interval')
         lines.append(
             [
                 name,
-                content['policy'],
+                metrics['policy'],
                 str(overall['n']),
-                number(overall['macro_f1']),
-                '-'.join(number(x) for x in low_high) if low_high else '-',
-                *(number(content['groups'].get(group, {}).get('macro_f1')) for group in groups),
-                number((content['selection'] or {}).get('macro_f1')),
-                number(acts['over_intervention_rate']),
-                number(acts['missed_intervention_rate']),
-                number(acts['twin_score']),
+                format_number(overall['macro_f1']),
+                '-'.join(format_number(end) for end in interval) if interval else '-',
+                *(
+                    format_number(metrics['groups'].get(group, {}).get('macro_f1'))
+                    for group in groups
+                ),
+                *(format_number(column.value(metrics)) for column in columns.COLUMNS),
             ]
         )
-    return '\n'.join([*aligned(lines), '', _LEGEND])
+    legend = textwrap.fill(
+        'overall, groups: mean macro-F1 of the categories. 95 %: interval of overall, by case. '
+        f'{columns.legend()} -: does not apply.',
+        _LEGEND_WIDTH,
+    )
+    return '\n'.join([*align_columns(lines), '', legend])
 
 
-def aligned(lines: Sequence[Sequence[str]], left: int = 2) -> list[str]:
-    """Lines of cells, the head first, as lines of text with a rule; the first `left` columns flush left."""
-    widths = [max(len(cells) for cells in column) for column in zip(*lines, strict=True)]
+def align_columns(lines: Sequence[Sequence[str]], left: int = 2) -> list[str]:
+    """Pads lines of cells to text lines with a rule below the first one.
+
+    Args:
+      lines: the header and the rows, each with the same number of cells.
+      left: number of leading columns that are flush left; the others are flush right.
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     text = []
     for line in [lines[0], ['-' * width for width in widths], *lines[1:]]:
         cells = zip(line, widths, strict=True)
         text.append(
             '  '.join(
-                cell.ljust(width) if c < left else cell.rjust(width) for c, (cell, width) in enumerate(cells)
+                cell.ljust(width) if c < left else cell.rjust(width)
+                for c, (cell, width) in enumerate(cells)
             ).rstrip()
         )
     return text
 
 
-def number(value: float | None) -> str:
-    """Three decimals, or - for None."""
+def format_number(value: float | None) -> str:
+    """Returns the value with three decimals, or - for None."""
     return '-' if value is None else f'{value:.3f}'
-
-
-def main(_) -> None:
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what reads it may stop early, as head does
-    print(format_table(read(flags.FLAGS.runs)))
-
-
-if __name__ == '__main__':
-    flags.DEFINE_string('runs', None, 'Folder of workdirs (or one workdir).', required=True)
-    cli.run(main)

@@ -1,1 +1,1 @@
-"""Studies: grids of runs and what they show together."""
+"""Studies: grids of runs, and the comparison of their results."""

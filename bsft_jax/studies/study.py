@@ -1,4 +1,4 @@
-"""Study: one base config, several arms, several seeds; and the points that this comes to."""
+"""Defines studies: a base config, several arms and seeds, and the points they expand to."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsft_jax import config as config_lib
-from bsft_jax.behaviorbench import sources
 from bsft_jax.config import RunConfig
+from bsft_jax.data import eval_records, sources
 from bsft_jax.errors import UserError
-from bsft_jax.evaluation import records as scored
 
-POLICIES = ('auto', 'oracle')  # one is evaluated, the other read from its predictions
+# `auto` is evaluated; `oracle` is computed from the predictions of `auto`.
+POLICIES = ('auto', 'oracle')
 _ENDPOINT = 'endpoint of the study'
 _WITHOUT_EFFECT = config_lib.FREE_FIELDS - {'model.base', 'train.steps'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One way to train: its name and what it changes of the base config, `{dotted.path: value}`."""
+    """Describes one way to train.
+
+    Attributes:
+      name: of the arm.
+      overrides: its changes to the base config, `{dotted.path: value}`.
+    """
 
     name: str
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -32,20 +37,22 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What a study config returns.
+    """Describes a study; `get_config()` of a study config returns one.
 
     Attributes:
       name: of the study.
-      config: `FILE[:ARG]` of the base config, relative to the place the study is started from.
-      arms: what is compared.
-      seeds: each arm is trained with each of them.
-      overrides: of every run.
-      learning_rates: tried by every arm with the first seed; the one with the best overall macro-F1
-        on the validation split is taken, the smaller one of equals. Empty: the base config's.
+      config: `FILE[:ARG]` of the base config, relative to the working directory.
+      arms: the ways to train that are compared.
+      seeds: every arm is trained with each of them.
+      overrides: changes to the base config that hold for every run.
+      learning_rates: candidates that every arm tries with the first seed. The one with the best
+        overall macro-F1 on the validation split is used, the smaller one of equals. Empty: the
+        learning rate of the base config.
       base_prompts: prompt styles under which the untouched base model is evaluated.
-      test_limit: evaluates so many test records, whole cases evenly spread; 0 all.
-      endpoint: (group or `overall`, (arm, policy), (arm, policy)): the comparison named beforehand.
-      published: figures of others to print beside the own ones, as another data set.
+      test_limit: number of test records that are evaluated, whole cases evenly spread; 0 for all.
+      endpoint: (group or `overall`, (arm, policy), (arm, policy)): the one comparison that is named
+        before there are results.
+      published: results of others on other data, shown beside the study's own.
     """
 
     name: str
@@ -66,7 +73,15 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run of a study: an arm, a seed, its whole config, and its folder below the study's."""
+    """Represents one run of a study.
+
+    Attributes:
+      arm: name of the arm.
+      seed: of the run.
+      config: the complete config.
+      overrides: its differences from the base config.
+      workdir: folder of the run, relative to the study's.
+    """
 
     arm: str
     seed: int
@@ -76,31 +91,43 @@ class Point:
 
     @property
     def hash(self) -> str:
-        """Of the resolved config: points that agree in it are one run."""
+        """Returns the hash of the config; points with equal hashes are one run."""
         return config_hash(self.config)
 
 
-def digest(value: Any) -> str:
-    """SHA-256 of plain JSON values."""
+def json_digest(value: Any) -> str:
+    """Returns the SHA-256 of a plain JSON value as hexadecimal text."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def config_hash(config: RunConfig) -> str:
-    """SHA-256 over the fields that change what a run learns; not over logging, mesh or checkpoints."""
+    """Returns the SHA-256 of the fields that affect the trained model.
+
+    Fields of logging, mesh and checkpoints are left out.
+    """
     flat = config_lib.flatten(config.to_dict())
-    return digest({path: value for path, value in flat.items() if path not in _WITHOUT_EFFECT})
+    return json_digest({path: value for path, value in flat.items() if path not in _WITHOUT_EFFECT})
 
 
-def load(spec: str, kind: type) -> Any:
-    """`get_config(ARG)` of `FILE[:ARG]`; raises UserError unless it returns a `kind`."""
+def load_study(spec: str) -> Study:
+    """Returns the study of `FILE[:ARG]`; raises UserError as `load_config` does."""
+    return load_config(spec, Study)
+
+
+def load_config(spec: str, kind: type) -> Any:
+    """Returns `get_config(ARG)` of the Python file in `FILE[:ARG]`.
+
+    Raises:
+      UserError: the file is missing or broken, or does not return a `kind`.
+    """
     path, _, argument = spec.partition(':')
     if not pathlib.Path(path).is_file():
         raise UserError('no such config file', where=path or '--config')
     try:
-        made = runpy.run_path(path).get('get_config')
-        if made is None:
+        get_config = runpy.run_path(path).get('get_config')
+        if get_config is None:
             raise UserError('defines no get_config', where=path)
-        config = made(argument) if argument else made()
+        config = get_config(argument) if argument else get_config()
     except UserError:
         raise
     except Exception as error:
@@ -111,7 +138,11 @@ def load(spec: str, kind: type) -> Any:
 
 
 def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
-    """A copy with single fields changed, checked; raises UserError for an unknown path or a bad value."""
+    """Returns a validated copy of a config with single fields changed.
+
+    Raises:
+      UserError: an unknown path or a bad value.
+    """
     values = copy.deepcopy(config.to_dict())
     known = config_lib.flatten(values)
     for path, value in overrides.items():
@@ -123,29 +154,51 @@ def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig
         if type(value) is not kind:
             raise UserError(f'{value!r} is not of type {kind.__name__}', where=f'study: {path}')
         *parents, name = path.split('.')
-        place = values
+        section = values
         for parent in parents:
-            place = place[parent]
-        place[name] = value
-    return config_lib.from_dict(values).validate()
+            section = section[parent]
+        section[name] = value
+    return config_lib.validate(config_lib.from_dict(values))
 
 
-def point(study: Study, arm: Arm, seed: int, learning_rate: float | None) -> Point:
-    """The run of one arm and seed; raises UserError for a config that cannot be."""
+def make_point(study: Study, arm: Arm, seed: int, learning_rate: float | None) -> Point:
+    """Returns the run of one arm and seed.
+
+    Args:
+      study: the study.
+      arm: one of its arms.
+      seed: one of its seeds.
+      learning_rate: replaces the config's; None keeps that.
+
+    Raises:
+      UserError: the resulting config is invalid.
+    """
     overrides = {**study.overrides, **arm.overrides, 'seed': seed}
     name = f'{arm.name}-s{seed}'
     if learning_rate is not None:
         overrides['optimizer.learning_rate'] = learning_rate
         name += f'-lr{learning_rate:g}'
-    config = with_overrides(load(study.config, RunConfig), overrides)
+    config = with_overrides(load_config(study.config, RunConfig), overrides)
     return Point(arm.name, seed, config, overrides, f'points/{name}')
 
 
-def check(study: Study) -> None:
-    """Raises UserError for a study that cannot be run, before anything is."""
+def base_config(study: Study) -> RunConfig:
+    """Returns the config of the first arm and seed, whose base model and data stand for all."""
+    return make_point(study, study.arms[0], study.seeds[0], None).config
+
+
+def check_study(study: Study) -> None:
+    """Checks the definition of a study before anything runs.
+
+    Raises:
+      UserError: names are not distinct, the endpoint names an unknown arm or policy, or the config
+        of an arm is invalid.
+    """
     names = [arm.name for arm in study.arms]
     if not names or len({*names, 'base'}) != len(names) + 1:
-        raise UserError(f'arms must have distinct names and none is base, got {names}', where='study')
+        raise UserError(
+            f'arms must have distinct names and none is base, got {names}', where='study'
+        )
     if not study.seeds or len(set(study.seeds)) != len(study.seeds):
         raise UserError(f'seeds must be distinct, got {list(study.seeds)}', where='study')
     known = names + ['base'] * ('plain' in study.base_prompts)
@@ -155,33 +208,44 @@ def check(study: Study) -> None:
         if policy not in POLICIES:
             raise UserError(f'no policy {policy!r}, known: {", ".join(POLICIES)}', where=_ENDPOINT)
     for arm in study.arms:
-        if study.learning_rates and 'optimizer.learning_rate' in {**study.overrides, **arm.overrides}:
+        overrides = {**study.overrides, **arm.overrides}
+        if study.learning_rates and 'optimizer.learning_rate' in overrides:
             raise UserError(
-                f'arm {arm.name!r} has a learning rate and the study tries {list(study.learning_rates)}',
+                f'arm {arm.name!r} has a learning rate and the study tries '
+                f'{list(study.learning_rates)}',
                 where='study',
                 fix='drop one of them',
             )
-        form = point(study, arm, study.seeds[0], None).config.form
-        if (arm.name, 'oracle') in study.endpoint[1:] and form not in ('tokens', 'words'):
-            raise UserError(f'arm {arm.name!r} has no behavior to choose for oracle', where=_ENDPOINT)
+        prefix_kind = make_point(study, arm, study.seeds[0], None).config.prefix_kind
+        uses_oracle = (arm.name, 'oracle') in study.endpoint[1:]
+        if uses_oracle and prefix_kind not in ('tokens', 'words'):
+            raise UserError(
+                f'arm {arm.name!r} has no behavior to choose for oracle', where=_ENDPOINT
+            )
 
 
 def check_records(study: Study, source: str) -> None:
-    """Raises UserError for test records that the study could not be summed up on, before anything is run."""
-    records = scored.scorable(sources.load_records(source, 'test'), source)
-    records = scored.choose(records, source, 'all', study.test_limit)
+    """Checks before any run that the test records of `source` support the endpoint.
+
+    Raises:
+      UserError: no test record can be scored, or none is of the endpoint's group.
+    """
+    records = eval_records.scorable(sources.load_records(source, 'test'), source)
+    records = eval_records.choose_records(records, source, 'all', study.test_limit)
     groups = sorted({record.group for record in records} - {''})
     if study.endpoint[0] not in (*groups, 'overall'):
         known = ', '.join((*groups, 'overall'))
-        raise UserError(f'no test record of the group {study.endpoint[0]!r}, known: {known}', where=_ENDPOINT)
+        raise UserError(
+            f'no test record of the group {study.endpoint[0]!r}, known: {known}', where=_ENDPOINT
+        )
 
 
-def shared(points: Sequence[Point]) -> list[Point]:
-    """The points, each in the folder of the first one with its config: they are one run."""
-    home: dict[str, str] = {}
-    return [dataclasses.replace(p, workdir=home.setdefault(p.hash, p.workdir)) for p in points]
+def with_shared_workdirs(points: Sequence[Point]) -> list[Point]:
+    """Returns the points with the workdir of the first point of equal config: they are one run."""
+    workdirs: dict[str, str] = {}
+    return [dataclasses.replace(p, workdir=workdirs.setdefault(p.hash, p.workdir)) for p in points]
 
 
-def unique(points: Sequence[Point]) -> list[Point]:
-    """The points without those whose config an earlier one has."""
+def distinct_configs(points: Sequence[Point]) -> list[Point]:
+    """Returns the points without those whose config equals an earlier one's."""
     return list({p.hash: p for p in reversed(points)}.values())[::-1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from bsft_jax.data.batch import Batch
-from bsft_jax.models import head
-from bsft_jax.models.attention import Layout
+from bsft_jax.data.examples import Batch
+from bsft_jax.models import lm_head
 from bsft_jax.models.network import Network, Params
+from bsft_jax.ops.attention import TokenLayout
 
 Sums = dict[str, jax.Array]
 
@@ -16,16 +16,24 @@ Sums = dict[str, jax.Array]
 def weighted_sums(
     network: Network, params: Params, batch: Batch, dropout_key: jax.Array | None = None
 ) -> Sums:
-    """Sums over a batch, all float32 scalars.
+    """Computes sums over a batch, all float32 scalars.
 
-    `loss` is Σ weight · cross-entropy; `behavior_…` speak of behavior tokens and `response_…`
-    of every other target; `…_count` counts targets with weight, `…_correct` those predicted;
-    `tokens` counts all tokens but padding.
+    Returns:
+      loss: Σ weight · cross-entropy.
+      behavior_loss, response_loss: Σ cross-entropy over targets with weight that are behavior
+        tokens, and over the others.
+      behavior_correct, response_correct: how many of them are the most probable token.
+      behavior_count, response_count: how many there are.
+      tokens: tokens without padding.
     """
     decoder = network.bind(params)
-    layout = Layout(batch.segment_ids_BT, batch.positions_BT, documents=network.documents)
+    layout = TokenLayout(
+        batch.segment_ids_BT, batch.positions_BT, max_segments=network.max_segments
+    )
     hidden_BTD, _ = decoder(batch.tokens_BT, layout, dropout_key=dropout_key)
-    loss, logprob_BT, correct_BT = head.weighted_loss(decoder, hidden_BTD, batch.targets_BT, batch.weights_BT)
+    loss, logprob_BT, correct_BT = lm_head.weighted_loss(
+        decoder, hidden_BTD, batch.targets_BT, batch.weights_BT
+    )
     has_weight_BT = batch.weights_BT > 0
     is_behavior_BT = jnp.isin(batch.targets_BT, jnp.asarray(network.behavior_ids, jnp.int32))
     sums = {
@@ -43,7 +51,7 @@ def weighted_sums(
 
 
 def means(sums: Sums, total_weight: jax.Array) -> Sums:
-    """Per-target figures from the sums of the whole global batch."""
+    """Returns metrics per target from the sums over the whole global batch."""
     result = {'loss': sums['loss'] / total_weight}
     for name in ('behavior', 'response'):
         count = jnp.maximum(sums[f'{name}_count'], 1.0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
-from bsft_jax.data.batch import Batch
+from bsft_jax.data.examples import Batch
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import sharding
 from bsft_jax.training import loss as loss_lib
@@ -23,65 +23,86 @@ def batch_gradients(
     trainable: Params,
     frozen: Params,
     batch: Batch,
-    accumulation: int,
+    gradient_accumulation_steps: int,
     dropout_key: jax.Array | None = None,
 ) -> tuple[Params, Metrics]:
-    """Gradients of Σ weight · cross-entropy / Σ weight over the global batch.
+    """Computes the gradients of Σ weight · cross-entropy / Σ weight over the global batch.
 
-    Rows are dealt to `accumulation` micro-batches in turn, so that each device keeps its own rows;
-    the division by the weight of the whole batch makes the result independent of the split, but for
-    dropout, which `dropout_key` starts.
+    Rows are assigned to micro-batches round-robin, so that each device keeps its own rows. Dividing
+    by the weight of the whole batch makes the result independent of the split, except for dropout.
+
+    Args:
+      network: the decoder.
+      trainable: parameters that get a gradient.
+      frozen: the other parameters.
+      batch: the global batch.
+      gradient_accumulation_steps: number of micro-batches.
+      dropout_key: key of the adapters' dropout; None without.
+
+    Returns the gradients and the metrics of `loss.means`.
     """
     total_weight = jnp.maximum(jnp.sum(batch.weights_BT), 1e-9)
 
-    def sums_of(trainable: Params, frozen: Params, micro: Batch, key):
+    def scaled_loss(trainable: Params, frozen: Params, micro: Batch, key):
         sums = loss_lib.weighted_sums(network, merge(trainable, frozen), micro, key)
         return sums['loss'] / total_weight, sums
 
-    def gradient_of(trainable: Params, frozen: Params, micro: Batch, key):
-        gradients, sums = jax.grad(sums_of, has_aux=True)(trainable, frozen, micro, key)
+    def microbatch_grads(trainable: Params, frozen: Params, micro: Batch, key):
+        gradients, sums = jax.grad(scaled_loss, has_aux=True)(trainable, frozen, micro, key)
         return sharding.constrain_by_path(gradients), sums
 
-    def sum_of(trainable: Params, frozen: Params, batch: Batch, key):
-        """Over the micro-batches of the rows given."""
-        micros = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulation, *x.shape[1:]), 1, 0), batch)
-        keys = None if key is None else jax.random.split(key, accumulation)
+    def accumulate(trainable: Params, frozen: Params, batch: Batch, key):
+        """Returns the gradients and sums over the micro-batches of these rows."""
+        microbatches = jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(-1, gradient_accumulation_steps, *x.shape[1:]), 1, 0),
+            batch,
+        )
+        keys = None if key is None else jax.random.split(key, gradient_accumulation_steps)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(gradient_of, trainable, frozen, jax.tree.map(lambda x: x[0], micros), key),
+            jax.eval_shape(
+                microbatch_grads, trainable, frozen, jax.tree.map(lambda x: x[0], microbatches), key
+            ),
         )
 
         def add(total, micro):
-            return jax.tree.map(jnp.add, total, gradient_of(trainable, frozen, *micro)), None
+            return jax.tree.map(jnp.add, total, microbatch_grads(trainable, frozen, *micro)), None
 
-        return jax.lax.scan(add, zeros, (micros, keys))[0]
+        return jax.lax.scan(add, zeros, (microbatches, keys))[0]
 
-    if accumulation == 1:
-        gradients, sums = gradient_of(trainable, frozen, batch, dropout_key)
-    elif dropout_key is None and sharding.parts(len(batch.tokens_BT), 'data') > 1:
-        # Over `data`, across which networks are slowest, devices add up once a step, not once a micro-batch.
-        def own(*args):
-            return jax.lax.psum(sum_of(*args, None), 'data')
+    if gradient_accumulation_steps == 1:
+        gradients, sums = microbatch_grads(trainable, frozen, batch, dropout_key)
+    elif dropout_key is None and sharding.num_shards(len(batch.tokens_BT), 'data') > 1:
+        # `data` spans the slowest links: its devices sum once a step, not once a micro-batch.
+        def local_sum(*args):
+            return jax.lax.psum(accumulate(*args, None), 'data')
 
         specs = P(), P(), P('data')
-        gradients, sums = sharding.on_each_device(own, specs, P(), ('data',))(trainable, frozen, batch)
+        gradients, sums = sharding.shard_map_current_mesh(local_sum, specs, P(), ('data',))(
+            trainable, frozen, batch
+        )
     else:
-        gradients, sums = sum_of(trainable, frozen, batch, dropout_key)
+        gradients, sums = accumulate(trainable, frozen, batch, dropout_key)
     return gradients, loss_lib.means(sums, total_weight)
 
 
 def make_train_step(
-    network: Network, optimizer: optax.GradientTransformation, accumulation: int, seed: int = 0
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    gradient_accumulation_steps: int,
+    seed: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step; the state it is given is donated. Metrics are float32 scalars of this step.
+    """Returns the jitted train step, which donates its state; metrics are float32 scalars.
 
-    Dropout, where adapters have it, is a function of `seed` and the step.
+    Dropout of adapters is a function of `seed` and the step.
     """
-    drops = network.lora is not None and network.lora.dropout > 0
+    has_dropout = network.compute.lora is not None and network.compute.lora.dropout > 0
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step) if drops else None
-        gradients, metrics = batch_gradients(network, state.trainable, state.frozen, batch, accumulation, key)
+        key = jax.random.fold_in(jax.random.key(seed), state.step) if has_dropout else None
+        gradients, metrics = batch_gradients(
+            network, state.trainable, state.frozen, batch, gradient_accumulation_steps, key
+        )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
         metrics['gradient_norm'] = optax.tree.norm(gradients)
         trainable = optax.apply_updates(state.trainable, updates)

@@ -1,12 +1,18 @@
-"""The smallest study: two arms, one seed, on synthetic tasks, in minutes on two CPU cores.
+"""Compares two arms on synthetic tasks with one seed: the smallest study.
 
-python -m bsft_jax.study --config=configs/studies/quickstart.py --workdir=runs/quickstart
+    python -m bsft_jax.study --config=configs/studies/quickstart.py --workdir=runs/quickstart
+
+It takes 4 to 6 minutes on two idle CPU cores with --jobs=2.
+
+Expected result: overall macro-F1 0.661 for behavior_sft and 0.643 for general_sft, proactive 0.589
+for both (docs/results.md; other processors round differently).
 """
 
 from bsft_jax.studies.study import Arm, Study
 
 
 def get_config() -> Study:
+    """Returns the study."""
     return Study(
         name='quickstart',
         config='configs/quickstart.py',

@@ -1,4 +1,4 @@
-"""The right answer of every task from its words alone, and what words tell of the behavior.
+"""Solvers: recompute the right answer of every task from its words alone, and measure leaks.
 
 Nothing here comes from the builders or the simulator: the medicine is written a second time, and
 each solver reads the text with expressions of its own, so that a slip on either side shows.
@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
-from bsft_jax.behaviorbench.records import Record
+from bsft_jax.records.record import Record
 
-NEVER = {  # clause: name in options, kind, drugs that it forbids
+# Clause -> name in options, kind, drugs that it forbids.
+HAZARDS = {
     'is allergic to penicillin': ('penicillin allergy', 'allergy', 'amoxicillin ampicillin'),
     'is allergic to sulfa': ('sulfa allergy', 'allergy', 'cotrimoxazole sulfadiazine'),
     'is allergic to latex': ('latex allergy', 'allergy', ''),
@@ -27,18 +28,27 @@ NEVER = {  # clause: name in options, kind, drugs that it forbids
     'has a heart valve': ('heart valve', 'implant', ''),
     'has one kidney': ('one kidney', 'condition', ''),
 }
-FORBIDDEN = {drug: name for name, _, drugs in NEVER.values() for drug in drugs.split()}
-KIND = {name: kind for name, kind, _ in NEVER.values()}
-UNWISE = {  # more that speaks against a drug: such a pair has no clear label and must not occur
-    'ibuprofen': 'kidney failure, pregnancy, asthma', 'naproxen': 'kidney failure, pregnancy, asthma',
+FORBIDDEN = {drug: name for name, _, drugs in HAZARDS.values() for drug in drugs.split()}
+KIND = {name: kind for name, kind, _ in HAZARDS.values()}
+# Drug -> other hazards that speak against it. Such a pair has no clear label and must not occur.
+UNWISE = {
+    'ibuprofen': 'kidney failure, pregnancy, asthma',
+    'naproxen': 'kidney failure, pregnancy, asthma',
     'cotrimoxazole': 'warfarin, kidney failure, pregnancy',
     'sulfadiazine': 'warfarin, kidney failure, pregnancy',
-    'sertraline': 'warfarin', 'fluoxetine': 'warfarin, pregnancy', 'propranolol': 'pregnancy, phenelzine',
-    'nadolol': 'kidney failure, pregnancy, phenelzine', 'tadalafil': 'kidney failure',
-    'nitrofurantoin': 'pregnancy', 'lisinopril': 'kidney failure', 'enalapril': 'kidney failure',
-    'amoxicillin': 'warfarin', 'ampicillin': 'warfarin',
-}  # fmt: skip
-CHOICES = {  # problem: first choice, what forbids it, what is given then
+    'sertraline': 'warfarin',
+    'fluoxetine': 'warfarin, pregnancy',
+    'propranolol': 'pregnancy, phenelzine',
+    'nadolol': 'kidney failure, pregnancy, phenelzine',
+    'tadalafil': 'kidney failure',
+    'nitrofurantoin': 'pregnancy',
+    'lisinopril': 'kidney failure',
+    'enalapril': 'kidney failure',
+    'amoxicillin': 'warfarin',
+    'ampicillin': 'warfarin',
+}
+# Problem -> first choice, the hazard that forbids it, the drug that is given then.
+CHOICES = {
     'strep throat': ('amoxicillin', 'penicillin allergy', 'azithromycin'),
     'a bladder infection': ('cotrimoxazole', 'sulfa allergy', 'ciprofloxacin'),
     'joint pain': ('ibuprofen', 'warfarin', 'acetaminophen'),
@@ -73,40 +83,53 @@ SIGNS = {
     'ECG ST elevation in II, III and aVF': 'inferior infarct',
 }
 RANGES = {
-    'potassium': '3.5 to 5.0', 'sodium': '135 to 145', 'calcium': '8.5 to 10.5',
-    'magnesium': '1.7 to 2.2', 'phosphate': '2.5 to 4.5', 'albumin': '3.5 to 5.0',
-}  # fmt: skip
-CALLS = {
-    'potassium above 6.5', 'potassium below 2.5', 'calcium below 6.5', 'glucose below 2.5',
+    'potassium': '3.5 to 5.0',
+    'sodium': '135 to 145',
+    'calcium': '8.5 to 10.5',
+    'magnesium': '1.7 to 2.2',
+    'phosphate': '2.5 to 4.5',
+    'albumin': '3.5 to 5.0',
+}
+CALL_LIMITS = {
+    'potassium above 6.5',
+    'potassium below 2.5',
+    'calcium below 6.5',
+    'glucose below 2.5',
     'hemoglobin below 7.0',
-}  # fmt: skip
-RED = {'pressure': 90, 'oxygen': 91}  # at or below: 3 points of NEWS2
-PULSE = range(41, 131)  # no 3 points
+}
+# At or below, a vital sign scores 3 points of NEWS2; a pulse in the range scores fewer.
+URGENT = {'pressure': 90, 'oxygen': 91}
+PULSE = range(41, 131)
 NODULE_MM = 6
 
-# Solvers take the words of all turns and the options, and give the right option ('' for to sign) and
-# whether the task is hard.
+# A solver takes the words of all turns and the options. It returns the right option ('' for signing
+# the note) and whether the task is hard.
 Solver = Callable[[str, Sequence[str]], tuple[str, bool]]
 
 
-def one(found: Iterable[str]) -> str:
-    (only,) = found
+def one(items: Iterable[str]) -> str:
+    """Returns the only item; raises ValueError for none or several."""
+    (only,) = items
     return only
 
 
 def patient(text: str) -> str:
+    """Returns the name of the patient."""
     patterns = (
-        r'(\w+) is the patient', r'Seeing (\w+) today', r'came with (\w+), our patient',
-        r'Our patient is (\w+)', r'(\w+) is our patient',
-    )  # fmt: skip
+        r'(\w+) is the patient',
+        r'Seeing (\w+) today',
+        r'came with (\w+), our patient',
+        r'Our patient is (\w+)',
+        r'(\w+) is our patient',
+    )
     return one({name for pattern in patterns for name in re.findall(pattern, text)})
 
 
 def holders(text: str) -> dict[str, str]:
-    """Who each thing of `NEVER` is true of."""
-    found = re.findall(rf'(\w+) ({"|".join(NEVER)})\.', text)
-    facts = {NEVER[clause][0]: name for name, clause in found}
-    assert len(facts) == len(found), text
+    """Returns the person that each mentioned hazard is true of."""
+    matches = re.findall(rf'(\w+) ({"|".join(HAZARDS)})\.', text)
+    facts = {HAZARDS[clause][0]: name for name, clause in matches}
+    assert len(facts) == len(matches), text
     return facts
 
 
@@ -145,27 +168,30 @@ def temporal_ordering(text, options):
 
 
 def laboratory_interpretation(text, options):
-    found = re.findall(r'(\w+) is ([\d.]+) \(([\d.]+) to ([\d.]+)\)', text)
-    assert len(found) == 2 and all(RANGES[name] == f'{low} to {high}' for name, _, low, high in found)
+    labs = re.findall(r'(\w+) is ([\d.]+) \(([\d.]+) to ([\d.]+)\)', text)
+    assert len(labs) == 2
+    assert all(RANGES[name] == f'{low} to {high}' for name, _, low, high in labs)
     abnormal = []
-    for name, *numbers in found:
+    for name, *numbers in labs:
         value, low, high = map(Fraction, numbers)
         for flag, limit, outside in (('low', low, value < low), ('high', high, value > high)):
             if outside:
                 abnormal.append((f'{flag} {name}', abs(value - limit) <= limit / 10))
-    assert set(options) == {f'{flag} {name}' for name, *_ in found for flag in ('low', 'high')}
+    assert set(options) == {f'{flag} {name}' for name, *_ in labs for flag in ('low', 'high')}
     return one(abnormal)
 
 
 def treatment_selection(text, options):
     facts = holders(text)
     ((asked, problem),) = [
-        (found[1], problem)
+        (match[1], problem)
         for problem in CHOICES
-        if (found := re.search(rf'(\w+) (?:has|needs help for|came for|for) {problem}\.', text))
+        if (match := re.search(rf'(\w+) (?:has|needs help for|came for|for) {problem}\.', text))
     ]
     first, hazard, instead = CHOICES[problem]
-    assert len(facts) == len(set(facts.values())) == 2 and hazard in facts and asked in facts.values()
+    assert (
+        len(facts) == len(set(facts.values())) == 2 and hazard in facts and asked in facts.values()
+    )
     forbidden = facts[hazard] == asked
     assert not any(name in UNWISE.get(first, '') for name in facts if name != hazard), text
     assert {first, instead} < set(options)
@@ -183,7 +209,9 @@ def medication_safety(text, options):
 def follow_up_planning(text, options):
     if 'nodule' in text:
         assert re.search(r'No (?:more scans|scan)(?: planned)?\.', text)
-        nodule, cyst = (int(one(re.findall(rf'{what} of (\d+) mm', text))) for what in ('nodule', 'cyst'))
+        nodule, cyst = (
+            int(one(re.findall(rf'{what} of (\d+) mm', text))) for what in ('nodule', 'cyst')
+        )
         return 'Plan a lung scan' if nodule >= NODULE_MM else '', abs(nodule - cyst) <= 2
     states = dict(re.findall(r'\bthe ([a-z ]+?) is (pending|final)', text))
     awaited = one(re.findall(r'(?:wait for|Await) the ([a-z ]+)\.', text))
@@ -196,13 +224,14 @@ def deterioration_check(text, options):
     values = {name: int(value) for name, value in re.findall(r'(\w+) is (\d+)\b', text)}
     pulse = values.pop('pulse')
     ((name, value),) = values.items()
-    red = one(number for number in (value, pulse) if number <= RED[name])
+    urgent = one(number for number in (value, pulse) if number <= URGENT[name])
     assert pulse in PULSE
-    return f'Call for {name}' if value == red else '', RED[name] - red <= 3
+    return f'Call for {name}' if value == urgent else '', URGENT[name] - urgent <= 3
 
 
 def omission_detection(text, options):
-    (name, holder), note = one(holders(text).items()), re.split(r'[Dd]raft|[Nn]ote', text, maxsplit=1)[1]
+    name, holder = one(holders(text).items())
+    note = re.split(r'[Dd]raft|[Nn]ote', text, maxsplit=1)[1]
     assert name not in note
     others = [option[len('Add ') :] for option in options if option.startswith('Add ')]
     hard = any(KIND[other] == KIND[name] for other in others if other != name)
@@ -210,11 +239,13 @@ def omission_detection(text, options):
 
 
 def error_correction(text, options):
-    told, written = re.match(r'(.*?)((?:[Dd]raft|[Nn]ote)(?: note)?: .*)', text).groups()
-    takes = re.findall(r'(\w+) (?:takes|is on|has been on) (\w+)\.', told)
-    takes += re.findall(r'(?:For (\w+) it is|Home drug of (\w+):) (\w+)\.', told)
-    drug_of = {next(filter(None, found)): found[-1] for found in takes}
-    drafted = one(re.findall(r'(?:[Hh]ome drug(?:: | is )|Continue (?:home )?|On )(\w+)[ .]', written))
+    facts, written = re.match(r'(.*?)((?:[Dd]raft|[Nn]ote)(?: note)?: .*)', text).groups()
+    takes = re.findall(r'(\w+) (?:takes|is on|has been on) (\w+)\.', facts)
+    takes += re.findall(r'(?:For (\w+) it is|Home drug of (\w+):) (\w+)\.', facts)
+    drug_of = {next(filter(None, groups)): groups[-1] for groups in takes}
+    drafted = one(
+        re.findall(r'(?:[Hh]ome drug(?:: | is )|Continue (?:home )?|On )(\w+)[ .]', written)
+    )
     mine = drug_of[patient(text)]
     assert len(drug_of) == 2 and drafted in drug_of.values()
     return f'Change to {mine}' if mine != drafted else '', f'Change to {drafted}' in options
@@ -227,21 +258,25 @@ def consistency_check(text, options):
         text,
     )
     after = re.search(r'The ([a-z ]+) came after the ([a-z ]+)\.', text)
-    first, second = (part for part in before.groups() if part) if before else (after[2], after[1])
+    first, second = (
+        (event for event in before.groups() if event) if before else (after[2], after[1])
+    )
     one_day, other_day = (int(one(re.findall(rf'{e} on day (\d+)', text))) for e in (first, second))
     assert one_day != other_day
     return f'Put {second} first' if other_day < one_day else '', abs(one_day - other_day) == 1
 
 
 def critical_value_alert(text, options):
-    (name, side, limit, value), *more = re.findall(
+    (name, side, limit, value), *others = re.findall(
         r'(\w+) \(call (above|below) ([\d.]+)\) is ([\d.]+\d)', text
     )
     other = Fraction(one(re.findall(r'\(no call\) is ([\d.]+\d)', text)))
-    assert not more and f'{name} {side} {limit}' in CALLS
+    assert not others and f'{name} {side} {limit}' in CALL_LIMITS
     value, limit = Fraction(value), Fraction(limit)
     extreme = one(
-        number for number in (value, other) if (number > limit if side == 'above' else number < limit)
+        number
+        for number in (value, other)
+        if (number > limit if side == 'above' else number < limit)
     )
     return f'Call about {name}' if value == extreme else '', abs(extreme - limit) <= limit / 20
 
@@ -256,24 +291,52 @@ def ambiguity_clarification(text, options):
 SOLVERS: dict[str, Solver] = {
     solver.__name__: solver
     for solver in (
-        differential_diagnosis, image_reasoning, temporal_ordering, laboratory_interpretation,
-        treatment_selection, medication_safety, follow_up_planning, deterioration_check,
-        omission_detection, error_correction, consistency_check, critical_value_alert,
+        differential_diagnosis,
+        image_reasoning,
+        temporal_ordering,
+        laboratory_interpretation,
+        treatment_selection,
+        medication_safety,
+        follow_up_planning,
+        deterioration_check,
+        omission_detection,
+        error_correction,
+        consistency_check,
+        critical_value_alert,
         ambiguity_clarification,
     )
-}  # fmt: skip
+}
+# Category with twins -> the spans that its twins exchange. Nothing else moves, so that no order
+# tells the behavior.
+EXCHANGED = {
+    'medication_safety': r'[a-z ]+',
+    'follow_up_planning': r'\d|pending|final',
+    'deterioration_check': r'\d+',
+    'omission_detection': r'[A-Z][a-z]+',
+    'error_correction': r'[a-z]+',
+    'consistency_check': r'\d+',
+    'critical_value_alert': r'\d+\.\d',
+    'ambiguity_clarification': r'\d+ mg|unknown dose|dose unknown|dose not known',
+}
+TWINS = list(EXCHANGED)
+SINGLE = [category for category in SOLVERS if category not in EXCHANGED]
 
 
 def words_of(record: Record) -> str:
+    """Returns the words of all user turns."""
     return ' '.join(message.content for message in record.messages if message.role == 'user')
 
 
 def sign_option(text: str) -> str:
+    """Returns the option to sign the note of the draft."""
     return f'Sign {one(re.findall(r"(?:[Dd]raft|[Nn]ote): ([a-z ]+)[,;] ", text))} note'
 
 
 def solve(record: Record) -> tuple[int, str, bool]:
-    """Index of the right option, behavior, and whether the task is hard, from words and options."""
+    """Returns the right option's index, the behavior and whether the task is hard.
+
+    They are computed from the words and options alone.
+    """
     text = words_of(record)
     right, hard = SOLVERS[record.category](text, record.options)
     right = right or sign_option(text)
@@ -281,19 +344,21 @@ def solve(record: Record) -> tuple[int, str, bool]:
 
 
 def behavior_of(category: str, option: str) -> str:
-    alone = list(SOLVERS).index(category) < 5  # the reactive group has no twins
-    return 'reactive' if alone or option.startswith('Sign ') else 'proactive'
+    """Returns the behavior that an option stands for."""
+    return 'reactive' if category in SINGLE or option.startswith('Sign ') else 'proactive'
 
 
 def tokens(text: str) -> list[str]:
+    """Returns the words, numbers and punctuation marks of a text."""
     return re.findall(r'\d+\.\d+|[\w-]+|[^\w\s]', text)
 
 
 def leaks(records: Iterable[Record]) -> dict[str, dict[tuple, int]]:
-    """By category, what is not equally frequent in both behaviors, and the surplus in proactive.
+    """Returns by category the features that are not equally frequent in both behaviors.
 
-    Counted are the speakers, the words of each turn and the options with their places; categories
-    without proactive records are left out.
+    The value of a feature is its surplus in proactive records. Features are the speakers, the words
+    of each turn, the options by position, and `hard`. Categories without proactive records are left
+    out.
     """
     surplus: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     proactive = set()
@@ -302,19 +367,22 @@ def leaks(records: Iterable[Record]) -> dict[str, dict[tuple, int]]:
         if sign == 1:
             proactive.add(record.category)
         counts = surplus[record.category]
-        for place, message in enumerate(record.messages):
-            counts['speaker', place, message.role, message.name] += sign
+        for index, message in enumerate(record.messages):
+            counts['speaker', index, message.role, message.name] += sign
             for word in tokens(message.content):
-                counts['word', place, word] += sign
-        for place, option in enumerate(record.options):
-            counts['option', place, option] += sign
+                counts['word', index, word] += sign
+        for index, option in enumerate(record.options):
+            counts['option', index, option] += sign
         counts['hard', record.hard] += sign
-    found = {category: {what: n for what, n in surplus[category].items() if n} for category in proactive}
-    return {category: unequal for category, unequal in found.items() if unequal}
+    unequal = {
+        category: {feature: n for feature, n in surplus[category].items() if n}
+        for category in proactive
+    }
+    return {category: features for category, features in unequal.items() if features}
 
 
 def exchanged(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
-    """The two parts that have changed places, if that is all in which the tokens differ."""
+    """Returns the two spans that are exchanged, or None if the tokens differ in anything else."""
     start, end = 0, len(one)
     if len(one) != len(other) or one == other:
         return None
@@ -324,5 +392,5 @@ def exchanged(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | Non
         end -= 1
     a, b = list(one[start:end]), list(other[start:end])
     size = range(1, len(a))
-    found = ((a[:i], a[j:]) for i in size for j in size if i <= j and b == a[j:] + a[i:j] + a[:i])
-    return next(((' '.join(first), ' '.join(last)) for first, last in found), None)
+    spans = ((a[:i], a[j:]) for i in size for j in size if i <= j and b == a[j:] + a[i:j] + a[:i])
+    return next(((' '.join(first), ' '.join(last)) for first, last in spans), None)

@@ -1,3 +1,5 @@
+"""Compares the records of MEDEC with its raw files, which are read here independently."""
+
 import csv
 
 import pytest
@@ -5,9 +7,9 @@ import pytest
 from bsft_jax.behaviorbench import adapters
 from bsft_jax.behaviorbench.adapters import medec
 from bsft_jax.behaviorbench.builders.scene import REVIEW
-from bsft_jax.behaviorbench.records import record_from_dict, record_to_dict
-from bsft_jax.behaviorbench.splits import leakage, near_duplicates
+from bsft_jax.behaviorbench.splits import cluster_near_duplicates, leakage
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import record_from_dict, record_to_dict
 
 SENTENCES = (
     'A man of 60 has chest pain.',
@@ -38,7 +40,9 @@ def row(
 
 
 def clean_row(name):
-    absent = dict.fromkeys(('Error Type', 'Error Sentence', 'Corrected Sentence', 'Corrected Text'), 'NA')
+    absent = dict.fromkeys(
+        ('Error Type', 'Error Sentence', 'Corrected Sentence', 'Corrected Text'), 'NA'
+    )
     return row(name) | absent | {'Error Flag': '0', 'Error Sentence ID': '-1'}
 
 
@@ -67,17 +71,19 @@ def loaded(folder):
 
 @pytest.fixture(scope='module')
 def named(loaded):
-    """Twins in which the wrong sentence is to be named."""
+    """Returns the twins that ask which sentence is wrong."""
     return [r for r in loaded[0] if r.category == 'error_correction' and len(r.options) == 4]
 
 
 @pytest.fixture(scope='module')
 def flagged(loaded):
+    """Returns the twins that ask whether a sentence is wrong."""
     return [r for r in loaded[0] if r.category == 'error_correction' and len(r.options) == 2]
 
 
 @pytest.fixture(scope='module')
 def worded(loaded):
+    """Returns the questions about the wording of a sentence."""
     return [r for r in loaded[0] if not r.pair_id]
 
 
@@ -96,8 +102,8 @@ def test_every_row_is_counted(loaded):
     }
 
 
-def test_neighbouring_rows_with_one_beginning_are_one_cluster(rows):
-    clusters = near_duplicates([r['Text'] for r in rows])
+def test_neighbouring_rows_with_the_same_beginning_are_one_cluster(rows):
+    clusters = cluster_near_duplicates([r['Text'] for r in rows])
     pairs = [
         i
         for i in range(len(rows) - 1)
@@ -106,7 +112,8 @@ def test_neighbouring_rows_with_one_beginning_are_one_cluster(rows):
     ]
     assert len(pairs) >= 245
     assert all(clusters[i] == clusters[i + 1] for i in pairs)
-    assert max(clusters.count(c) for c in set(clusters)) <= 4  # nothing is lumped together
+    # Different notes are not lumped together.
+    assert max(clusters.count(c) for c in set(clusters)) <= 4
 
 
 def test_clusters_and_twins_stay_in_one_split(loaded):
@@ -116,13 +123,14 @@ def test_clusters_and_twins_stay_in_one_split(loaded):
         pair = record.pair_id or record.id
         assert split_of_pair.setdefault(pair, record.split) == record.split
     shares = [
-        list(split_of_case.values()).count(s) / len(split_of_case) for s in ('train', 'validation', 'test')
+        list(split_of_case.values()).count(s) / len(split_of_case)
+        for s in ('train', 'validation', 'test')
     ]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
 
 
-def test_records_say_what_the_rows_say(named, rows):
-    """Read from the raw columns alone, without the adapter's own parsing."""
+def test_records_agree_with_their_rows(named, rows):
+    """Compares with the raw columns alone, without the adapter's own parsing."""
     row_of = {r['Text ID']: r for r in rows}
     for record in named:
         name, _, kind = record.id.removeprefix('medec-').rpartition('-')
@@ -151,16 +159,19 @@ def test_records_are_valid_and_have_distinct_ids(loaded):
         assert record_from_dict(record_to_dict(record)) == record
 
 
-def test_twins_that_only_say_whether_something_is_wrong(named, flagged):
+def test_flag_twins_have_the_same_notes_and_two_options(named, flagged):
     for which, flag in zip(named, flagged, strict=True):
         note, request = flag.messages[0].content.rsplit('\n\n', 1)
         assert note == which.messages[0].content.rsplit('\n\n', 1)[0] and request in REVIEW.seen
         assert (flag.behavior, flag.case_id) == (which.behavior, which.case_id)
         right = {'proactive': medec.ERROR, 'reactive': medec.NO_ERROR}[flag.behavior]
-        assert flag.options[flag.answer] == right and {*flag.options} == {medec.ERROR, medec.NO_ERROR}
+        assert flag.options[flag.answer] == right and {*flag.options} == {
+            medec.ERROR,
+            medec.NO_ERROR,
+        }
 
 
-def test_the_wording_of_a_sentence_is_asked_without_it(worded, rows):
+def test_wording_questions_show_the_note_without_the_sentence(worded, rows):
     row_of = {r['Text ID']: r for r in rows}
     categories = {'diagnosis': 'differential_diagnosis', 'causalOrganism': 'differential_diagnosis'}
     assert len(worded) == 319
@@ -168,7 +179,7 @@ def test_the_wording_of_a_sentence_is_asked_without_it(worded, rows):
         raw = row_of[record.id.removeprefix('medec-').removesuffix('-wording')]
         wrong, right = (' '.join(raw[f'{x} Sentence'].split()) for x in ('Error', 'Corrected'))
         note, request = record.messages[0].content.split('\n\n')
-        assert note.count(medec.GAP) == 1 and request == medec.WHICH
+        assert note.count(medec.GAP) == 1 and request == medec.WORDING_QUESTION
         assert note.replace(medec.GAP, wrong) == ' '.join(raw['Text'].split())
         assert record.options[record.answer] == right and {*record.options} == {wrong, right}
         assert (record.behavior, record.group) == ('reactive', 'reactive')
@@ -185,16 +196,17 @@ def test_twins_differ_in_one_sentence_only(named):
         assert note.replace(error.options[error.answer], clean.options[error.answer]) == corrected
 
 
-def test_places_of_answers_are_even(named):
+def test_answers_are_at_every_position_about_equally_often(named):
     counts = [
         [r.answer for r in named if r.behavior == b].count(i)
         for b in ('proactive', 'reactive')
         for i in range(4)
     ]
-    assert min(counts) > 50  # 80 expected of 319
+    # 80 of 319 are expected at each position.
+    assert min(counts) > 50
 
 
-def test_seed_decides(folder, loaded):
+def test_the_seed_decides_splits_and_options(folder, loaded):
     assert adapters.load('medec', folder, 0)[0] == loaded[0]
     other = adapters.load('medec', folder, 1)[0]
     assert [r.id for r in other] == [r.id for r in loaded[0]]
@@ -211,14 +223,16 @@ def test_continuation_lines_belong_to_the_sentence_before():
 
 
 def test_continuation_lines_of_real_rows(rows):
-    """Whatever the numbering, the sentences joined are the note."""
+    """Checks that sentences with continuation lines are found under their numbers."""
     continued = 0
     for raw in rows:
         sentences = medec.parse_sentences(raw['Sentences'])
         lines = raw['Sentences'].strip().split('\n')
         continued += len(lines) > len(sentences)
         if raw['Error Flag'] == '1':
-            assert sentences[int(raw['Error Sentence ID'])] == ' '.join(raw['Error Sentence'].split())
+            assert sentences[int(raw['Error Sentence ID'])] == ' '.join(
+                raw['Error Sentence'].split()
+            )
     assert continued >= 79
 
 
@@ -233,30 +247,40 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path):
             row('ms-6', **{'Error Sentence ID': '9'}),
             row('ms-7', **{'Corrected Text': 'Quite another note.'}),
             row('ms-8', right=short, **{'Corrected Text': row()['Text']}),
-            row('ms-9', Sentences=f'0 {short}', Text=short, **{
-                'Error Sentence ID': '0', 'Corrected Text': 'He was given aspirin by mouth.'}),
+            row(
+                'ms-9',
+                Sentences=f'0 {short}',
+                Text=short,
+                **{
+                    'Error Sentence ID': '0',
+                    'Corrected Text': 'He was given aspirin by mouth.',
+                },
+            ),
         ],
-    )  # fmt: skip
+    )
     (tmp_path / 'readme.txt').write_text('not read')
-    found = medec.read(tmp_path)
-    records, notes = found.records, found.notes
+    result = medec.read(tmp_path)
+    records, notes = result.records, result.notes
     assert [record.id for record in records] == [
-        f'medec-ms-2{kind}' for kind in ('-error', '-clean', '-flag-error', '-flag-clean', '-wording')
+        f'medec-ms-2{kind}'
+        for kind in ('-error', '-clean', '-flag-error', '-flag-clean', '-wording')
     ]
     assert notes['rows'] == 9 and notes['clean_rows_not_used'] == 1
-    assert notes['rows_dropped'] == {'without_text_id': 1, 'sentence_not_found': 5, 'too_few_sentences': 1}
+    assert notes['rows_dropped'] == {
+        'without_text_id': 1,
+        'sentence_not_found': 5,
+        'too_few_sentences': 1,
+    }
     assert records[0].options[records[0].answer] == short
 
 
-def test_other_sentences_are_whole_ones_if_there_are_enough(tmp_path):
+def test_distractors_are_complete_sentences_if_there_are_enough(tmp_path):
     write(tmp_path / 'a.csv', [row()])
     records = medec.read(tmp_path).records
-    assert {*records[0].options} == {
-        medec.NO_ERROR, SENTENCES[0], SENTENCES[2], SENTENCES[3]
-    }  # fmt: skip
+    assert {*records[0].options} == {medec.NO_ERROR, SENTENCES[0], SENTENCES[2], SENTENCES[3]}
 
 
-def test_errors_say_what_and_where(tmp_path):
+def test_errors_name_the_fault_and_the_file(tmp_path):
     with pytest.raises(UserError, match='absent: no such folder'):
         medec.read(tmp_path / 'absent')
     with pytest.raises(UserError, match=r'no \*\.csv in this folder'):
@@ -266,13 +290,13 @@ def test_errors_say_what_and_where(tmp_path):
     with pytest.raises(UserError, match=r'notes\.csv: column Sentences, Error Flag is missing'):
         medec.read(tmp_path)
     path.write_bytes(b'')
-    with pytest.raises(UserError, match='no rows in it'):
+    with pytest.raises(UserError, match='the file has no rows'):
         medec.read(tmp_path)
     path.write_bytes(b'Text ID,\xff\xfe\n')
     with pytest.raises(UserError, match=r'notes\.csv:1: not UTF-8'):
         medec.read(tmp_path)
     write(path, [row('ms-1'), row('ms-1')])
-    with pytest.raises(UserError, match=r"notes\.csv:\d+: Text ID 'ms-1' is there twice"):
+    with pytest.raises(UserError, match=r"notes\.csv:\d+: Text ID 'ms-1' occurs twice"):
         medec.read(tmp_path)
     write(path, [row(**{'Error Flag': 'yes'})])
     with pytest.raises(UserError, match="Error Flag 'yes'"):

@@ -1,4 +1,4 @@
-"""All public sets in one: without leakage, the same bytes for a seed, one command."""
+"""Tests of `open`, which joins all public sets: no leakage, and the same bytes for a seed."""
 
 import collections
 import csv
@@ -7,65 +7,76 @@ import re
 
 import pytest
 
-from bsft_jax import prepare
 from bsft_jax.behaviorbench import adapters, shortcuts, splits
-from bsft_jax.behaviorbench.records import read_jsonl, write_jsonl
+from bsft_jax.commands import prepare
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import read_jsonl, write_jsonl
 
 
 @pytest.fixture(scope='module')
-def made(shared, tmp_path_factory):
+def prepared(shared, tmp_path_factory):
+    """Returns the prepared folder and its card."""
     output = tmp_path_factory.mktemp('open') / 'data'
     return output, prepare.prepare([f'open:{shared / "data"}'], output)
 
 
 @pytest.fixture(scope='module')
-def records(made):
-    return {split: read_jsonl(made[0] / f'{split}.jsonl') for split in ('train', 'validation', 'test')}
+def records(prepared):
+    return {
+        split: read_jsonl(prepared[0] / f'{split}.jsonl')
+        for split in ('train', 'validation', 'test')
+    }
 
 
-def test_the_card_counts_every_category_and_names_no_leak(made, records):
-    _, card = made
+def test_the_card_counts_every_category_and_finds_no_leakage(prepared, records):
+    _, card = prepared
     notes = card['sources'][0]['notes']
     assert {*notes} >= {'medec', 'mediq', 'aci_bench', 'mts_dialog', 'pubmedqa'}
     assert card['leakage']['pairs'] == 0
     assert card['leakage']['cases'] == notes['clusters'] - notes['left_out_to_even_answers']
-    assert notes['clusters_across_sets'] > 20  # MEDEC and MediQ share vignettes
+    # MEDEC and MediQ share vignettes.
+    assert notes['clusters_across_sets'] > 20
     assert card['licenses'] == ['CC-BY-4.0', 'MIT']
     for split, rows in records.items():
         counted = collections.Counter((r.category or 'none', r.behavior) for r in rows)
         assert card['counts'][split] == {
-            category: {b: counted[category, b] for b in ('proactive', 'reactive') if counted[category, b]}
+            category: {
+                b: counted[category, b] for b in ('proactive', 'reactive') if counted[category, b]
+            }
             for category, _ in counted
         }
-    assert not shortcuts.over_limit(card['shortcuts'])
+    assert not shortcuts.leak_warnings(card['shortcuts'])
 
 
-def test_no_case_and_no_sentence_run_is_in_two_splits(records):
+def test_no_case_is_in_two_splits_and_hardly_any_long_run_of_words(records):
     cases = [{r.case_id for r in rows} for rows in records.values()]
     assert not (cases[0] & cases[1] | cases[0] & cases[2] | cases[1] & cases[2])
 
     def runs(rows, words=25):
-        found = set()
+        result = set()
         for record in rows:
             if record.source in ('medec', 'mediq'):
-                text = re.findall(r'\w+', splits.told(record).lower())
-                found |= {tuple(text[i : i + words]) for i in range(len(text) - words)}
-        return found
+                text = re.findall(r'\w+', splits.case_text(record).lower())
+                result |= {tuple(text[i : i + words]) for i in range(len(text) - words)}
+        return result
 
     train, test = runs(records['train']), runs(records['test'])
     assert len(train & test) < 0.001 * len(test)
 
 
-def test_answers_are_as_many_of_each(records):
+def test_each_answer_of_pubmedqa_is_equally_frequent(records):
     for split, rows in records.items():
         answers = collections.Counter(r.answer for r in rows if r.source == 'pubmedqa')
         assert len(set(answers.values())) == 1 and len(answers) == 3, split
 
 
-def test_what_the_authors_test_on_is_tested_on(records, shared):
-    tested = json.loads((shared / 'data' / 'pubmedqa' / 'test_ground_truth.json').read_text(encoding='utf-8'))
-    others = {r.id.removeprefix('pubmedqa-') for split in ('train', 'validation') for r in records[split]}
+def test_the_authors_test_cases_are_in_the_test_split(records, shared):
+    tested = json.loads(
+        (shared / 'data' / 'pubmedqa' / 'test_ground_truth.json').read_text(encoding='utf-8')
+    )
+    others = {
+        r.id.removeprefix('pubmedqa-') for split in ('train', 'validation') for r in records[split]
+    }
     assert not others & {*tested}
     for split, rows in records.items():
         for record in rows:
@@ -85,8 +96,8 @@ def test_another_seed_gives_other_splits(records, shared):
     assert any(other.get(r.id, split) != split for split, rows in records.items() for r in rows)
 
 
-def test_a_near_duplicate_that_is_planted_in_another_set_is_in_one_split(shared, tmp_path):
-    """A vignette of MEDEC, one sentence of it changed, as a case of MediQ."""
+def test_near_duplicates_planted_in_another_set_share_a_split(shared, tmp_path):
+    """Plants vignettes of MEDEC, with one sentence changed, as cases of MediQ."""
     for name in ('medec', 'mediq'):
         (tmp_path / name).mkdir()
     source = shared / 'data' / 'medec' / 'validation.csv'
@@ -96,36 +107,47 @@ def test_a_near_duplicate_that_is_planted_in_another_set_is_in_one_split(shared,
     with (tmp_path / 'mediq' / 'planted.jsonl').open('w', encoding='utf-8') as file:
         for i, row in enumerate(rows):
             first, *rest = re.split(r'(?<=\.) ', row['Text'].strip())
-            facts = [f'{k}. {fact}' for k, fact in enumerate(('Quite another beginning.', *rest), 1)]
+            facts = [
+                f'{k}. {fact}' for k, fact in enumerate(('Quite another beginning.', *rest), 1)
+            ]
             planted = {
-                'id': i, 'facts': facts, 'context': ['Quite another beginning.', *rest], 'answer_idx': 'A',
-                'question': 'What is the most likely diagnosis?', 'options': {'A': first, 'B': 'Measles'},
+                'id': i,
+                'facts': facts,
+                'context': ['Quite another beginning.', *rest],
+                'answer_idx': 'A',
+                'question': 'What is the most likely diagnosis?',
+                'options': {'A': first, 'B': 'Measles'},
                 'answer': first,
-            }  # fmt: skip
+            }
             file.write(json.dumps(planted) + '\n')
     records, notes = adapters.load('open', tmp_path)
     assert notes['clusters_across_sets'] >= 50 and splits.leakage(records)['pairs'] == 0
     cases = collections.defaultdict(set)
     for record in records:
         cases[record.case_id].add((record.source, record.split))
-    both = [found for found in cases.values() if {source for source, _ in found} == {'medec', 'mediq'}]
-    assert len(both) >= 50 and all(len({split for _, split in found}) == 1 for found in both)
+    shared_cases = [
+        members
+        for members in cases.values()
+        if {source for source, _ in members} == {'medec', 'mediq'}
+    ]
+    assert len(shared_cases) >= 50
+    assert all(len({split for _, split in members}) == 1 for members in shared_cases)
 
 
-def test_a_leak_would_be_counted(records):
-    moved = [*records['train'], *(r for r in records['test'])]
-    assert splits.leakage(moved)['pairs'] == 0
+def test_leakage_counts_a_planted_duplicate(records):
+    together = [*records['train'], *(r for r in records['test'])]
+    assert splits.leakage(together)['pairs'] == 0
     broken = [
         r if i else type(r)(**(vars(r) | {'split': 'test', 'case_id': 'planted'}))
-        for i, r in enumerate(moved)
+        for i, r in enumerate(together)
     ]
-    found = splits.leakage([*broken, moved[0]])
-    assert found['pairs'] >= 1 and ['planted', moved[0].case_id] in [
-        sorted(e, reverse=True) for e in found['examples']
+    report = splits.leakage([*broken, together[0]])
+    assert report['pairs'] >= 1 and ['planted', together[0].case_id] in [
+        sorted(e, reverse=True) for e in report['examples']
     ]
 
 
-def test_folders_that_hold_no_set(tmp_path):
+def test_a_folder_without_any_set_is_refused(tmp_path):
     with pytest.raises(UserError, match='open:.*absent: no such folder'):
         adapters.load('open', tmp_path / 'absent')
     (tmp_path / 'other').mkdir()

@@ -1,4 +1,4 @@
-"""Three tokenizers: a real one, one without a chat template of its own, and one trained here."""
+"""Provides three tokenizers: a real one, one without a chat template, and one trained here."""
 
 import pytest
 
@@ -13,7 +13,8 @@ SENTENCES = [
     for drug, dose in (('lisinopril', 20), ('apixaban', 5))
 ]
 STORIES_TEMPLATE = (
-    '{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}'
+    '{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}'
+    '{% endfor %}'
     '{% if add_generation_prompt %}[assistant] {% endif %}'
 )
 NAMES = ('qwen2.5', 'stories260k', 'trained')
@@ -26,7 +27,7 @@ def trained():
 
 @pytest.fixture(scope='session')
 def fresh_tokenizer(shared, trained, tmp_path_factory):
-    """name → a new tokenizer."""
+    """Returns a function that loads a new tokenizer by name."""
     folder = tmp_path_factory.mktemp('tokenizers')
     trained.save_pretrained(str(folder / 'trained'))
     (folder / 'stories.jinja').write_text(STORIES_TEMPLATE)
@@ -41,16 +42,16 @@ def fresh_tokenizer(shared, trained, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def make_renderer(fresh_tokenizer):
-    """(name, with behavior tokens, **options) → a renderer; tokenizers are reused."""
-    made = {}
+    """Returns a function that makes a renderer; tokenizers are reused."""
+    tokenizers = {}
 
-    def make(name='qwen2.5', tokens=True, form='', **options):
-        form = form or ('tokens' if tokens else 'none')
-        if (name, form) not in made:
+    def make(name='qwen2.5', tokens=True, prefix_kind='', **options):
+        prefix_kind = prefix_kind or ('tokens' if tokens else 'none')
+        if (name, prefix_kind) not in tokenizers:
             tokenizer = fresh_tokenizer(name)
-            behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS, form)
-            made[name, form] = tokenizer, behaviors
-        tokenizer, behaviors = made[name, form]
+            behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS, prefix_kind)
+            tokenizers[name, prefix_kind] = tokenizer, behaviors
+        tokenizer, behaviors = tokenizers[name, prefix_kind]
         return Renderer(tokenizer, behaviors, **options)
 
     return make

@@ -1,4 +1,4 @@
-"""Batches: the right numbers in the right places, the same however the run is cut into parts."""
+"""Tests batches: right by hand, and the same however a run is split or resumed."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bsft_jax.data.examples import Example, ExampleStore
-from bsft_jax.data.loader import StepSource, iterate
+from bsft_jax.data.loader import BatchSource, iterate
 from bsft_jax.data.packing import PackPlan
 
 CAPACITY = 64
@@ -19,21 +19,25 @@ def example(first, weights):
 
 
 class ListedPlan:
-    """Rows as given."""
+    """Plans rows as given."""
 
-    def __init__(self, steps, rows_per_step, sequence_length):
-        self.steps, self.rows_per_step, self.sequence_length = steps, rows_per_step, sequence_length
+    def __init__(self, steps, global_batch_rows, sequence_length):
+        self.steps, self.global_batch_rows, self.sequence_length = (
+            steps,
+            global_batch_rows,
+            sequence_length,
+        )
 
     def rows(self, step):
         return self.steps[step]
 
-    def most_records(self, steps):
+    def max_records_per_step(self, steps):
         return max(sum(map(len, self.rows(step))) for step in range(steps))
 
 
 @pytest.fixture(scope='module')
 def store():
-    """Record i has the ids 1000 i + 1, 1000 i + 2, …"""
+    """Returns a store whose record i has the ids 1000 i + 1, 1000 i + 2, …"""
     rng = np.random.default_rng(0)
     lengths = rng.integers(3, 40, 200)
     return ExampleStore.from_examples(
@@ -56,16 +60,22 @@ def test_a_batch_by_hand():
     store = ExampleStore.from_examples(
         [example(10, [0, 0, 3, 1]), example(20, [0, 1]), example(30, [1, 1, 1])]
     )
-    batch = StepSource(store, ListedPlan([[[0, 1], [2]]], 2, 8))[0]
+    batch = BatchSource(store, ListedPlan([[[0, 1], [2]]], 2, 8))[0]
     np.testing.assert_array_equal(
         batch.tokens_BT, [[10, 11, 12, 13, 20, 21, 0, 0], [30, 31, 32, 0, 0, 0, 0, 0]]
     )
     np.testing.assert_array_equal(
         batch.targets_BT, [[11, 12, 13, 0, 21, 0, 0, 0], [31, 32, 0, 0, 0, 0, 0, 0]]
     )
-    np.testing.assert_array_equal(batch.weights_BT, [[0, 3, 1, 0, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]])
-    np.testing.assert_array_equal(batch.segment_ids_BT, [[1, 1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]])
-    np.testing.assert_array_equal(batch.positions_BT, [[0, 1, 2, 3, 0, 1, 0, 0], [0, 1, 2, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(
+        batch.weights_BT, [[0, 3, 1, 0, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]]
+    )
+    np.testing.assert_array_equal(
+        batch.segment_ids_BT, [[1, 1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]]
+    )
+    np.testing.assert_array_equal(
+        batch.positions_BT, [[0, 1, 2, 3, 0, 1, 0, 0], [0, 1, 2, 0, 0, 0, 0, 0]]
+    )
     assert [a.dtype for a in batch] == [np.int32, np.int32, np.float32, np.int32, np.int32]
 
 
@@ -73,7 +83,7 @@ def test_the_same_batch_unpacked():
     store = ExampleStore.from_examples(
         [example(10, [0, 0, 3, 1]), example(20, [0, 1]), example(30, [1, 1, 1])]
     )
-    source = StepSource(store, ListedPlan([[[0, 1], [2]]], 2, 8), packed=False, row_multiple=2)
+    source = BatchSource(store, ListedPlan([[[0, 1], [2]]], 2, 8), packed=False, row_multiple=2)
     assert source.rows == 4
     np.testing.assert_array_equal(
         source[0].tokens_BT[:, :4], [[10, 11, 12, 13], [20, 21, 0, 0], [30, 31, 32, 0], [0] * 4]
@@ -83,41 +93,45 @@ def test_the_same_batch_unpacked():
 
 @pytest.mark.parametrize('packed', [True, False])
 @pytest.mark.parametrize('count', [1, 2, 4])
-def test_the_parts_of_the_processes_are_the_global_batch(store, plan, packed, count):
+def test_the_rows_of_all_processes_are_the_global_batch(store, plan, packed, count):
     options = dict(packed=packed, row_multiple=4, steps=plan.steps_per_epoch)
-    whole = StepSource(store, plan, **options)
+    whole = BatchSource(store, plan, **options)
     share = whole.rows // count
-    parts = [
-        StepSource(store, plan, held=lambda rows, i=i: range(i * share, (i + 1) * share), **options)
+    sources = [
+        BatchSource(
+            store, plan, local_rows=lambda rows, i=i: range(i * share, (i + 1) * share), **options
+        )
         for i in range(count)
     ]
     for step in range(plan.steps_per_epoch + 2):
-        batches = [part[step] for part in parts]
+        batches = [source[step] for source in sources]
         assert {len(batch.tokens_BT) for batch in batches} == {whole.rows // count}
-        joined = type(batches[0])(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
+        joined = type(batches[0])(
+            *(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+        )
         assert_same(joined, whole[step])
 
 
-def test_every_record_is_there_whole_once_an_epoch(store, plan):
-    source, seen = StepSource(store, plan), []
+def test_an_epoch_holds_every_record_whole_and_once(store, plan):
+    source, seen = BatchSource(store, plan), []
     for step in range(plan.steps_per_epoch):
         batch = source[step]
         for tokens, weights, segments in zip(
             batch.tokens_BT, batch.weights_BT, batch.segment_ids_BT, strict=True
         ):
             for number in range(1, segments.max() + 1):
-                here = segments == number
-                record = int(tokens[here][0]) // 1000
+                mask = segments == number
+                record = int(tokens[mask][0]) // 1000
                 seen.append(record)
-                np.testing.assert_array_equal(tokens[here], store[record].ids)
-                np.testing.assert_array_equal(weights[here][:-1], store[record].weights[1:])
+                np.testing.assert_array_equal(tokens[mask], store[record].ids)
+                np.testing.assert_array_equal(weights[mask][:-1], store[record].weights[1:])
     assert sorted(seen) == list(range(len(store)))
 
 
 def test_packed_or_not_a_step_holds_the_same_records_and_weight(store, plan):
     steps = 2 * plan.steps_per_epoch
-    packed = StepSource(store, plan)
-    unpacked = StepSource(store, plan, packed=False, row_multiple=8, steps=steps)
+    packed = BatchSource(store, plan)
+    unpacked = BatchSource(store, plan, packed=False, row_multiple=8, steps=steps)
     assert unpacked.rows % 8 == 0
     for step in range(steps):
         a, b = packed[step], unpacked[step]
@@ -130,21 +144,21 @@ def test_packed_or_not_a_step_holds_the_same_records_and_weight(store, plan):
 
 
 @pytest.mark.parametrize('start', [0, 1, 6])
-def test_a_run_goes_on_where_another_stopped(store, plan, start):
+def test_a_run_continues_where_another_stopped(store, plan, start):
     stop = plan.steps_per_epoch + 5
-    batches = list(iterate(StepSource(store, plan), start, stop))
+    batches = list(iterate(BatchSource(store, plan), start, stop))
     assert len(batches) == stop - start
-    fresh = StepSource(store, PackPlan(store.lengths, ROWS, CAPACITY, seed=1))
+    fresh = BatchSource(store, PackPlan(store.lengths, ROWS, CAPACITY, seed=1))
     for step, batch in enumerate(batches, start=start):
         assert_same(batch, fresh[step])
 
 
 def test_nothing_is_left_at_the_end(store, plan):
-    assert list(iterate(StepSource(store, plan), 3, 3)) == []
+    assert list(iterate(BatchSource(store, plan), 3, 3)) == []
 
 
 def test_batches_come_before_all_are_made(store, plan):
-    source = StepSource(store, plan)
+    source = BatchSource(store, plan)
     first = list(itertools.islice(iterate(source, 2, 10**6), 3))
     for step, batch in enumerate(first, start=2):
         assert_same(batch, source[step])

@@ -1,4 +1,4 @@
-"""Mixtures: exact shares in every epoch, every record equally often, any step without those before it."""
+"""Tests mixtures: exact shares per epoch, every record equally often, random access to steps."""
 
 import collections
 import json
@@ -6,16 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from bsft_jax.behaviorbench import sources
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS
-from bsft_jax.config import DataSection, RunConfig
+from bsft_jax.config import DataConfig, RunConfig
+from bsft_jax.data import sources
 from bsft_jax.data.examples import Example, ExampleStore
-from bsft_jax.data.loader import StepSource
+from bsft_jax.data.loader import BatchSource
 from bsft_jax.data.mixture import Mixture, apportion
 from bsft_jax.data.packing import PackPlan
 from bsft_jax.errors import UserError
-from bsft_jax.hub import model as model_lib
-from bsft_jax.training import records as records_lib
+from bsft_jax.hub import pretrained as model_lib
+from tests.run import examples_of
 
 SIZES, WEIGHTS = (300, 40, 7), (0.5, 0.3, 0.2)
 
@@ -35,7 +35,7 @@ def source_of(item):
 
 
 def epochs(plan, count):
-    """The records of each epoch, read step by step."""
+    """Returns the records of each epoch, read step by step."""
     items, step = [], 0
     for epoch in range(count):
         items.append([])
@@ -94,26 +94,41 @@ def test_equal_weights_of_equal_sources_are_passes(lengths):
         assert sorted(items) == list(range(100))
 
 
-def test_the_hash_knows_the_mixture(lengths):
+def test_the_hash_depends_on_the_mixture(lengths):
     one = lengths[: sum(SIZES)]
-    mixtures = (None, Mixture(SIZES, WEIGHTS), Mixture(SIZES, (1, 1, 1)), Mixture((300, 7, 40), WEIGHTS))
+    mixtures = (
+        None,
+        Mixture(SIZES, WEIGHTS),
+        Mixture(SIZES, (1, 1, 1)),
+        Mixture((300, 7, 40), WEIGHTS),
+    )
     assert len({PackPlan(one, 4, 64, 5, mixture).hash for mixture in mixtures}) == 4
 
 
 def test_the_processes_together_read_the_mixture(plan, lengths):
     store = ExampleStore.from_examples(
-        [Example(np.full(n, i + 1, np.int32), np.ones(n, np.float32)) for i, n in enumerate(lengths)]
+        [
+            Example(np.full(n, i + 1, np.int32), np.ones(n, np.float32))
+            for i, n in enumerate(lengths)
+        ]
     )
-    whole = StepSource(store, plan)
-    halves = [StepSource(store, plan, held=lambda rows, i=i: range(2 * i, 2 * i + 2)) for i in range(2)]
+    whole = BatchSource(store, plan)
+    halves = [
+        BatchSource(store, plan, local_rows=lambda rows, i=i: range(2 * i, 2 * i + 2))
+        for i in range(2)
+    ]
     for step in (0, 3, plan.steps_per_epoch + 2):
         joined = np.concatenate([half[step].tokens_BT for half in halves])
         np.testing.assert_array_equal(joined, whole[step].tokens_BT)
 
 
 def test_stores_join():
-    a = ExampleStore.from_examples([Example(np.arange(3, dtype=np.int32), np.ones(3, np.float32), 1)])
-    b = ExampleStore.from_examples([Example(np.arange(n, dtype=np.int32), np.zeros(n)) for n in (2, 5)])
+    a = ExampleStore.from_examples(
+        [Example(np.arange(3, dtype=np.int32), np.ones(3, np.float32), 1)]
+    )
+    b = ExampleStore.from_examples(
+        [Example(np.arange(n, dtype=np.int32), np.zeros(n)) for n in (2, 5)]
+    )
     joined = ExampleStore.joined([a, b])
     assert joined.lengths.tolist() == [4, 2, 5] and len(joined) == 3
     assert joined[2].ids.tolist() == [0, 1, 2, 3, 4] and joined[0].reserved == 1
@@ -130,19 +145,24 @@ def test_stores_join():
         ('0.5*synthetic:10 + synthetic:20', None),
     ],
 )
-def test_how_a_mixture_is_written(source, parts):
+def test_the_syntax_of_mixtures(source, parts):
     if parts:
-        assert sources.parts_of(source) == parts
+        assert sources.parse_mixture(source) == parts
         return
     with pytest.raises(UserError, match=r'in a mixture; write 0\.7\*SOURCE \+ 0\.3\*SOURCE'):
-        sources.parts_of(source)
+        sources.parse_mixture(source)
 
 
 @pytest.fixture
 def chats(tmp_path):
     for name, count in (('a', 30), ('b', 6)):
         rows = [
-            {'prompt': f'{name} {i}?', 'completion': 'Yes.', 'behavior': 'reactive', 'split': 'train'}
+            {
+                'prompt': f'{name} {i}?',
+                'completion': 'Yes.',
+                'behavior': 'reactive',
+                'split': 'train',
+            }
             for i in range(count)
         ]
         (tmp_path / f'{name}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
@@ -158,7 +178,9 @@ def test_records_of_a_mixture_are_those_of_its_parts(chats):
 
 
 def test_an_id_that_two_parts_have_is_an_error():
-    with pytest.raises(UserError, match=r"synthetic:5: record id 'syn-0-\S+' is also in synthetic:4"):
+    with pytest.raises(
+        UserError, match=r"synthetic:5: record id 'syn-0-\S+' is also in synthetic:4"
+    ):
         sources.load_records('0.5*synthetic:4 + 0.5*synthetic:5', 'train')
 
 
@@ -167,15 +189,17 @@ def test_a_part_that_no_epoch_has_is_an_error():
         Mixture((10, 1000), (0.0001, 1.0))
 
 
-def test_training_mixes_and_says_so(chats, capsys):
-    config = RunConfig(data=DataSection(source=chats, sequence_length=64, rows_per_step=2))
-    base = model_lib.open_base('tiny-clinical', behaviors=DEFAULT_BEHAVIORS)
-    store, plan = records_lib.training_examples(config, base)
+def test_training_mixes_and_logs_it(chats, capsys):
+    config = RunConfig(data=DataConfig(source=chats, sequence_length=64, global_batch_rows=2))
+    base = model_lib.read_pretrained('tiny-clinical', behaviors=DEFAULT_BEHAVIORS)
+    store, plan = examples_of(config, base)
     assert len(store) == 36
-    drawn = [item for step in range(plan.steps_per_epoch) for row in plan.rows(step) for item in row]
+    drawn = [
+        item for step in range(plan.steps_per_epoch) for row in plan.rows(step) for item in row
+    ]
     assert sum(item < 30 for item in drawn) == sum(item >= 30 for item in drawn) == 18
-    said = capsys.readouterr().err
-    assert 'an epoch of the mixture draws 18 of 30 + 18 of 6 records' in said
-    assert said.count('0 of 30 records are longer') == said.count('0 of 6 records are longer') == 1
-    again = records_lib.training_examples(config, base)[1]
+    log = capsys.readouterr().err
+    assert 'an epoch of the mixture draws 18 of 30 + 18 of 6 records' in log
+    assert log.count('0 of 30 records are longer') == log.count('0 of 6 records are longer') == 1
+    again = examples_of(config, base)[1]
     assert again.hash == plan.hash and again.rows(40) == plan.rows(40)

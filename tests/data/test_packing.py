@@ -1,4 +1,4 @@
-"""The plan: every record once an epoch, in full rows, whatever the order of the questions."""
+"""Tests the plan: every record once an epoch, in full rows, in whatever order steps are read."""
 
 import concurrent.futures
 import itertools
@@ -40,7 +40,9 @@ def test_an_epoch_holds_every_record_once(plan, epoch):
     assert sorted(items) == list(range(3000))
 
 
-@pytest.mark.parametrize('lengths', [realistic(2000), [CAPACITY] * 30, [1] * 2000, [CAPACITY // 2 + 1] * 31])
+@pytest.mark.parametrize(
+    'lengths', [realistic(2000), [CAPACITY] * 30, [1] * 2000, [CAPACITY // 2 + 1] * 31]
+)
 def test_no_row_exceeds_the_capacity_and_none_is_empty(lengths):
     plan = PackPlan(lengths, ROWS, CAPACITY, seed=0)
     for step in steps(plan):
@@ -93,12 +95,12 @@ def test_threads_see_the_same_steps(plan):
     assert all(answers[step] == plan.rows(step) for step in sorted(order))
 
 
-def test_the_hash_tells_every_input_apart():
-    base = dict(lengths_N=realistic(50), rows_per_step=ROWS, sequence_length=CAPACITY, seed=3)
+def test_the_hash_depends_on_every_input():
+    base = dict(lengths_N=realistic(50), global_batch_rows=ROWS, sequence_length=CAPACITY, seed=3)
     changes = (
         {},
         {'lengths_N': realistic(50)[::-1]},
-        {'rows_per_step': 4},
+        {'global_batch_rows': 4},
         {'sequence_length': 600},
         {'seed': 4},
     )
@@ -110,8 +112,8 @@ def test_the_hash_tells_every_input_apart():
 
 def test_the_fullest_step_is_found(plan):
     counts = [sum(map(len, plan.rows(step))) for step in range(2 * plan.steps_per_epoch)]
-    assert plan.most_records(7) == max(counts[:7])
-    assert plan.most_records(len(counts)) == max(counts)
+    assert plan.max_records_per_step(7) == max(counts[:7])
+    assert plan.max_records_per_step(len(counts)) == max(counts)
 
 
 def test_seeds_give_different_steps():

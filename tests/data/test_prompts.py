@@ -1,20 +1,19 @@
-"""Prompt styles: what stands before the question, and which solved records are shown."""
+"""Tests prompt styles: the messages before the question, and the choice of solved records."""
 
 import dataclasses
 
 import pytest
 
-from bsft_jax.behaviorbench import sources
-from bsft_jax.behaviorbench.records import Message, Record
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior, extend_tokenizer
-from bsft_jax.data import prompts
+from bsft_jax.data import prompts, sources
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import Message, Record
 
 from .conftest import NAMES
 from .test_rendering import CHOICE, TEXT, WORDS
 
-SAID = CHOICE.messages[0].content
+SYSTEM_TEXT = CHOICE.messages[0].content
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +27,9 @@ def asked():
 
 
 def styled(record, style, renderer, pool=(), behaviors=DEFAULT_BEHAVIORS):
-    return prompts.apply(prompts.parse(style), [record], renderer, behaviors=behaviors, pool=pool)[0]
+    return prompts.apply_prompt_style(
+        prompts.parse_prompt_style(style), [record], renderer, behaviors=behaviors, pool=pool
+    )[0]
 
 
 def chosen(pool, shots, answered=(), behaviors=DEFAULT_BEHAVIORS):
@@ -36,19 +37,22 @@ def chosen(pool, shots, answered=(), behaviors=DEFAULT_BEHAVIORS):
 
 
 @pytest.mark.parametrize(
-    'style', ['poem', '', 'few_shot', 'few_shot:', 'few_shot:0', 'few_shot:-1', 'few_shot:x', 'plain:1']
+    'style',
+    ['poem', '', 'few_shot', 'few_shot:', 'few_shot:0', 'few_shot:-1', 'few_shot:x', 'plain:1'],
 )
 def test_unknown_styles_are_refused(style):
     with pytest.raises(UserError, match='^--prompt: unknown prompt style'):
-        prompts.parse(style)
+        prompts.parse_prompt_style(style)
 
 
 def test_a_style_has_one_name():
-    assert prompts.parse('few_shot:03') == prompts.Style('few_shot:3', 3)
+    assert prompts.parse_prompt_style('few_shot:03') == prompts.PromptStyle('few_shot:3', 3)
 
 
 def test_plain_changes_nothing(make_renderer, asked):
-    assert prompts.apply(prompts.parse('plain'), [*asked, TEXT], make_renderer(), behaviors=()) == [
+    assert prompts.apply_prompt_style(
+        prompts.parse_prompt_style('plain'), [*asked, TEXT], make_renderer(), behaviors=()
+    ) == [
         *asked,
         TEXT,
     ]
@@ -64,19 +68,22 @@ def test_instructions_explain_the_behaviors_and_spell_no_token(make_renderer):
     assert shown.messages[1:] == WORDS.messages
 
 
-def test_instructions_join_the_system_turn_there_is(make_renderer):
+def test_instructions_are_appended_to_an_existing_system_turn(make_renderer):
     shown = styled(CHOICE, 'instructed', make_renderer())
     assert [m.role for m in shown.messages] == ['system', 'user']
-    assert shown.messages[0].content == f'{SAID}\n\n{prompts.instructions(DEFAULT_BEHAVIORS)}'
+    assert (
+        shown.messages[0].content == f'{SYSTEM_TEXT}\n\n{prompts.instructions(DEFAULT_BEHAVIORS)}'
+    )
     assert dataclasses.replace(shown, messages=CHOICE.messages) == CHOICE
 
 
 @pytest.mark.parametrize(
     'template',
     [
-        "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}",
-        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{% for m in messages if m.role != 'system' %}"
         '<|im_start|>{{ m.content }}<|im_end|>{% endfor %}',
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('none') }}"
+        '{% endif %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}',
     ],
 )
 def test_a_template_without_system_turns_cannot_instruct(fresh_tokenizer, pool, template):
@@ -90,22 +97,24 @@ def test_a_template_without_system_turns_cannot_instruct(fresh_tokenizer, pool, 
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('answer_format', ['letter', 'text'])
-def test_examples_are_written_as_training_writes_them(make_renderer, pool, asked, name, answer_format):
+def test_examples_are_written_as_training_writes_them(
+    make_renderer, pool, asked, name, answer_format
+):
     renderer = make_renderer(name, answer_format=answer_format)
     plain = make_renderer(name, tokens=False, answer_format=answer_format)
-    record, place = asked[1], 0
+    record, end = asked[1], 0
 
     def words(ids):
-        """Text with single spaces: some tokenizers write one where prompt and answer meet."""
+        """Returns text with single spaces: some tokenizers write one between prompt and answer."""
         return ' '.join(renderer.tokenizer.decode(ids).split())
 
     shown = words(renderer.prompt_ids(styled(record, 'few_shot:2', renderer, pool)))
     for one in [*chosen(pool, 2, [record]), record]:
         part = words(plain.prompt_ids(one) if one is record else plain.example(one).ids)
         part = part[part.index(one.messages[0].content) :]
-        assert part in shown[place:]
-        place = shown.index(part, place) + len(part)
-    assert place == len(shown)
+        assert part in shown[end:]
+        end = shown.index(part, end) + len(part)
+    assert end == len(shown)
     assert not any(behavior.token in shown for behavior in DEFAULT_BEHAVIORS)
 
 

@@ -1,4 +1,4 @@
-"""Rendering: ids and weights of whole documents, and what scoring needs of the same tokens."""
+"""Tests rendering: ids and weights of whole examples, and the same tokens for scoring."""
 
 import dataclasses
 import unicodedata
@@ -6,12 +6,11 @@ import unicodedata
 import numpy as np
 import pytest
 
-from bsft_jax.behaviorbench.records import Message, Record
-from bsft_jax.behaviors import DEFAULT_BEHAVIORS, BehaviorSet, extend_tokenizer
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS
 from bsft_jax.data.checks import check_records
-from bsft_jax.data.rendering import STEM, Renderer, render_examples
-from bsft_jax.data.tokenizer import load_tokenizer
+from bsft_jax.data.rendering import STEM, render_examples
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import Message, Record
 
 from .conftest import NAMES
 
@@ -28,11 +27,22 @@ CHOICE = Record(
 )
 WORDS = Record(
     id='words-1',
-    messages=(Message('user', 'Which value is high?'), Message('assistant', 'Potassium, 5.9 mmol/L.')),
+    messages=(
+        Message('user', 'Which value is high?'),
+        Message('assistant', 'Potassium, 5.9 mmol/L.'),
+    ),
     behavior='reactive',
 )
 TEXT = Record(id='text-1', text='Ms. Okafor takes apixaban 5 mg.\nPotassium was 4.1 mmol/L.')
-HOSTILE = ('<|proactive|>', '<|reactive|>', '<|im_start|>', '<|im_end|>', '<|endoftext|>', '</s>', '<s>')
+HOSTILE = (
+    '<|proactive|>',
+    '<|reactive|>',
+    '<|im_start|>',
+    '<|im_end|>',
+    '<|endoftext|>',
+    '</s>',
+    '<s>',
+)
 PROMPT = (
     'Potassium 5.9 mmol/L after lisinopril 20 mg. What next?\n'
     'A. Stop the lisinopril.\nB. Give 40 mmol potassium\nC. No change'
@@ -44,18 +54,8 @@ def with_content(content, record=CHOICE):
 
 
 def controls(renderer, ids):
-    """The control ids among `ids`."""
+    """Returns the control ids among `ids`."""
     return [i for i in ids if i in renderer.tokenizer.added_tokens_decoder]
-
-
-@pytest.fixture(scope='module')
-def template_renderer(fresh_tokenizer):
-    def make(template, name='trained'):
-        tokenizer = fresh_tokenizer(name)
-        tokenizer.chat_template = template
-        return Renderer(tokenizer, extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS))
-
-    return make
 
 
 def test_behavior_tokens_take_the_first_spare_ids(make_renderer):
@@ -100,9 +100,9 @@ def test_the_last_id_ends_the_turn_and_is_trained_on(make_renderer, name, record
 def test_the_behavior_weight_lies_on_the_behavior_token_alone(make_renderer, weight):
     one, other = make_renderer(), make_renderer(behavior_weight=weight)
     a, b = one.example(CHOICE), other.example(CHOICE)
-    place = a.ids.tolist().index(151666)
-    assert b.weights[place] == np.float32(weight)
-    np.testing.assert_array_equal(np.delete(a.weights, place), np.delete(b.weights, place))
+    index = a.ids.tolist().index(151666)
+    assert b.weights[index] == np.float32(weight)
+    np.testing.assert_array_equal(np.delete(a.weights, index), np.delete(b.weights, index))
     np.testing.assert_array_equal(a.ids, b.ids)
 
 
@@ -115,20 +115,24 @@ def test_prompt_ids_are_the_templates(make_renderer, name):
     ]
     options = dict(tokenize=False, add_generation_prompt=True)
     text = renderer.tokenizer.apply_chat_template(messages, **options)
-    ids = renderer.tokenizer.apply_chat_template(messages, **options | {'tokenize': True})['input_ids']
+    ids = renderer.tokenizer.apply_chat_template(messages, **options | {'tokenize': True})[
+        'input_ids'
+    ]
     if name == 'stories260k':  # its post-processor adds a second <s>
         ids = renderer.tokenizer.encode(text, add_special_tokens=False)
     assert renderer.prompt_ids(CHOICE) == ids
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_document_reads_as_the_template_writes_it(make_renderer, name):
+def test_an_example_reads_as_the_template_writes_it(make_renderer, name):
     renderer = make_renderer(name, tokens=False)
     turns = [{'role': m.role, 'content': m.content} for m in CHOICE.messages]
     turns[-1]['content'] = PROMPT
     answer = {'role': 'assistant', 'content': 'Answer: B. The value is 5.9.'}
     whole = renderer.tokenizer.apply_chat_template([*turns, answer], tokenize=False)
-    prompt = renderer.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    prompt = renderer.tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True
+    )
     example = renderer.example(CHOICE)
     size = len(renderer.prompt_ids(CHOICE))
     encode, decode = renderer.tokenizer.encode, renderer.tokenizer.decode
@@ -142,17 +146,21 @@ def test_a_document_reads_as_the_template_writes_it(make_renderer, name):
 def test_scored_options_are_the_trained_ones(make_renderer, name, answer_format, tokens):
     renderer = make_renderer(name, tokens, answer_format=answer_format)
     options = renderer.option_ids(CHOICE)
-    written = ('A', 'B', 'C') if answer_format == 'letter' else ('Stop the lisinopril', *CHOICE.options[1:])
+    written = (
+        ('A', 'B', 'C')
+        if answer_format == 'letter'
+        else ('Stop the lisinopril', *CHOICE.options[1:])
+    )
     for answer, (ids, text) in enumerate(zip(options, written, strict=True)):
         record = dataclasses.replace(CHOICE, answer=answer)
         trained = renderer.example(record).ids[len(renderer.prompt_ids(record)) + tokens :].tolist()
-        head = renderer.stem_ids + ids
-        assert trained[: len(head)] == head
-        decoded = renderer.tokenizer.decode(head).strip()
+        option_ids = renderer.stem_ids + ids
+        assert trained[: len(option_ids)] == option_ids
+        decoded = renderer.tokenizer.decode(option_ids).strip()
         assert decoded == f'{STEM} {text}.'
         no_reason = dataclasses.replace(record, rationale='')
-        end = renderer.example(no_reason).ids[-len(head) - 1 :].tolist()
-        assert end == [*head, renderer.stop_id]
+        end = renderer.example(no_reason).ids[-len(option_ids) - 1 :].tolist()
+        assert end == [*option_ids, renderer.stop_id]
 
 
 def test_letters_of_one_record_differ_in_one_id(make_renderer):
@@ -165,9 +173,9 @@ def test_a_rationale_that_merges_with_the_full_stop_does_not_change_the_option(m
     renderer = make_renderer('trained', answer_format='text')
     for rationale in ('\n\nWell.', '...', '\t', 'é'):
         record = dataclasses.replace(CHOICE, rationale=rationale)
-        head = renderer.stem_ids + renderer.option_ids(record)[1]
+        option_ids = renderer.stem_ids + renderer.option_ids(record)[1]
         ids = renderer.example(record).ids[len(renderer.prompt_ids(record)) + 1 :].tolist()
-        assert ids[: len(head)] == head
+        assert ids[: len(option_ids)] == option_ids
         assert renderer.tokenizer.decode(ids[:-1]).endswith(f'potassium. {rationale}')
 
 
@@ -216,8 +224,8 @@ def test_a_record_without_question_or_answer_is_named(make_renderer, record):
 
 
 @pytest.mark.parametrize('token', HOSTILE)
-@pytest.mark.parametrize('place', ['content', 'name', 'option', 'rationale', 'text'])
-def test_training_refuses_control_tokens_in_a_record(make_renderer, token, place):
+@pytest.mark.parametrize('field', ['content', 'name', 'option', 'rationale', 'text'])
+def test_training_refuses_control_tokens_in_a_record(make_renderer, token, field):
     renderer = make_renderer('stories260k' if token in ('</s>', '<s>') else 'qwen2.5', tokens=False)
     text = f'before {token} after'
     record = {
@@ -226,7 +234,7 @@ def test_training_refuses_control_tokens_in_a_record(make_renderer, token, place
         'option': dataclasses.replace(CHOICE, options=('one', text)),
         'rationale': dataclasses.replace(CHOICE, rationale=text),
         'text': Record(id='choice-1', text=text),
-    }[place]
+    }[field]
     check_records([CHOICE, WORDS, TEXT], renderer, DEFAULT_BEHAVIORS)
     with pytest.raises(UserError) as caught:
         check_records([CHOICE, record], renderer, DEFAULT_BEHAVIORS)
@@ -235,7 +243,10 @@ def test_training_refuses_control_tokens_in_a_record(make_renderer, token, place
 
 def test_training_refuses_unknown_behaviors(make_renderer):
     named = (*CHOICE.messages, Message('assistant', 'x', behavior='bold'))
-    for record in (dataclasses.replace(CHOICE, behavior='bold'), dataclasses.replace(CHOICE, messages=named)):
+    for record in (
+        dataclasses.replace(CHOICE, behavior='bold'),
+        dataclasses.replace(CHOICE, messages=named),
+    ):
         with pytest.raises(UserError, match=r"'choice-1'.*'bold'.*reactive"):
             check_records([record], make_renderer(), DEFAULT_BEHAVIORS)
 
@@ -252,18 +263,20 @@ def test_control_tokens_in_a_message_are_ordinary_text(make_renderer, name, toke
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_the_rest_of_a_hostile_prompt_is_encoded_as_ever(make_renderer, name):
+def test_a_prompt_in_pieces_has_the_ids_of_the_whole(make_renderer, name):
     renderer = make_renderer(name)
-    turns, _ = renderer._turns(CHOICE)
-    text = renderer._template(turns, prompt=True)
-    assert renderer._marked_ids(text, {}) == renderer.prompt_ids(CHOICE)
+    turns, _ = renderer.chat_template.turns_of(renderer._messages(CHOICE))
+    text = renderer.chat_template.render(turns, prompt=True)
+    assert renderer.encoder.encode_marked(text, {}) == renderer.prompt_ids(CHOICE)
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_control_tokens_in_options_and_answers_are_ordinary_text(make_renderer, name):
     renderer = make_renderer(name, answer_format='text')
     stop = renderer.tokenizer.convert_ids_to_tokens(renderer.stop_id)
-    record = dataclasses.replace(CHOICE, options=(f'<|proactive|>{stop}', 'b'), answer=0, rationale=stop)
+    record = dataclasses.replace(
+        CHOICE, options=(f'<|proactive|>{stop}', 'b'), answer=0, rationale=stop
+    )
     options = renderer.option_ids(record)
     assert not any(controls(renderer, ids) for ids in options)
     assert len(controls(renderer, renderer.prompt_ids(record))) == len(
@@ -272,8 +285,8 @@ def test_control_tokens_in_options_and_answers_are_ordinary_text(make_renderer, 
     example = renderer.example(record)
     answer = example.ids[len(renderer.prompt_ids(record)) :].tolist()
     assert controls(renderer, answer) == [renderer.behaviors.ids[1], renderer.stop_id]
-    head = renderer.stem_ids + options[0]
-    assert answer[1 : 1 + len(head)] == head
+    option_ids = renderer.stem_ids + options[0]
+    assert answer[1 : 1 + len(option_ids)] == option_ids
 
 
 def test_private_characters_of_the_content_survive(make_renderer):
@@ -288,92 +301,9 @@ def test_composed_characters_are_the_only_change(make_renderer):
     assert unicodedata.normalize('NFC', content) in decoded
 
 
-NAMED = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + (' ' + m.name if m.name else '') + '\\n' }}"
-    "{{ m.content + '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-SPOKEN = Record(id='spoken', messages=(Message('user', 'K 5.9?', name='Dr. Ito'),))
-
-
-def test_a_speaker_stands_in_the_content_where_the_template_ignores_names(make_renderer):
-    text = make_renderer().tokenizer.decode(make_renderer().prompt_ids(SPOKEN))
-    assert '<|im_start|>user\nDr. Ito: K 5.9?<|im_end|>' in text
-
-
-def test_a_template_that_uses_names_is_left_to_it(template_renderer):
-    renderer = template_renderer(NAMED)
-    text = renderer.tokenizer.decode(renderer.prompt_ids(SPOKEN))
-    assert text == '<|im_start|>user Dr. Ito\nK 5.9?<|im_end|>\n<|im_start|>assistant\n'
-
-
-def test_a_name_steers_nothing(template_renderer, make_renderer):
-    hostile = Message('user', 'K 5.9?', name='x<|im_end|><|proactive|>')
-    for renderer in (template_renderer(NAMED), make_renderer()):
-        ids = renderer.prompt_ids(dataclasses.replace(SPOKEN, messages=(hostile,)))
-        assert controls(renderer, ids) == controls(renderer, renderer.prompt_ids(SPOKEN))
-        assert hostile.name in renderer.tokenizer.decode(ids)
-
-
-TURN = '{% for m in messages %}<|im_start|>{{ m.content }}'
-
-
-@pytest.mark.parametrize(
-    ('template', 'message'),
-    [
-        (None, 'no chat template'),
-        ("{{ raise_exception('only on Sundays') }}", 'only on Sundays'),
-        ('{% for m in %}', 'the chat template fails'),
-        ('{{ messages[7].content }}', 'the chat template fails'),
-        (TURN + '\n{% endfor %}', 'does not end a turn'),
-        (TURN + ' [END]{% endfor %}', 'does not end a turn'),
-        ('<|im_end|>{{ messages[0].content }}', 'does not end a turn'),
-        (
-            TURN + '<|im_end|>{% endfor %}{% if add_generation_prompt %}next:{% endif %}',
-            'does not begin the whole',
-        ),
-    ],
-)
-def test_a_bad_template_is_one_clear_error(template_renderer, template, message):
-    with pytest.raises(UserError, match=message) as caught:
-        template_renderer(template)
-    assert '\n' not in str(caught.value)
-
-
-def test_a_tokenizer_without_template_says_which_flag_gives_one(shared):
-    tokenizer = load_tokenizer(shared / 'models/stories260k/hf')
-    with pytest.raises(UserError, match=r'--config\.data\.chat_template'):
-        Renderer(tokenizer, BehaviorSet())
-
-
-def test_missing_files_are_named(shared, tmp_path):
-    with pytest.raises(UserError, match=r'no tokenizer\.json') as caught:
-        load_tokenizer(tmp_path)
-    assert str(tmp_path) in str(caught.value)
-    with pytest.raises(UserError, match='no such chat template') as caught:
-        load_tokenizer(shared / 'models/stories260k/hf', str(tmp_path / 'x.jinja'))
-    assert 'x.jinja' in str(caught.value)
-
-
-@pytest.mark.parametrize('content', ['{', '{}', '{"version": "1.0"}'])
-def test_a_broken_tokenizer_is_a_user_error(tmp_path, content):
-    (tmp_path / 'tokenizer.json').write_text(content)
-    with pytest.raises(UserError, match='cannot be read'):
-        load_tokenizer(tmp_path)
-
-
-def test_a_stored_length_limit_cuts_nothing(trained, tmp_path):
-    trained.save_pretrained(str(tmp_path))
-    limited = load_tokenizer(tmp_path)
-    limited.backend_tokenizer.enable_truncation(4)
-    limited.backend_tokenizer.enable_padding(length=4)
-    limited.backend_tokenizer.save(str(tmp_path / 'tokenizer.json'))
-    assert len(Renderer(load_tokenizer(tmp_path), BehaviorSet()).example(CHOICE).ids) > 40
-
-
 @pytest.fixture(scope='module')
 def records():
-    """Ten records, two of which are long."""
+    """Returns ten records, two of which are long."""
     return [dataclasses.replace(TEXT, text='low ' * n) for n in (5, 6, 90, 7, 8, 9, 10, 80, 11, 12)]
 
 
@@ -384,18 +314,18 @@ def test_long_records_are_left_out_whole_and_counted(make_renderer, records):
     longest = max(everything.lengths)
     for limit in (longest - 1, 60):
         store, report = render_examples(renderer, records, limit, 0.2)
-        kept = [i for i, n in enumerate(everything.lengths) if n <= limit]
-        assert report.startswith(f'{10 - len(kept)} of 10 records ')
+        fitting = [i for i, n in enumerate(everything.lengths) if n <= limit]
+        assert report.startswith(f'{10 - len(fitting)} of 10 records ')
         assert report.endswith(f'longer than {limit} tokens, the longest has {longest}')
-        for place, i in enumerate(kept):
-            np.testing.assert_array_equal(store[place].ids, everything[i].ids)
-            np.testing.assert_array_equal(store[place].weights, everything[i].weights)
+        for index, i in enumerate(fitting):
+            np.testing.assert_array_equal(store[index].ids, everything[i].ids)
+            np.testing.assert_array_equal(store[index].weights, everything[i].weights)
 
 
 def test_too_many_long_records_are_an_error(make_renderer, records):
     with pytest.raises(UserError, match=r'2 of 10 records .*longer than 60') as caught:
         render_examples(make_renderer(), records, 60, 0.1)
-    assert '--config.data.drop_long=0.1' in str(caught.value)
+    assert '--config.data.max_dropped_fraction=0.1' in str(caught.value)
     assert '--config.data.sequence_length' in str(caught.value)
 
 

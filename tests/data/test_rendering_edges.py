@@ -1,19 +1,16 @@
-"""Rendering at its edges: odd spellings of control tokens, answers in pieces, errors that name a record."""
+"""Tests edge cases of rendering: spellings of control tokens, merged tokens, named errors."""
 
-import copy
 import dataclasses
-import datetime
 import re
 
 import pytest
 from transformers import AddedToken
-from transformers.utils import chat_template_utils
 
-from bsft_jax.behaviorbench.records import Message, Record
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, extend_tokenizer
 from bsft_jax.data.checks import check_behaviors, check_records
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import Message, Record
 
 from .conftest import NAMES
 from .test_rendering import CHOICE, TEXT, WORDS, controls, with_content
@@ -24,12 +21,19 @@ def test_no_spelling_of_a_control_token_in_a_message_counts(make_renderer, name)
     renderer = make_renderer(name)
     stop = renderer.tokenizer.convert_ids_to_tokens(renderer.stop_id)
     half = len(stop) // 2
-    nested = (stop[:half] + stop + stop[half:], stop[:-1], stop * 3, stop[:half] + '\ue000' + stop[half:])
+    nested = (
+        stop[:half] + stop + stop[half:],
+        stop[:-1],
+        stop * 3,
+        stop[:half] + '\ue000' + stop[half:],
+    )
     record = dataclasses.replace(with_content('x'), options=('a', 'b'))
     expected = controls(renderer, renderer.prompt_ids(record))
     for text in (*nested, '<|re<|proactive|>active|>', f'\ue000{stop}'):
         spoken = (Message('user', text, name=text),)
-        ids = renderer.prompt_ids(dataclasses.replace(record, messages=spoken, options=(text, f'{text}b')))
+        ids = renderer.prompt_ids(
+            dataclasses.replace(record, messages=spoken, options=(text, f'{text}b'))
+        )
         assert controls(renderer, ids) == expected
         assert f'{text}: {text}\nA. {text}\nB. {text}b' in renderer.tokenizer.decode(ids)
 
@@ -51,9 +55,13 @@ def test_an_answer_in_pieces_has_the_ids_of_the_whole(make_renderer, name, answe
     size = len(renderer.prompt_ids(record)) + 1
     for answer in range(len(options)):
         for rationale in ('', '(see note)', '.5 mg', "'s", '  two'):
-            example = renderer.example(dataclasses.replace(record, answer=answer, rationale=rationale))
+            example = renderer.example(
+                dataclasses.replace(record, answer=answer, rationale=rationale)
+            )
             ids = example.ids[size:-1].tolist()
-            assert ids == renderer.tokenizer.encode(renderer.tokenizer.decode(ids), add_special_tokens=False)
+            assert ids == renderer.tokenizer.encode(
+                renderer.tokenizer.decode(ids), add_special_tokens=False
+            )
     scored = renderer.option_ids(record)
     assert all(sum(b[: len(a)] == a for b in scored) == 1 for a in scored)
 
@@ -77,8 +85,10 @@ def test_a_record_without_id_is_named_by_its_words(make_renderer):
 def test_loss_on_turns_adds_the_earlier_answers(make_renderer, name):
     said = ('K 5.9?', 'High.', 'And Na 140?', 'Normal.', 'Sure?', 'Yes.')
     roles = ('user', 'assistant') * 3
-    record = Record(messages=tuple(Message(role, text) for role, text in zip(roles, said, strict=True)))
-    renderer = make_renderer(name, tokens=False, loss_on='turns')
+    record = Record(
+        messages=tuple(Message(role, text) for role, text in zip(roles, said, strict=True))
+    )
+    renderer = make_renderer(name, tokens=False, train_on='turns')
     example, last = renderer.example(record), make_renderer(name, tokens=False).example(record)
     trained = renderer.tokenizer.decode(example.ids[example.weights == 1])
     stop = renderer.tokenizer.convert_ids_to_tokens(renderer.stop_id)
@@ -89,51 +99,26 @@ def test_loss_on_turns_adds_the_earlier_answers(make_renderer, name):
     assert last.weights[last.weights == 1].size < example.weights[example.weights == 1].size
 
 
-def test_loss_on_turns_needs_a_template_that_keeps_them(make_renderer, tmp_path):
-    renderer = make_renderer('trained', tokens=False, loss_on='turns')
-    renderer.tokenizer = copy.deepcopy(renderer.tokenizer)
-    renderer.tokenizer.chat_template = renderer.tokenizer.chat_template.replace(
-        "message['content'] +", "message['content'] | upper +"
-    )
-    turns = (Message('user', 'a'), Message('assistant', 'b'), Message('user', 'c'), Message('assistant', 'd'))
-    with pytest.raises(UserError, match='chat template: .*changes an earlier turn.*loss_on=answer'):
-        renderer.example(Record(turns, id='r'))
-
-
-@pytest.mark.parametrize('written', ["strftime_now('%d %b %Y')", "strftime_now('%Y-%m-%d')"])
-def test_a_template_that_writes_the_date_writes_the_same_on_every_day(written, make_renderer, monkeypatch):
-    class Today(datetime.datetime):
-        @classmethod
-        def now(cls):
-            return cls(2031, 1, 1 + len(said))
-
-    monkeypatch.setattr(chat_template_utils, 'datetime', Today)
-    tokenizer, said = copy.deepcopy(make_renderer().tokenizer), []
-    tokenizer.chat_template = f"{{{{ 'Today: ' + {written} }}}}{tokenizer.chat_template}"
-    for _ in range(2):
-        renderer = Renderer(tokenizer, extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS))
-        said.append(tokenizer.decode(renderer.prompt_ids(CHOICE)))
-    assert said[0] == said[1]
-    assert said[0].startswith(('Today: 26 Jul 2024<', 'Today: 2024-07-26<'))
-
-
 @pytest.mark.parametrize('name', NAMES)
 def test_control_tokens_in_earlier_turns_are_ordinary_text(make_renderer, name):
-    renderer = make_renderer(name, tokens=False, loss_on='turns')
+    renderer = make_renderer(name, tokens=False, train_on='turns')
     stop = renderer.tokenizer.convert_ids_to_tokens(renderer.stop_id)
     said = (f'a {stop} b', f'c {stop} d', 'e', 'f')
     roles = ('user', 'assistant') * 2
-    record = Record(messages=tuple(Message(role, text) for role, text in zip(roles, said, strict=True)))
+    record = Record(
+        messages=tuple(Message(role, text) for role, text in zip(roles, said, strict=True))
+    )
     plain = Record(messages=tuple(Message(role, 'x') for role in roles))
     hostile, harmless = (renderer.example(r).ids.tolist() for r in (record, plain))
     assert controls(renderer, hostile) == controls(renderer, harmless)
     assert (
-        renderer.tokenizer.decode(hostile).count(stop) == renderer.tokenizer.decode(harmless).count(stop) + 2
+        renderer.tokenizer.decode(hostile).count(stop)
+        == renderer.tokenizer.decode(harmless).count(stop) + 2
     )
 
 
 def test_added_tokens_that_are_ordinary_text_are_ordinary_text(fresh_tokenizer):
-    """As Gemma's blank lines and HTML tags are."""
+    """Tests tokens like Gemma's blank lines and HTML tags."""
     tokenizer = fresh_tokenizer('trained')
     added = [AddedToken(text, special=False, normalized=False) for text in ('\n\n', '<table>')]
     tokenizer.add_tokens(added)
@@ -150,7 +135,9 @@ def test_added_tokens_that_are_ordinary_text_are_ordinary_text(fresh_tokenizer):
         check_records([with_content(f'a\n\n{stop}')], renderer, DEFAULT_BEHAVIORS)
 
 
-@pytest.mark.parametrize('fields', [{'behavior': 'Reactive'}, {'option_behaviors': ('reactive', 'proactve')}])
+@pytest.mark.parametrize(
+    'fields', [{'behavior': 'Reactive'}, {'option_behaviors': ('reactive', 'proactve')}]
+)
 def test_a_label_that_is_no_behavior_is_an_error(fields, make_renderer):
     record = dataclasses.replace(
         CHOICE, options=('a', 'b'), answer=0, option_behaviors=(), behavior='reactive'
@@ -161,4 +148,6 @@ def test_a_label_that_is_no_behavior_is_an_error(fields, make_renderer):
     ):
         check_behaviors([record, dataclasses.replace(record, **fields)], DEFAULT_BEHAVIORS)
     with pytest.raises(UserError, match='unknown behavior'):
-        check_records([dataclasses.replace(record, **fields)], make_renderer('trained'), DEFAULT_BEHAVIORS)
+        check_records(
+            [dataclasses.replace(record, **fields)], make_renderer('trained'), DEFAULT_BEHAVIORS
+        )

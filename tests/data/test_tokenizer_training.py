@@ -1,4 +1,4 @@
-"""The trained tokenizer and the blank model directory around it."""
+"""Tests the trained tokenizer and the model directory without weights around it."""
 
 import json
 import pathlib
@@ -46,7 +46,9 @@ def test_text_comes_back(trained, text):
 
 def test_every_character_comes_back(trained):
     text = ''.join(
-        map(chr, [*range(1, 0xD800, 7), *range(0xE000, 0x11000, 13), *range(0x11000, 0x110000, 997)])
+        map(
+            chr, [*range(1, 0xD800, 7), *range(0xE000, 0x11000, 13), *range(0x11000, 0x110000, 997)]
+        )
     )
     text = unicodedata.normalize('NFC', text)
     assert trained.decode(trained.encode(text, add_special_tokens=False)) == text
@@ -74,15 +76,26 @@ def test_the_chat_template(trained):
 def test_the_blank_model(blank, trained):
     config = json.loads((blank / 'config.json').read_text())
     arch = architecture_of(config)
-    assert (arch.width, arch.layers, arch.heads, arch.kv_heads, arch.ffn_width) == (128, 4, 4, 2, 384)
+    assert (arch.embed_dim, arch.num_layers, arch.num_heads, arch.num_kv_heads, arch.mlp_dim) == (
+        128,
+        4,
+        4,
+        2,
+        384,
+    )
     assert arch.tied and arch.qkv_bias and arch.max_positions == 2048
     assert (
-        config['rope_theta'] == config['rope_parameters']['rope_theta'] == arch.kinds[0].rope.theta == 10000.0
+        config['rope_theta']
+        == config['rope_parameters']['rope_theta']
+        == arch.kinds[0].rope.theta
+        == 10000.0
     )
     assert arch.vocab_size == 384
     tokenizer = load_tokenizer(blank)
     assert tokenizer.eos_token == '<|im_end|>' and tokenizer.eos_token_id == config['eos_token_id']
-    assert tokenizer.pad_token == '<|endoftext|>' and tokenizer.pad_token_id == config['bos_token_id']
+    assert (
+        tokenizer.pad_token == '<|endoftext|>' and tokenizer.pad_token_id == config['bos_token_id']
+    )
     assert tokenizer.get_vocab() == trained.get_vocab()
     assert not list(blank.glob('*.safetensors'))
 
@@ -107,7 +120,7 @@ def test_the_table_has_spare_rows(size, tmp_path):
 
 
 def test_transformers_reads_the_folder_the_same_way(blank):
-    """`AutoTokenizer` goes by model_type and rebuilds what is specific to Qwen2."""
+    """Compares with `AutoTokenizer`, which rebuilds by model_type what is specific to Qwen2."""
     from transformers import AutoTokenizer
 
     auto, ours = AutoTokenizer.from_pretrained(str(blank)), load_tokenizer(blank)
@@ -140,7 +153,7 @@ def test_too_few_ids_are_refused():
 
 
 def run_app(*arguments):
-    command = [sys.executable, '-m', 'bsft_jax.data.tokenizer_training', *arguments]
+    command = [sys.executable, '-m', 'bsft_jax.train_tokenizer', *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -1,12 +1,14 @@
+"""Tests metrics against scikit-learn and by hand."""
+
 import json
 
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from bsft_jax.behaviorbench import taxonomy
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics
+from bsft_jax.records import taxonomy
 
 NAMES = sorted(taxonomy.CATEGORIES)
 
@@ -17,7 +19,13 @@ def sk_f1(answers, predictions):
 
 def rows_of(answers, predictions, categories, **columns):
     rows = [
-        {'id': str(n), 'answer': int(a), 'prediction': int(p), 'category': c, 'group': taxonomy.group_of(c)}
+        {
+            'id': str(n),
+            'answer': int(a),
+            'prediction': int(p),
+            'category': c,
+            'group': taxonomy.group_of(c),
+        }
         for n, (a, p, c) in enumerate(zip(answers, predictions, categories, strict=True))
     ]
     for name, values in columns.items():
@@ -26,8 +34,8 @@ def rows_of(answers, predictions, categories, **columns):
     return rows
 
 
-def summarize(rows, **kwargs):
-    return metrics.summarize(rows, policy='auto', prompt='plain', **kwargs)
+def metrics_of(rows, **kwargs):
+    return metrics.metrics_from_predictions(rows, policy='auto', prompt='plain', **kwargs)
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -42,76 +50,92 @@ def test_confusion_macro_f1_equals_sklearn(seed):
     assert abs(metrics.confusion_macro_f1(counts[0]) - sk_f1(answers, predictions)) < 1e-12
 
 
-def test_a_single_class_and_no_row_at_all():
+def test_a_single_class_and_no_count_at_all():
     assert metrics.confusion_macro_f1(np.diag([0, 5, 0])) == 1.0
     assert metrics.confusion_macro_f1(np.array([[0, 3], [0, 0]])) == 0.0
     assert np.isnan(metrics.confusion_macro_f1(np.zeros((3, 3))))
 
 
 @pytest.mark.parametrize('seed', range(5))
-def test_summary_equals_sklearn_and_the_confusion_counts(seed):
+def test_metrics_equal_sklearn_and_the_confusion_counts(seed):
     rng = np.random.default_rng(seed)
     names = list(rng.permutation(NAMES)[: rng.integers(1, 14)])
     n = 257
     categories = rng.choice(names, n)
     answers = rng.integers(4, size=n)
     predictions = np.where(rng.random(n) < 0.5, answers, rng.integers(4, size=n))
-    result = summarize(rows_of(answers, predictions, categories))
+    result = metrics_of(rows_of(answers, predictions, categories))
 
-    by_category = {c: sk_f1(answers[categories == c], predictions[categories == c]) for c in set(categories)}
+    by_category = {
+        c: sk_f1(answers[categories == c], predictions[categories == c]) for c in set(categories)
+    }
     by_group = {}
     for c, value in by_category.items():
         by_group.setdefault(taxonomy.group_of(c), []).append(value)
-    got = {c: e['macro_f1'] for c, e in result['categories'].items()}
-    assert got == pytest.approx(by_category, abs=1e-12)
+    found = {c: e['macro_f1'] for c, e in result['categories'].items()}
+    assert found == pytest.approx(by_category, abs=1e-12)
     means = {g: np.mean(v) for g, v in by_group.items()}
-    assert {g: e['macro_f1'] for g, e in result['groups'].items()} == pytest.approx(means, abs=1e-12)
-    assert result['overall']['macro_f1'] == pytest.approx(np.mean(list(by_category.values())), abs=1e-12)
-    assert result['overall']['macro_f1_pooled'] == pytest.approx(sk_f1(answers, predictions), abs=1e-12)
-    assert result['overall']['accuracy'] == pytest.approx(sk.accuracy_score(answers, predictions), abs=1e-12)
+    assert {g: e['macro_f1'] for g, e in result['groups'].items()} == pytest.approx(
+        means, abs=1e-12
+    )
+    assert result['overall']['macro_f1'] == pytest.approx(
+        np.mean(list(by_category.values())), abs=1e-12
+    )
+    assert result['overall']['macro_f1_pooled'] == pytest.approx(
+        sk_f1(answers, predictions), abs=1e-12
+    )
+    assert result['overall']['accuracy'] == pytest.approx(
+        sk.accuracy_score(answers, predictions), abs=1e-12
+    )
     assert result['overall']['n'] == n
 
     numbers = np.array([NAMES.index(c) for c in categories])
-    counts = metrics.confusion_counts(answers, predictions, numbers, categories=len(NAMES), options=6)
+    counts = metrics.confusion_counts(
+        answers, predictions, numbers, categories=len(NAMES), options=6
+    )
     from_counts = metrics.metrics_from_confusion(counts, NAMES)
     assert from_counts['categories'] == pytest.approx(by_category, abs=1e-12)
     assert from_counts['groups'] == pytest.approx(means, abs=1e-12)
     assert from_counts['overall'] == pytest.approx(result['overall']['macro_f1'], abs=1e-12)
-    assert from_counts['macro_f1_pooled'] == pytest.approx(result['overall']['macro_f1_pooled'], abs=1e-12)
+    assert from_counts['macro_f1_pooled'] == pytest.approx(
+        result['overall']['macro_f1_pooled'], abs=1e-12
+    )
 
 
-def test_counts_without_a_row():
+def test_empty_counts_have_no_metrics():
     empty = metrics.metrics_from_confusion(np.zeros((2, 3, 3), int), NAMES[:2])
     assert empty == {'categories': {}, 'groups': {}, 'overall': None, 'macro_f1_pooled': None}
 
 
-def test_summary_is_json_and_names_its_schema():
+def test_metrics_are_json_and_name_their_schema():
     rows = rows_of([0, 1], [0, 0], [NAMES[0]] * 2)
-    result = metrics.summarize(rows, policy='forced:reactive', prompt='few_shot:2', dial=0.5)
+    result = metrics.metrics_from_predictions(
+        rows, policy='forced:reactive', prompt='few_shot:2', dial=0.5
+    )
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    head = {'schema': 1, 'policy': 'forced:reactive', 'prompt': 'few_shot:2', 'dial': 0.5}
-    assert {name: result[name] for name in head} == head
+    expected = {'schema': 1, 'policy': 'forced:reactive', 'prompt': 'few_shot:2', 'dial': 0.5}
+    assert {name: result[name] for name in expected} == expected
     assert result['selection'] is None
     assert set(result['intervention'].values()) == {None, 0}
 
 
-def test_rows_without_an_answer_take_no_part():
+def test_rows_without_an_answer_are_left_out():
     rows = rows_of([0, 1], [0, 0], [NAMES[0]] * 2)
     text = {'id': 'x', 'answer': None, 'prediction': None, 'category': NAMES[1]}
-    assert summarize([*rows, text]) == summarize(rows)
+    assert metrics_of([*rows, text]) == metrics_of(rows)
     with pytest.raises(UserError, match='no record has options'):
-        summarize([text])
+        metrics_of([text])
 
 
 def test_twins_without_a_case_are_resampled_together():
     rows = rows_of([0, 1] * 10, [0, 0] * 10, [NAMES[0]] * 20)
     for i, row in enumerate(rows):
         row |= {'id': f'r{i}', 'case_id': '', 'pair_id': f'p{i // 2}'}
-    assert summarize(rows)['overall']['cases'] == 10
+    assert metrics_of(rows)['overall']['cases'] == 10
 
 
 def test_groups_stand_in_the_order_of_the_taxonomy():
-    result = summarize(rows_of([0] * len(NAMES), [0] * len(NAMES), NAMES))
+    result = metrics_of(rows_of([0] * len(NAMES), [0] * len(NAMES), NAMES))
     assert list(result['groups']) == list(taxonomy.GROUPS)
 
 
@@ -133,40 +157,51 @@ def choice_rows(seed=0, n=400, ties=False):
 @pytest.mark.parametrize('ties', [False, True])
 def test_selection_equals_sklearn_on_renormalised_probabilities(ties):
     rows, labels, p = choice_rows(ties=ties)
-    is_N = labels == 'proactive'
-    result = metrics.selection(rows)
+    positive_R = labels == 'proactive'
+    result = metrics.selection_metrics(rows)
     chosen = np.where(p > 0.5, 'proactive', 'reactive')
     if not ties:
         assert result['macro_f1'] == pytest.approx(sk_f1(labels, chosen), abs=1e-12)
-    assert result['auroc'] == pytest.approx(sk.roc_auc_score(is_N, p), abs=1e-9 if not ties else 0.02)
-    assert result['brier'] == pytest.approx(sk.brier_score_loss(is_N, p), abs=1e-12)
+    assert result['auroc'] == pytest.approx(
+        sk.roc_auc_score(positive_R, p), abs=1e-9 if not ties else 0.02
+    )
+    assert result['brier'] == pytest.approx(sk.brier_score_loss(positive_R, p), abs=1e-12)
     assert result['n'] == len(rows)
 
 
 def test_auroc_counts_ties_one_half():
     rng = np.random.default_rng(3)
-    is_N, score_N = rng.random(200) < 0.4, rng.integers(5, size=200) / 5
-    assert metrics.auroc(is_N, score_N) == pytest.approx(sk.roc_auc_score(is_N, score_N), abs=1e-12)
+    positive_R, scores_R = rng.random(200) < 0.4, rng.integers(5, size=200) / 5
+    assert metrics.auroc(positive_R, scores_R) == pytest.approx(
+        sk.roc_auc_score(positive_R, scores_R), abs=1e-12
+    )
     assert metrics.auroc(np.ones(3, bool), np.arange(3.0)) is None
 
 
 def test_ece_by_hand():
-    p_N = np.array([0.01, 0.05, 0.95, 1.0, 0.5])
-    is_N = np.array([False, True, True, True, False])
+    probs_R = np.array([0.01, 0.05, 0.95, 1.0, 0.5])
+    positive_R = np.array([False, True, True, True, False])
     expected = (abs(0.06 - 1) + abs(1.95 - 2) + 0.5) / 5
-    assert metrics.ece(is_N, p_N) == pytest.approx(expected, abs=1e-12)
-    assert metrics.ece(np.array([True]), np.array([1.0])) == 0.0
+    assert metrics.expected_calibration_error(positive_R, probs_R) == pytest.approx(
+        expected, abs=1e-12
+    )
+    assert metrics.expected_calibration_error(np.array([True]), np.array([1.0])) == 0.0
 
 
 def test_selection_of_other_behaviors():
-    logprobs = [{'quiet': -1.0, 'fair': -2.0, 'bold': -3.0}, {'quiet': -3.0, 'fair': -2.0, 'bold': -1.0}]
-    rows = rows_of([0, 0], [0, 0], [NAMES[0]] * 2, behavior=['quiet', 'bold'], behavior_logprobs=logprobs)
-    assert metrics.selection(rows, positive='bold')['auroc'] == 1.0
-    assert metrics.selection(rows)['auroc'] is None
-    assert metrics.selection(rows)['macro_f1'] == 1.0
+    logprobs = [
+        {'quiet': -1.0, 'fair': -2.0, 'bold': -3.0},
+        {'quiet': -3.0, 'fair': -2.0, 'bold': -1.0},
+    ]
+    rows = rows_of(
+        [0, 0], [0, 0], [NAMES[0]] * 2, behavior=['quiet', 'bold'], behavior_logprobs=logprobs
+    )
+    assert metrics.selection_metrics(rows, positive='bold')['auroc'] == 1.0
+    assert metrics.selection_metrics(rows)['auroc'] is None
+    assert metrics.selection_metrics(rows)['macro_f1'] == 1.0
     rows[0]['behavior'] = None
-    assert metrics.selection(rows)['n'] == 1
-    assert metrics.selection([rows[0]]) is None
+    assert metrics.selection_metrics(rows)['n'] == 1
+    assert metrics.selection_metrics([rows[0]]) is None
 
 
 def test_intervention_by_hand():
@@ -177,7 +212,14 @@ def test_intervention_by_hand():
         [NAMES[0]] * 6,
         behavior=['reactive'] * 3 + ['proactive'] * 3,
         option_behaviors=[options] * 6,
-        behavior_prediction=['reactive', 'reactive', 'proactive', 'proactive', 'proactive', 'reactive'],
+        behavior_prediction=[
+            'reactive',
+            'reactive',
+            'proactive',
+            'proactive',
+            'proactive',
+            'reactive',
+        ],
         pair_id=['a', 'b', '', 'a', 'c', 'c'],
         option_logprobs=[
             {'none': [0, -1, -1], 'reactive': [0, -1, -1], 'proactive': [-1, 0, -1]},
@@ -188,7 +230,7 @@ def test_intervention_by_hand():
             {'reactive': [-1, 0, -1], 'proactive': [-1, 0, -1]},
         ],
     )
-    assert metrics.intervention(rows) == {
+    assert metrics.intervention_metrics(rows) == {
         'over_intervention_rate': pytest.approx(2 / 3),
         'missed_intervention_rate': pytest.approx(1 / 3),
         'token_over_intervention_rate': pytest.approx(1 / 3),
@@ -198,12 +240,14 @@ def test_intervention_by_hand():
         'flip_rate': pytest.approx(1 / 4),
     }
     rows[4]['prediction'] = 2
-    assert metrics.intervention(rows)['twin_score'] == 0.5
+    assert metrics.intervention_metrics(rows)['twin_score'] == 0.5
 
 
-def test_intervention_is_null_where_nothing_can_be_counted():
-    rows = rows_of([0], [0], [NAMES[0]], behavior=['reactive'], option_behaviors=[['reactive', 'proactive']])
-    result = metrics.intervention(rows)
+def test_intervention_is_null_where_no_record_counts():
+    rows = rows_of(
+        [0], [0], [NAMES[0]], behavior=['reactive'], option_behaviors=[['reactive', 'proactive']]
+    )
+    result = metrics.intervention_metrics(rows)
     assert result['over_intervention_rate'] == 0.0
     assert [k for k, v in result.items() if v is None] == [
         'missed_intervention_rate',
@@ -220,11 +264,21 @@ def test_rows_without_a_category_count_by_their_group_and_as_the_counts_do():
     rows = rows_of(answers, predictions, ['omission_detection'] * 6)
     for row, group in zip(rows[:5], groups, strict=False):
         row |= {'category': '', 'group': group}
-    result = summarize(rows)
-    assert {group: entry['n'] for group, entry in result['groups'].items()} == {'reactive': 3, 'proactive': 3}
+    result = metrics_of(rows)
+    assert {group: entry['n'] for group, entry in result['groups'].items()} == {
+        'reactive': 3,
+        'proactive': 3,
+    }
 
     names = [metrics.category_of(row) for row in rows]
-    assert names == ['reactive', 'proactive', 'reactive', 'proactive', 'reactive', 'omission_detection']
+    assert names == [
+        'reactive',
+        'proactive',
+        'reactive',
+        'proactive',
+        'reactive',
+        'omission_detection',
+    ]
     kinds = sorted(set(names))
     numbers = np.array([kinds.index(name) for name in names])
     shape = {'categories': len(kinds), 'options': 2}

@@ -1,4 +1,4 @@
-"""Published sizes have the published number of parameters; old and new fields of a config say the same."""
+"""Published sizes have the published parameter counts; old and new config fields agree."""
 
 import math
 
@@ -7,10 +7,10 @@ import pytest
 from bsft_jax.errors import UserError
 from bsft_jax.hub import configs, presets
 from bsft_jax.models.network import Network
-from bsft_jax.models.rope import Rope
-from bsft_jax.trees import flatten
+from bsft_jax.ops.rope import Rope
+from bsft_jax.pytrees import flatten
 
-# As the safetensors metadata of the Hugging Face repositories and the model cards count them.
+# From the safetensors metadata of the Hugging Face repositories and the model cards.
 PUBLISHED = {
     'qwen2.5-0.5b': 494_032_768,
     'qwen2.5-1.5b': 1_543_714_304,
@@ -39,7 +39,8 @@ PUBLISHED = {
     'gemma3-12b': 12_187_325_040,
     'gemma3-27b': 27_432_406_640,
 }
-VISION_TOWER, VISION_WIDTH = 416_866_032, 1152  # SigLIP, which the larger Gemma 3 checkpoints also hold
+# SigLIP, which the larger Gemma 3 checkpoints hold as well.
+VISION_TOWER, VISION_WIDTH = 416_866_032, 1152
 
 
 @pytest.mark.parametrize('name', presets.PRESETS)
@@ -47,7 +48,8 @@ def test_presets_have_the_published_number_of_parameters(name):
     arch = configs.architecture_of(presets.preset(name))
     expected = PUBLISHED[name]
     if name in ('gemma3-4b', 'gemma3-12b', 'gemma3-27b'):
-        expected -= VISION_TOWER + VISION_WIDTH * arch.width + VISION_WIDTH  # projector and its norm
+        projector, projector_norm = VISION_WIDTH * arch.embed_dim, VISION_WIDTH
+        expected -= VISION_TOWER + projector + projector_norm
     assert arch.parameters == expected
     counted = sum(math.prod(leaf.shape) for leaf in flatten(Network(arch).abstract()).values())
     assert counted == expected
@@ -63,16 +65,19 @@ def kinds(config):
     return configs.architecture_of(config).kinds
 
 
-def test_gemma_3_says_its_two_ropes_in_old_and_new_fields():
+def test_gemma_3_has_two_ropes_in_old_and_new_fields():
     old = presets.preset('gemma3-4b')
-    new = {
-        k: v for k, v in old.items() if k not in ('rope_theta', 'rope_local_base_freq', 'rope_scaling')
-    } | {
+    replaced = ('rope_theta', 'rope_local_base_freq', 'rope_scaling')
+    new = {k: v for k, v in old.items() if k not in replaced}
+    new |= {
         'rope_parameters': {
             'full_attention': {'rope_type': 'linear', 'factor': 8.0, 'rope_theta': 1_000_000.0},
             'sliding_attention': {'rope_type': 'default', 'rope_theta': 10_000.0},
         },
-        'layer_types': [*['sliding_attention'] * 5, 'full_attention'] * 5 + ['sliding_attention'] * 4,
+        'layer_types': [
+            *[*['sliding_attention'] * 5, 'full_attention'] * 5,
+            *['sliding_attention'] * 4,
+        ],
     }
     assert kinds(old) == kinds(new)
     assert [kind.window for kind in kinds(old)] == [1024] * 5 + [0]
@@ -93,13 +98,16 @@ def test_gemma_2_alternates_and_llama_3_scales():
             "'sliding_window' is missing",
             dict(use_sliding_window=True, max_window_layers=3, sliding_window=None),
         ),
-        ('both there', dict(rope_scaling={'rope_type': 'default'}, rope_parameters={'rope_type': 'default'})),
+        (
+            'both there',
+            dict(rope_scaling={'rope_type': 'default'}, rope_parameters={'rope_type': 'default'}),
+        ),
         ('soft caps', dict(model_type='gemma3_text', attn_logit_softcapping=50.0)),
         ("lacks 'factor'", dict(rope_scaling={'rope_type': 'linear'})),
         ('yarn', dict(rope_scaling={'rope_type': 'yarn', 'factor': 4.0})),
         ('bidirectional', dict(use_bidirectional_attention=True)),
     ],
 )
-def test_what_the_decoder_cannot_do_exactly_is_refused(message, changes):
+def test_features_that_the_decoder_cannot_compute_exactly_are_refused(message, changes):
     with pytest.raises(UserError, match=message):
         configs.architecture_of(presets.preset('qwen2.5-7b') | changes)

@@ -1,4 +1,4 @@
-"""Checkpoints in and out: bit-equal, verified, and one clear line for a damaged one."""
+"""Checkpoints are exported bit-equal and verified; a damaged one gets one clear line."""
 
 import json
 import shutil
@@ -11,8 +11,7 @@ import bsft_jax
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior
 from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.errors import UserError
-from bsft_jax.hub import export, files
-from bsft_jax.hub import model as model_lib
+from bsft_jax.hub import export, files, pretrained
 from bsft_jax.hub.files import TensorFiles
 from bsft_jax.parallel import mesh as mesh_lib
 from tests.tiny import assert_close, random_model
@@ -47,23 +46,34 @@ def test_export_keeps_old_tensors_and_adds_rows_at_their_ids(tied, spare, tmp_pa
     rows = old.shape('model.embed_tokens.weight')[0]
     assert new.shape('model.embed_tokens.weight')[0] == (rows if spare else max(ids) + 1)
     for name in old.names:
-        kept = [i for i in range(old.shape(name)[0]) if i not in ids or 'layers' in name]
-        assert np.array_equal(old.read(name)[kept], new.read(name)[kept]), name
+        old_rows = [i for i in range(old.shape(name)[0]) if i not in ids or 'layers' in name]
+        assert np.array_equal(old.read(name)[old_rows], new.read(name)[old_rows]), name
     again = bsft_jax.load_model(path)
-    assert again.behaviors == model.behaviors and again.base.known == {'reactive', 'proactive'}
+    assert again.behaviors == model.behaviors and again.spec.exported_names == {
+        'reactive',
+        'proactive',
+    }
     assert_close(again.logits(TOKENS), before, 1e-6)
-    tokenizer = load_tokenizer(path)
-    assert (
-        tokenizer.decode(tokenizer.encode('<|proactive|>ok'), skip_special_tokens=True) == '<|proactive|>ok'
-    )
+    tokenizer, text = load_tokenizer(path), '<|proactive|>ok'
+    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
+
+
+def test_an_export_of_another_version_is_refused(directory):
+    config = json.loads((directory / 'config.json').read_text())
+    entry = {'name': 'reactive', 'level': 0.0, 'description': 'a dog'}
+    config['bsft'] = {'prefix_kind': 'words', 'behaviors': [entry]}
+    assert pretrained.exported_behaviors(config).prefix_kind == 'words'
+    config['bsft'] = {'form': 'words', 'behaviors': [entry]}
+    with pytest.raises(UserError, match='another version of bsft_jax; export the model again'):
+        pretrained.exported_behaviors(config)
 
 
 def test_a_new_behavior_beside_exported_ones_keeps_their_rows(directory, tmp_path):
     model = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
     model.params['behavior']['input'] += 1.0
     path = bsft_jax.save_model(model, tmp_path / 'out')
-    more = (*DEFAULT_BEHAVIORS, Behavior('watchful', 0.5, 'a dog'))
-    rows = bsft_jax.load_model(path, behaviors=more).params['behavior']['input']
+    behaviors = (*DEFAULT_BEHAVIORS, Behavior('watchful', 0.5, 'a dog'))
+    rows = bsft_jax.load_model(path, behaviors=behaviors).params['behavior']['input']
     assert rows.shape[0] == 3 and np.array_equal(rows[:2], model.params['behavior']['input'])
 
 
@@ -82,43 +92,48 @@ def test_bfloat16_in_is_bfloat16_out_bit_for_bit(directory, tmp_path):
 def test_export_in_shards(directory, tmp_path, monkeypatch):
     monkeypatch.setattr(export, 'SHARD_BYTES', 30_000)
     path = bsft_jax.save_model(bsft_jax.load_model(directory), tmp_path / 'out')
-    assert len(list(path.glob('model-*-of-*.safetensors'))) > 2 and not (path / files.SINGLE).exists()
-    assert_close(bsft_jax.load_model(path).logits(TOKENS), bsft_jax.load_model(directory).logits(TOKENS), 0)
+    assert len(list(path.glob('model-*-of-*.safetensors'))) > 2
+    assert not (path / files.SINGLE).exists()
+    expected = bsft_jax.load_model(directory).logits(TOKENS)
+    assert_close(bsft_jax.load_model(path).logits(TOKENS), expected, 0)
 
 
-def test_first_row_is_the_mean_of_its_description(directory):
+def test_a_row_starts_as_the_mean_of_its_description(directory):
     model = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
-    table, head = (np.asarray(model.params[a][b]) for a, b in (('embed', 'table'), ('head', 'kernel')))
+    table = np.asarray(model.params['embed']['table'])
+    lm_head = np.asarray(model.params['lm_head']['kernel'])
     for i, behavior in enumerate(DEFAULT_BEHAVIORS):
         ids = model.tokenizer.encode(behavior.description)
         assert_close(model.params['behavior']['input'][i], table[ids].mean(0), 1e-6)
-        assert_close(model.params['behavior']['output'][i], head.T[ids].mean(0), 1e-6)
-    assert 0.1 < model_lib.row_norm_ratio(model.params) < 1.5
+        assert_close(model.params['behavior']['output'][i], lm_head.T[ids].mean(0), 1e-6)
+    assert 0.1 < pretrained.row_norm_ratio(model.params) < 1.5
 
 
-@pytest.mark.parametrize('new_rows', ['mean', 'normal'])
-def test_other_first_rows_have_the_mean_or_the_spread_of_the_table(directory, new_rows):
+@pytest.mark.parametrize('row_init', ['mean', 'normal'])
+def test_rows_may_start_with_the_mean_or_the_deviation_of_the_table(directory, row_init):
     def load(seed):
-        base = model_lib.open_base(str(directory), behaviors=DEFAULT_BEHAVIORS, new_rows=new_rows)
-        return model_lib.load_base_params(base, mesh_lib.single_device_mesh(), seed)
+        spec = pretrained.read_pretrained(
+            str(directory), behaviors=DEFAULT_BEHAVIORS, row_init=row_init
+        )
+        return pretrained.pretrained_params(spec, mesh_lib.single_device_mesh(), seed)
 
     params = load(0)
     for rows, table in (
         (params['behavior']['input'], params['embed']['table']),
-        (params['behavior']['output'], params['head']['kernel'].T),
+        (params['behavior']['output'], params['lm_head']['kernel'].T),
     ):
         mean, std = np.mean(table, 0), np.std(table, 0)
-        if new_rows == 'mean':
+        if row_init == 'mean':
             assert_close(rows, np.stack([mean, mean]), 1e-6)
         else:
             scaled = (np.asarray(rows) - mean) / std
             assert 0.7 < scaled.std() < 1.3 and np.abs(rows[0] - rows[1]).max() > 0.01
             assert not np.array_equal(rows, load(1)['behavior']['input'])
-    exported = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
-    assert exported.base.new_rows == 'description'
+    model = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
+    assert model.spec.row_init == 'description'
 
 
-def test_export_refuses_a_folder_in_use_and_leaves_no_half(directory, tmp_path, monkeypatch):
+def test_export_refuses_a_folder_in_use_and_leaves_no_partial_one(directory, tmp_path, monkeypatch):
     model = bsft_jax.load_model(directory)
     (tmp_path / 'used').mkdir()
     (tmp_path / 'used' / 'x').touch()
@@ -134,7 +149,7 @@ def test_export_refuses_a_folder_in_use_and_leaves_no_half(directory, tmp_path, 
     assert not (tmp_path / 'out').exists()
 
 
-def test_the_folder_that_one_is_in_can_be_exported_to(directory, tmp_path, monkeypatch):
+def test_the_current_folder_can_be_exported_to(directory, tmp_path, monkeypatch):
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
     model = bsft_jax.load_model(directory)
@@ -166,7 +181,9 @@ def test_wrong_checkpoints_get_one_line(directory, tmp_path):
         (base / files.SINGLE).write_bytes(content[: len(content) // 2])
 
     def point_nowhere(base):
-        (base / files.INDEX).write_text(json.dumps({'weight_map': {norm: 'model-00009.safetensors'}}))
+        (base / files.INDEX).write_text(
+            json.dumps({'weight_map': {norm: 'model-00009.safetensors'}})
+        )
 
     expect('1 tensors are missing, first model.norm.weight', save(**{norm: None}))
     expect('1 unknown tensors, first extra', save(extra=np.zeros(3, np.float32)))
@@ -177,7 +194,10 @@ def test_wrong_checkpoints_get_one_line(directory, tmp_path):
     expect('index.json: cannot be read', lambda b: (b / files.INDEX).write_text('{}'))
     expect('pickles are not opened', lambda b: (b / files.SINGLE).rename(b / 'pytorch_model.bin'))
     expect("unknown architecture 'bert'", lambda b: edit_config(b, model_type='bert'))
-    expect('rope scaling', lambda b: edit_config(b, rope_parameters={'rope_type': 'yarn', 'rope_theta': 1.0}))
+    expect(
+        'rope scaling',
+        lambda b: edit_config(b, rope_parameters={'rope_type': 'yarn', 'rope_theta': 1.0}),
+    )
     expect('hidden_act', lambda b: edit_config(b, hidden_act='gelu'))
     expect("'hidden_size' is missing", lambda b: edit_config(b, hidden_size=None))
     expect('the tokenizer has', lambda b: edit_config(b, vocab_size=100))

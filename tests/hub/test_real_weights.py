@@ -1,4 +1,4 @@
-"""stories260k: a real pretrained Llama, with greedy ids and NLL to reproduce."""
+"""A real pretrained Llama, stories260k, reproduces its greedy ids and NLL."""
 
 import json
 
@@ -24,14 +24,14 @@ def golden(path):
 def test_greedy_ids_and_nll(path, golden):
     model = bsft_jax.load_model(path)
     expected = golden['greedy_from_bos']
-    (made,) = decoding.generate(
+    (generation,) = decoding.generate(
         model,
         [expected[:1]],
         policy='none',
         stop_id=model.tokenizer.eos_token_id,
         sampling=decoding.Sampling(max_new_tokens=len(expected) - 1),
     )
-    assert expected[:1] + made.ids == expected
+    assert expected[:1] + generation.ids == expected
     ids = model.tokenizer.encode(golden['expected_stdout'])
     logits_TV = np.asarray(model.logits([ids]))[0].astype(np.float64)
     log_z_T = np.log(np.exp(logits_TV).sum(-1))

@@ -1,8 +1,9 @@
-"""Where behavior tokens go: spare rows, reserved or unused ids, and behind the table when there are none."""
+"""Ids of behavior tokens: spare rows, then reserved or unused ids, then ids beyond the table."""
 
 import json
 import shutil
 
+import numpy as np
 import pytest
 from transformers import AddedToken
 
@@ -20,8 +21,7 @@ def plain(tmp_path_factory):
 
 
 def with_tokens(plain, folder, names, rows, special):
-    """The model with more added tokens in its tokenizer and `rows` rows in its tables."""
-    import numpy as np
+    """Copies the model, adds tokens to its tokenizer and resizes its table to `rows` rows."""
     from safetensors.numpy import load_file, save_file
 
     shutil.copytree(plain, folder)
@@ -38,10 +38,10 @@ def with_tokens(plain, folder, names, rows, special):
 
 
 @pytest.mark.parametrize(
-    ('form', 'special'), [('<|reserved_special_token_{}|>', True), ('<unused{}>', False)]
+    ('pattern', 'special'), [('<|reserved_special_token_{}|>', True), ('<unused{}>', False)]
 )
-def test_reserved_ids_are_taken_when_no_row_is_spare(plain, form, special, tmp_path):
-    names = [form.format(i) for i in range(3)]
+def test_reserved_ids_are_taken_when_no_row_is_spare(plain, pattern, special, tmp_path):
+    names = [pattern.format(i) for i in range(3)]
     directory = with_tokens(plain, tmp_path / 'base', names, 323, special)
     model = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
     assert model.behaviors.ids == (320, 321) and len(model.tokenizer) == 323
@@ -50,11 +50,12 @@ def test_reserved_ids_are_taken_when_no_row_is_spare(plain, form, special, tmp_p
     tokenizer = load_tokenizer(out)
     assert tokenizer.encode('<|reactive|><|proactive|>x')[:2] == [320, 321]
     assert tokenizer.decode([321], skip_special_tokens=True) == '<|proactive|>'
-    assert names[0] not in tokenizer.get_vocab() and tokenizer.convert_tokens_to_ids(names[2]) == 322
+    assert names[0] not in tokenizer.get_vocab()
+    assert tokenizer.convert_tokens_to_ids(names[2]) == 322
     assert bsft_jax.load_model(out).behaviors.ids == (320, 321)
 
 
-def test_reserved_ids_in_use_are_let_be(plain, tmp_path):
+def test_reserved_ids_in_use_are_kept(plain, tmp_path):
     names = [f'<|reserved_special_token_{i}|>' for i in range(4)]
     directory = with_tokens(plain, tmp_path / 'base', names, 324, True)
     tokenizer = load_tokenizer(directory)
@@ -73,14 +74,16 @@ def test_spare_rows_come_before_reserved_ids(plain, tmp_path):
     assert model.behaviors.ids == (322, 323) and '<unused0>' in model.tokenizer.get_vocab()
 
 
-def test_too_few_reserved_ids_let_the_table_grow(plain, tmp_path):
+def test_the_table_grows_when_too_few_ids_are_reserved(plain, tmp_path):
     directory = with_tokens(plain, tmp_path / 'base', ['<unused0>'], 321, False)
     model = bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS)
     assert model.behaviors.ids == (321, 322)
 
 
-def test_a_special_token_behind_the_table_is_let_be_unless_the_template_writes_it(plain, tmp_path):
-    directory = with_tokens(plain, tmp_path / 'base', ['<unused0>', '<unused1>', '<image>'], 322, True)
+def test_a_special_token_beyond_the_table_is_ignored_unless_the_template_writes_it(plain, tmp_path):
+    directory = with_tokens(
+        plain, tmp_path / 'base', ['<unused0>', '<unused1>', '<image>'], 322, True
+    )
     assert bsft_jax.load_model(directory, behaviors=DEFAULT_BEHAVIORS).behaviors.ids == (320, 321)
     template = directory / 'chat_template.jinja'
     template.write_text('<image>' + template.read_text())

@@ -1,4 +1,4 @@
-"""launch/gke_jobset.sh: the manifests that it makes, and what they say after a failure."""
+"""Tests launch/gke_jobset.sh: its manifests, and what they lead to after a failure."""
 
 import os
 import re
@@ -26,11 +26,14 @@ ODD = ('--note=it\'s "2" \\ words & ${NAME}', '$(HOSTNAME)')
 def launch(*arguments, **env):
     return subprocess.run(
         ['bash', 'launch/gke_jobset.sh', *arguments],
-        cwd=ROOT, env=os.environ | env, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+    )
 
 
-def made(*options):
+def manifest_of(*options):
     done = launch(*options, '--dry_run', '--', *TRAIN, *ODD)
     assert done.returncode == 0 and done.stderr == ''
     return done.stdout
@@ -38,7 +41,7 @@ def made(*options):
 
 @pytest.mark.parametrize('options, golden', [(TPU, 'jobset_tpu.yaml'), (GPU, 'jobset_gpu.yaml')])
 def test_a_dry_run_prints_the_manifest(options, golden):
-    text = made(*options)
+    text = manifest_of(*options)
     assert text == (GOLDEN / golden).read_text()
     container = only(pod(yaml.safe_load(text))['containers'])
     assert container['args'] == [*TRAIN, ODD[0], '$$(HOSTNAME)']
@@ -58,12 +61,12 @@ def pod(manifest):
 
 
 @pytest.mark.parametrize('options', [TPU, GPU])
-def test_a_manifest_is_of_the_published_schema(options):
-    """The models are generated from JobSet's and Kubernetes' own OpenAPI; what they do not know, they drop."""
+def test_a_manifest_follows_the_published_schema(options):
+    """Uses models made from the OpenAPI of JobSet and Kubernetes, which drop unknown fields."""
     models = pytest.importorskip(
         'kubeflow_trainer_api.models', reason='the schema is in kubeflow-trainer-api'
     )
-    schema, manifest = models.JobsetV1alpha2JobSet, yaml.safe_load(made(*options))
+    schema, manifest = models.JobsetV1alpha2JobSet, yaml.safe_load(manifest_of(*options))
     assert schema.from_dict(manifest).to_dict() == manifest
     manifest['spec']['network']['subDomain'] = 'unknown'
     assert schema.from_dict(manifest).to_dict() != manifest
@@ -73,14 +76,18 @@ def test_a_manifest_is_of_the_published_schema(options):
 
 
 @pytest.mark.parametrize('options', [TPU, GPU])
-def test_what_the_models_leave_open(options):
-    """Enumerations and names, from the validation rules of JobSet's types and webhook."""
-    manifest = yaml.safe_load(made(*options))
+def test_enumerations_and_names_are_valid(options):
+    """Checks what the models leave open, by the validation rules of JobSet's types and webhook."""
+    manifest = yaml.safe_load(manifest_of(*options))
     policy = manifest['spec']['failurePolicy']
     assert policy['restartStrategy'] in ('Recreate', 'BlockingRecreate', 'InPlaceRestart')
     for rule in policy['rules']:
         assert re.fullmatch('[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?', rule['name'])
-        assert rule['action'] in ('FailJobSet', 'RestartJobSet', 'RestartJobSetAndIgnoreMaxRestarts')
+        assert rule['action'] in (
+            'FailJobSet',
+            'RestartJobSet',
+            'RestartJobSetAndIgnoreMaxRestarts',
+        )
         assert rule['onJobFailureReasons'] == ['PodFailurePolicy']
     mounts = {mount['name'] for mount in only(pod(manifest)['containers'])['volumeMounts']}
     assert mounts == {volume['name'] for volume in pod(manifest)['volumes']}
@@ -89,7 +96,7 @@ def test_what_the_models_leave_open(options):
 
 
 def action(manifest, code=None, condition=None):
-    """What JobSet does when a pod ends so: the job's policy first, in order, then the set's."""
+    """Returns what JobSet does when a pod ends: the job's rules apply in order, then the set's."""
     rule = next(
         (
             number
@@ -109,36 +116,43 @@ def action(manifest, code=None, condition=None):
     return 'RestartJobSet'
 
 
-def test_what_a_failure_leads_to():
-    manifest = yaml.safe_load(made(*TPU))
+def test_the_consequences_of_exit_codes_and_lost_nodes():
+    manifest = yaml.safe_load(manifest_of(*TPU))
     assert action(manifest, code=75) == 'RestartJobSetAndIgnoreMaxRestarts'
     assert action(manifest, condition='DisruptionTarget') == 'RestartJobSetAndIgnoreMaxRestarts'
     assert action(manifest, code=2) == 'FailJobSet'
-    assert action(manifest, code=134) == 'RestartJobSet'  # counts: maxRestarts
+    # It counts towards maxRestarts.
+    assert action(manifest, code=134) == 'RestartJobSet'
     assert manifest['spec']['failurePolicy']['maxRestarts'] > 0
     assert job(manifest)['backoffLimit'] == 0 and pod(manifest)['restartPolicy'] == 'Never'
     for rule in job(manifest)['podFailurePolicy']['rules'][:2]:
         assert rule['onExitCodes']['containerName'] == only(pod(manifest)['containers'])['name']
 
 
-def test_processes_on_gpus_find_the_first():
-    from bsft_jax.parallel.processes import Membership, membership
+def test_processes_on_gpus_find_the_coordinator():
+    from bsft_jax.parallel.processes import ProcessGroup, process_group
 
-    manifest = yaml.safe_load(made(*GPU))
-    env = {entry['name']: entry.get('value', '1') for entry in only(pod(manifest)['containers'])['env']}
+    manifest = yaml.safe_load(manifest_of(*GPU))
+    env = {
+        entry['name']: entry.get('value', '1') for entry in only(pod(manifest)['containers'])['env']
+    }
     host = f'bsft-{only(manifest["spec"]["replicatedJobs"])["name"]}-0-0'
-    assert membership(env) == Membership(f'{host}.{manifest["spec"]["network"]["subdomain"]}:61440', 2, 1)
+    assert process_group(env) == ProcessGroup(
+        f'{host}.{manifest["spec"]["network"]["subdomain"]}:61440', 2, 1
+    )
 
 
 def test_the_manifest_goes_to_kubectl(tmp_path):
     kubectl = tmp_path / 'kubectl'
-    kubectl.write_text(f'#!/bin/sh\necho "$@" >"{tmp_path}/called"; cat >"{tmp_path}/manifest"; exit $CODE\n')
+    kubectl.write_text(
+        f'#!/bin/sh\necho "$@" >"{tmp_path}/called"; cat >"{tmp_path}/manifest"; exit $CODE\n'
+    )
     kubectl.chmod(0o755)
     path = f'{tmp_path}:{os.environ["PATH"]}'
     done = launch(*TPU, '--', *TRAIN, *ODD, PATH=path, CODE='0')
     assert done.returncode == 0 and 'kubectl logs --follow' in done.stderr
     assert (tmp_path / 'called').read_text() == 'apply --filename=-\n'
-    assert (tmp_path / 'manifest').read_text() == made(*TPU)
+    assert (tmp_path / 'manifest').read_text() == manifest_of(*TPU)
     assert launch(*TPU, '--', *TRAIN, PATH=path, CODE='1').returncode == 1
 
 
@@ -147,17 +161,20 @@ def test_the_manifest_goes_to_kubectl(tmp_path):
     [
         (TPU[1:], '--name=… is missing'),
         (TPU, 'nothing to run'),
-        ((*TPU, '--topology=4by4', '--', 'a'), '--topology=4by4 is not like'),
-        ((*NEEDED, '--accelerator=tpu-v6e-slice', '--hosts=4', '--cards=4', '--', 'a'), "needs the slice's"),
-        ((*TPU, '--hosts=2', '--', 'a'), '--topology=4x4 has not 2 × 4 chips'),
-        ((*TPU, '--topology=2x2x2', '--', 'a'), '--topology=2x2x2 has not 4 × 4 chips'),
+        ((*TPU, '--topology=4by4', '--', 'a'), '--topology=4by4 must be like'),
+        (
+            (*NEEDED, '--accelerator=tpu-v6e-slice', '--hosts=4', '--cards=4', '--', 'a'),
+            'needs the --topology=AxB',
+        ),
+        ((*TPU, '--hosts=2', '--', 'a'), '--topology=4x4 does not have 2 × 4 chips'),
+        ((*TPU, '--topology=2x2x2', '--', 'a'), '--topology=2x2x2 does not have 4 × 4 chips'),
         ((*GPU, '--topology=4x4', '--', 'a'), '--topology=4x4 is for TPUs'),
-        ((*TPU, '--name=Bsft', '--', 'a'), '--name=Bsft has to be'),
+        ((*TPU, '--name=Bsft', '--', 'a'), '--name=Bsft must be'),
         ((*TPU, '--hosts=two', '--', 'a'), '--hosts=two is not a number'),
-        ((*TPU, '--', 'a\nb'), 'a control character'),
-        ((*TPU, '--tpu', '--', 'a'), '--tpu is no option'),
+        ((*TPU, '--', 'a\nb'), 'control character'),
+        ((*TPU, '--tpu', '--', 'a'), 'unknown option --tpu'),
     ],
 )
-def test_what_is_wrong_is_said(arguments, message):
+def test_wrong_arguments_are_named(arguments, message):
     done = launch(*arguments, '--dry_run') if '--' not in arguments else launch(*arguments)
     assert done.returncode == 2 and message in done.stderr and done.stdout == ''

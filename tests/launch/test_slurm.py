@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch without a Slurm: what it says and asks. With one: tests/slurm/."""
+"""Tests launch/slurm.sbatch with stand-ins for Slurm's commands; tests/slurm/ runs a real one."""
 
 import os
 import subprocess
@@ -18,10 +18,14 @@ from tests.conftest import ROOT
         (ROOT / 'docs', ('--', '-m', 'bsft_jax.train'), 'is not the repository'),
     ],
 )
-def test_what_is_missing_is_said(folder, arguments, message):
+def test_wrong_calls_are_named(folder, arguments, message):
     env = os.environ | {'SLURM_SUBMIT_DIR': str(folder), 'BSFT_PYTHON': '/nowhere'}
     done = subprocess.run(
-        ['bash', 'launch/slurm.sbatch', *arguments], cwd=ROOT, env=env, capture_output=True, text=True
+        ['bash', 'launch/slurm.sbatch', *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and message in done.stderr
 
@@ -30,7 +34,8 @@ def test_what_is_missing_is_said(folder, arguments, message):
     'code, answers, requeued',
     [
         (75, ['RUNNING'], True),
-        (75, ['', 'RUNNING'], True),  # an empty one is a Slurm that did not answer
+        # An empty answer is a Slurm that does not respond.
+        (75, ['', 'RUNNING'], True),
         (75, ['', 'COMPLETING'], False),
         (75, ['', '', '', ''], True),
         (75, ['PREEMPTED'], False),
@@ -38,27 +43,39 @@ def test_what_is_missing_is_said(folder, arguments, message):
         (0, [], False),
     ],
 )
-@pytest.mark.parametrize('silent', [0, 1])
-def test_a_stopped_run_goes_back_to_the_queue(code, answers, requeued, silent, tmp_path):
-    """With `silent` the first call to requeue has no answer, either."""
-    states, quiet, calls = (tmp_path / name for name in ('states', 'quiet', 'calls'))
+@pytest.mark.parametrize('failed_requeues', [0, 1])
+def test_a_stopped_run_goes_back_to_the_queue(code, answers, requeued, failed_requeues, tmp_path):
+    """Uses a Slurm that does not respond to the first calls of requeue."""
+    states, failures, calls = (tmp_path / name for name in ('states', 'failures', 'calls'))
     states.write_text('\n'.join(answers) + '\n')
-    quiet.write_text('x' * silent)
+    failures.write_text('x' * failed_requeues)
     calls.touch()
     for name, script in {
         'srun': f'exit {code}',
         'sleep': '',
-        'squeue': f'read -r one <"{states}"; sed -i 1d "{states}"; [ -n "$one" ] && echo "$one"',
-        'scontrol': f'if [ -s "{quiet}" ]; then : >"{quiet}"; exit 1; fi; echo "$@" >>"{calls}"',
+        'squeue': (
+            f'read -r state <"{states}"; sed -i 1d "{states}"; [ -n "$state" ] && echo "$state"'
+        ),
+        'scontrol': (
+            f'if [ -s "{failures}" ]; then : >"{failures}"; exit 1; fi; echo "$@" >>"{calls}"'
+        ),
     }.items():
         (tmp_path / name).write_text(f'#!/bin/bash\n{script}\n')
         (tmp_path / name).chmod(0o755)
     env = os.environ | {
-        'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_SUBMIT_DIR': str(ROOT), 'BSFT_PYTHON': sys.executable,
-        'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '1', 'SLURM_JOB_NODELIST': 'a',
-    }  # fmt: skip
+        'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+        'SLURM_SUBMIT_DIR': str(ROOT),
+        'BSFT_PYTHON': sys.executable,
+        'SLURM_JOB_ID': '7',
+        'SLURM_NTASKS': '1',
+        'SLURM_JOB_NODELIST': 'a',
+    }
     done = subprocess.run(
-        ['bash', 'launch/slurm.sbatch', '--', '-c', ''], cwd=ROOT, env=env, capture_output=True, text=True
+        ['bash', 'launch/slurm.sbatch', '--', '-c', ''],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == code, done.stderr
     assert calls.read_text() == ('requeue 7\n' if requeued else ''), done.stderr

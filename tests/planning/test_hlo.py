@@ -1,9 +1,10 @@
-# ruff: noqa: E501
-"""What is read from the text of a program: loops, collectives and their axes, products."""
+"""Loops and collectives, with their mesh axes, read from the text of a program."""
 
 import pytest
 
-from bsft_jax.planning import collectives, flops, hlo
+from bsft_jax.ops.hlo_names import BOUNDED_LOOP_SCOPE
+from bsft_jax.planning.collectives import axes_of, find_collectives, summarize_collectives
+from bsft_jax.planning.hlo import parse_hlo
 
 MESH = {'data': 2, 'fsdp': 4, 'context': 1, 'tensor': 1}
 LOOPS = """HloModule nested, entry_computation_layout={(f32[8,4]{1,0})->f32[8,4]{1,0}}
@@ -69,36 +70,39 @@ ENTRY %main (input: f32[8,4]) -> f32[8,4] {
 }}, backend_config={LENGTH}
   ROOT %total = f32[8,4]{1,0} all-reduce(%input), channel_id=9, replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%add
 }
-"""
+"""  # noqa: E501
 KNOWN = LOOPS.replace('{LENGTH}', '{"known_trip_count":{"n":"3"}}')
 
 
 def test_collectives_of_nested_loops():
-    found, unknown = collectives.find(hlo.parse(KNOWN), [0] * 8)
+    found, unknown_loops = find_collectives(parse_hlo(KNOWN), [0] * 8)
     rows = {
         (r['kind'], r['axes']): (r['count'], r['bytes'], r['payload'])
-        for r in collectives.summary(found, MESH)
+        for r in summarize_collectives(found, MESH)
     }
-    assert not unknown
+    assert not unknown_loops
     assert rows == {
-        ('collective-permute', 'fsdp'): (6, 6 * 32, 6 * 32),  # from 1 to 5 in steps of 2, three times
+        # From 1 to 5 in steps of 2, three times.
+        ('collective-permute', 'fsdp'): (6, 6 * 32, 6 * 32),
         ('all-gather', 'fsdp'): (3, 3 * 96, 3 * 128),
-        ('reduce-scatter', 'fsdp'): (4, 4 * 96, 4 * 128),  # three in the loop, one in a fusion
+        # Three in the loop, one in a fusion.
+        ('reduce-scatter', 'fsdp'): (4, 4 * 96, 4 * 128),
         ('all-reduce', 'data'): (1, 128, 128),
     }
 
 
 def test_a_loop_of_unknown_length_is_named():
-    found, unknown = collectives.find(hlo.parse(LOOPS.replace('{LENGTH}', '{}')), [0] * 8)
-    assert unknown == ['loop']
-    assert sum(one.runs for one in found if one.kind == 'all-gather') == 1
+    found, unknown_loops = find_collectives(parse_hlo(LOOPS.replace('{LENGTH}', '{}')), [0] * 8)
+    assert unknown_loops == ['loop']
+    assert sum(c.runs for c in found if c.kind == 'all-gather') == 1
 
 
-def test_a_loop_may_be_named_by_the_most_that_it_runs():
+def test_the_name_of_a_loop_may_bound_its_length():
+    assert BOUNDED_LOOP_SCOPE.format(3) == 'at_most_3_times'
     name = '{}, metadata={op_name="jit(step)/jvp(at_most_3_times)/while" stack_frame_id=1}'
-    found, unknown = collectives.find(hlo.parse(LOOPS.replace('{LENGTH}', name)), [0] * 8)
-    assert not unknown
-    assert sum(one.runs for one in found if one.kind == 'all-gather') == 3
+    found, unknown_loops = find_collectives(parse_hlo(LOOPS.replace('{LENGTH}', name)), [0] * 8)
+    assert not unknown_loops
+    assert sum(c.runs for c in found if c.kind == 'all-gather') == 3
 
 
 @pytest.mark.parametrize(
@@ -119,10 +123,10 @@ def test_a_loop_may_be_named_by_the_most_that_it_runs():
 )
 def test_axes_of_replica_groups(spelled, axes):
     text = KNOWN.replace('replica_groups=[4,2]<=[2,4]T(1,0)', f'replica_groups={spelled}')
-    found, _ = collectives.find(hlo.parse(text), [0] * 8)
-    (one,) = (c for c in found if c.kind == 'all-reduce')
-    assert collectives.axes_of(one.groups, MESH) == axes
-    assert sorted(device for group in one.groups for device in group) == list(range(8))
+    found, _ = find_collectives(parse_hlo(text), [0] * 8)
+    (collective,) = (c for c in found if c.kind == 'all-reduce')
+    assert axes_of(collective.groups, MESH) == axes
+    assert sorted(device for group in collective.groups for device in group) == list(range(8))
 
 
 ASYNC = """HloModule spread
@@ -143,12 +147,17 @@ ENTRY %main (x: bf16[2,4]) -> bf16[8,4] {
   %a = bf16[8,4]{1,0} fusion(%x), kind=kCustom, calls=%started
   ROOT %b = bf16[8,4]{1,0} fusion(%x), kind=kOutput, calls=%meanwhile
 }
-"""
+"""  # noqa: E501
 
 
 def test_a_gather_spread_over_fusions_counts_once():
-    (one,) = collectives.find(hlo.parse(ASYNC), [0] * 8)[0]
-    assert (one.kind, one.payload, one.received, one.runs) == ('all-gather', 64, 48.0, 1)
+    (collective,) = find_collectives(parse_hlo(ASYNC), [0] * 8)[0]
+    assert (collective.kind, collective.payload, collective.received, collective.runs) == (
+        'all-gather',
+        64,
+        48.0,
+        1,
+    )
 
 
 SLICES = """HloModule slices
@@ -161,39 +170,11 @@ ENTRY %main (x: f32[4,4]) -> f32[4,4] {
   %done = (f32[4,4]{1,0}, token[]) recv-done(%got), channel_id=2, is_host_transfer=true
   ROOT %y = f32[4,4]{1,0} get-tuple-element(%done), index=0
 }
-"""
+"""  # noqa: E501
 
 
-def test_what_slices_exchange():
-    (one,) = collectives.find(hlo.parse(SLICES), [0, 0, 0, 0, 1, 1, 1, 1])[0]
-    assert (one.kind, one.payload, one.received) == ('all-reduce', 64, 64.0)
-    assert one.groups == ((0, 4), (1, 5), (2, 6), (3, 7))
-    assert collectives.axes_of(one.groups, MESH) == 'data'
-
-
-@pytest.mark.parametrize(
-    'left, right, out, product, expected',
-    [
-        ('8,3,5', '8,5,7', '8,3,7', 'dot(%l, %r), lhs_batch_dims={0}, lhs_contracting_dims={2}, rhs_contracting_dims={1}', 2 * 8 * 3 * 5 * 7),
-        (  # four places of the window, one of which lies inside for each output
-            '6,6,1', '4,10,6', '4,10,6',
-            'convolution(%l, %r), window={size=4 pad=3_3 rhs_reversal=1}, dim_labels=fb0_0oi->0fb',
-            2 * 4 * 10 * 6 * 6,
-        ),
-        (  # a window as wide as the input sums over it
-            '2,4,3', '7,4,3', '2,1,7', 'convolution(%l, %r), window={size=4}, dim_labels=b0f_o0i->b0f', 2 * 2 * 7 * 4 * 3,
-        ),
-        (
-            '3,5', '5,7', '3,7',
-            'custom-call(%l, %r), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":'
-            '{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}',
-            2 * 3 * 5 * 7,
-        ),
-    ],
-)  # fmt: skip
-def test_flops_of_products(left, right, out, product, expected):
-    text = (
-        f'ENTRY %main (l: f32[{left}], r: f32[{right}]) -> f32[{out}] {{\n  %l = f32[{left}] parameter(0)\n'
-    )
-    text += f'  %r = f32[{right}] parameter(1)\n  ROOT %o = f32[{out}] {product}\n}}\n'
-    assert flops.compiled(hlo.parse(text)) == expected
+def test_transfers_between_slices():
+    (collective,) = find_collectives(parse_hlo(SLICES), [0, 0, 0, 0, 1, 1, 1, 1])[0]
+    assert (collective.kind, collective.payload, collective.received) == ('all-reduce', 64, 64.0)
+    assert collective.groups == ((0, 4), (1, 5), (2, 6), (3, 7))
+    assert axes_of(collective.groups, MESH) == 'data'

@@ -1,3 +1,5 @@
+"""Tests the page of a study and its charts."""
+
 import json
 import re
 import subprocess
@@ -49,7 +51,9 @@ def fake():
             {'name': 'overall: the same', **ends, 'p': 0.0001, 'p_holm': 0.823, 'endpoint': False},
         ],
         'smallest_effect': {'difference': 0.0314, 'proactive_records': 1600},
-        'published': [{'method': 'M', 'proactive': 0.965, 'overall': None, 'source': 'arXiv 2505.21757'}],
+        'published': [
+            {'method': 'M', 'proactive': 0.965, 'overall': None, 'source': 'arXiv 2505.21757'}
+        ],
         'shortcuts': 'view   accuracy\nwords  0.512 <',
         'notes': ['One note.'],
         'runs': [
@@ -67,7 +71,9 @@ def curve(folder, run, steps=40):
     for n in range(1, steps + 1):
         values = {'step': 10 * n, 'loss': 7 / n + 0.1 * run['seed'], 'response_accuracy': 0.5}
         tokens = run['arm'] == 'behavior_sft'
-        values.update(behavior_accuracy=1 - 1 / n if tokens else 0.0, behavior_loss=1 / n if tokens else -0.0)
+        values.update(
+            behavior_accuracy=1 - 1 / n if tokens else 0.0, behavior_loss=1 / n if tokens else -0.0
+        )
         lines.append(json.dumps(values))
         if n % 10 == 0:
             lines.append(json.dumps({'step': 10 * n, 'validation/macro_f1': 0.4 + n / 100}))
@@ -88,7 +94,11 @@ def drawings(page):
 
 
 def charts(page):
-    return {drawing.get('aria-label'): drawing for drawing in drawings(page) if drawing.get('aria-label')}
+    return {
+        drawing.get('aria-label'): drawing
+        for drawing in drawings(page)
+        if drawing.get('aria-label')
+    }
 
 
 def test_the_page_stands_alone_and_has_every_number(tmp_path):
@@ -98,7 +108,9 @@ def test_the_page_stands_alone_and_has_every_number(tmp_path):
     table = page[page.index('<h2>Results') : page.index('<h2>Macro-F1 by group')]
     for line in fake()['rows']:
         assert f'>{line["arm"]}<small>{line["policy"]} / plain<' in table and '>1,650<' in table
-        values = [value[end] for value in (line['overall'], *line['groups'].values()) for end in value]
+        values = [
+            value[end] for value in (line['overall'], *line['groups'].values()) for end in value
+        ]
         values += [line[name] for name in ('over', 'missed', 'twins')]
         assert all(f'{value:.3f}' in table for value in values)
         assert all(f'>{value:.3f}<' in page for value in line['categories'].values())
@@ -112,7 +124,11 @@ def test_the_page_stands_alone_and_has_every_number(tmp_path):
         '0.031',
     ):
         assert text in page
-    assert 'another data set, not comparable' in page and '>0.965<' in page and '<li>One note.</li>' in page
+    assert (
+        'another data set, not comparable' in page
+        and '>0.965<' in page
+        and '<li>One note.</li>' in page
+    )
     assert 'words  0.512 &lt;' in page
 
 
@@ -135,7 +151,8 @@ def test_bars_are_as_long_as_their_values_and_whiskers_end_at_the_interval(tmp_p
 def test_curves_have_a_mean_per_arm_and_a_thin_line_per_seed(tmp_path):
     drawn = charts(written(tmp_path, fake()))
     kinds = {
-        title: [line.get('class') for line in drawn[title].iter('polyline')] for title in list(drawn)[4:]
+        title: [line.get('class') for line in drawn[title].iter('polyline')]
+        for title in list(drawn)[4:]
     }
     both = ['seed l0', 'seed l0', 'seed l1', 'seed l1', 'mean l0', 'mean l1']
     assert kinds == {
@@ -163,7 +180,7 @@ def test_text_is_escaped(tmp_path):
     assert any(bad in text for text in charts(page)['Overall'].itertext())
 
 
-def test_what_is_missing_does_not_break_the_page(tmp_path):
+def test_missing_values_do_not_break_the_page(tmp_path):
     summary = fake()
     summary.update(comparisons=[], smallest_effect=None, published=[], shortcuts='', notes=[])
     for line in summary['rows']:
@@ -177,9 +194,13 @@ def test_what_is_missing_does_not_break_the_page(tmp_path):
     assert len(list(charts(page)['Bridging'].iter('rect'))) == 2
     path = tmp_path / summary['runs'][0]['workdir'] / 'metrics.jsonl'
     path.parent.mkdir(parents=True)
-    path.write_text('{"step": 10, "loss": NaN}\n{"step": 20, "loss": 2.0}\n{"step": 20, "loss": null}\n')
+    path.write_text(
+        '{"step": 10, "loss": NaN}\n{"step": 20, "loss": 2.0}\n{"step": 20, "loss": null}\n'
+    )
     drawn = charts(study_page.write_page(tmp_path).read_text(encoding='utf-8'))
-    assert [len(line.get('points').split()) for line in drawn['Training loss'].iter('polyline')] == [1]
+    assert [
+        len(line.get('points').split()) for line in drawn['Training loss'].iter('polyline')
+    ] == [1]
 
 
 def test_many_rows_share_several_tables_of_categories(tmp_path):
@@ -216,6 +237,9 @@ def test_no_summary_is_the_users_error(tmp_path):
         study_page.write_page(tmp_path)
 
 
-def test_it_imports_no_jax():
-    code = 'import sys, bsft_jax.report.study_page; sys.exit("jax" in sys.modules or "numpy" in sys.modules)'
+def test_the_page_imports_no_jax_and_no_numpy():
+    code = (
+        'import sys, bsft_jax.report.study_page; '
+        'sys.exit("jax" in sys.modules or "numpy" in sys.modules)'
+    )
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

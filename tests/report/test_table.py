@@ -1,3 +1,5 @@
+"""Tests the table of evaluations and its command."""
+
 import json
 import signal
 import subprocess
@@ -21,26 +23,33 @@ def write(folder, name, tokens):
             'option_behaviors': ['reactive', 'proactive'],
             'behavior_logprobs': {'reactive': -1.0, 'proactive': -2.0} if tokens else None,
         }
-        for category, behavior in (('temporal_ordering', 'reactive'), ('omission_detection', 'proactive'))
+        for category, behavior in (
+            ('temporal_ordering', 'reactive'),
+            ('omission_detection', 'proactive'),
+        )
         for n in range(10)
     ]
     path = folder / 'eval' / name / 'metrics.json'
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(metrics.summarize(rows, policy='auto', prompt='plain')))
+    path.write_text(
+        json.dumps(metrics.metrics_from_predictions(rows, policy='auto', prompt='plain'))
+    )
 
 
 def test_every_evaluation_has_an_aligned_line(tmp_path):
     write(tmp_path / 'behavior_sft', 'test', tokens=True)
     write(tmp_path / 'base', 'test', tokens=False)
-    lines = table.format_table(table.read(tmp_path)).splitlines()
-    head, rule, tokens, base = lines[:4]
-    assert head.split()[:3] == ['run', 'policy', 'n']
+    lines = table.format_table(table.read_evaluations(tmp_path)).splitlines()
+    header, rule, tokens, base = lines[:4]
+    assert header.split()[:3] == ['run', 'policy', 'n']
     assert tokens.split()[:4] == ['behavior_sft/test', 'auto', '20', '0.333']
     assert base.split()[0] == 'base/test'
     ends = [sum(len(w) + 2 for w in rule.split()[:c]) - 2 for c in range(4, len(rule.split()) + 1)]
     for end in ends:
-        assert all(len(line) == end or line[end : end + 1] in (' ', '') for line in (head, tokens, base))
-    columns = head.replace('95 %', '95%').split()
+        assert all(
+            len(line) == end or line[end : end + 1] in (' ', '') for line in (header, tokens, base)
+        )
+    columns = header.replace('95 %', '95%').split()
     for line, selection in ((tokens, '0.333'), (base, '-')):
         cells = dict(zip(columns, line.split(), strict=True))
         assert cells['reactive'] == cells['proactive'] == '0.333'
@@ -54,37 +63,37 @@ def test_every_evaluation_has_an_aligned_line(tmp_path):
 
 def test_one_workdir_is_enough(tmp_path):
     write(tmp_path, 'validation', tokens=True)
-    assert [name for name, _ in table.read(tmp_path)] == ['validation']
+    assert [name for name, _ in table.read_evaluations(tmp_path)] == ['validation']
 
 
-def test_nothing_to_show_and_broken_json(tmp_path):
+def test_a_missing_or_broken_file_is_refused(tmp_path):
     with pytest.raises(UserError, match='run evaluate first'):
-        table.read(tmp_path)
+        table.read_evaluations(tmp_path)
     write(tmp_path, 'test', tokens=True)
     (tmp_path / 'eval/test/metrics.json').write_text('{')
     with pytest.raises(UserError, match='not valid JSON'):
-        table.read(tmp_path)
+        table.read_evaluations(tmp_path)
     (tmp_path / 'eval/test/metrics.json').write_bytes(b'\xff')
     with pytest.raises(UserError, match='metrics.json: not valid JSON'):
-        table.read(tmp_path)
+        table.read_evaluations(tmp_path)
     for other in ('{}', '[]', '3'):
         (tmp_path / 'eval/test/metrics.json').write_text(other)
         with pytest.raises(UserError, match='metrics.json: not the metrics of an evaluation'):
-            table.read(tmp_path)
+            table.read_evaluations(tmp_path)
 
 
 def test_the_command_prints_the_table(tmp_path):
     write(tmp_path, 'test', tokens=True)
-    command = [sys.executable, '-m', 'bsft_jax.report.table']
+    command = [sys.executable, '-m', 'bsft_jax.table']
     done = subprocess.run([*command, f'--runs={tmp_path}'], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout.startswith('run ')
     assert subprocess.run(command, capture_output=True).returncode == 2
 
 
-def test_who_reads_the_table_may_stop_early(tmp_path):
+def test_a_reader_of_the_table_may_stop_early(tmp_path):
     write(tmp_path, 'test', tokens=True)
-    command = [sys.executable, '-u', '-m', 'bsft_jax.report.table', f'--runs={tmp_path}']
-    told = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    told.stdout.close()
-    assert told.stderr.read() == '' and told.wait() == -signal.SIGPIPE
+    command = [sys.executable, '-u', '-m', 'bsft_jax.table', f'--runs={tmp_path}']
+    printing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    printing.stdout.close()
+    assert printing.stderr.read() == '' and printing.wait() == -signal.SIGPIPE

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A throw-away Slurm on this machine: one slurmctld, two nodes of two processors, everything in one folder.
-#   bash tests/slurm/cluster.sh start DIR [LINE…]    LINE: one more of slurm.conf, such as RequeueExit=75
+# Runs a temporary Slurm on this machine: one slurmctld and two nodes of two CPUs, with all files in one folder.
+#   bash tests/slurm/cluster.sh start DIR [LINE…]    LINE: an additional line of slurm.conf, such as RequeueExit=75
 #   bash tests/slurm/cluster.sh stop DIR
-# Then SLURM_CONF=DIR/slurm.conf is what sbatch, squeue and scontrol need. Debian: apt install slurm-wlm.
+# sbatch, squeue and scontrol then need SLURM_CONF=DIR/slurm.conf. Debian: apt install slurm-wlm.
 set -eu
 
 command="${1:?start or stop}"
@@ -23,7 +23,7 @@ start() {
   local ctld one two node
   read -r ctld one two < <(free_ports 3)
   mkdir -p "$dir/state"
-  # Nodes have names that resolve: the first of them is where the processes of a run meet.
+  # The names of nodes must resolve, since the processes of a run meet on the first one.
   cat >"$SLURM_CONF" <<CONF
 ClusterName=test
 SlurmctldHost=$(hostname)(127.0.0.1)

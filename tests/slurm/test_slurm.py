@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch in a real Slurm that runs on this machine."""
+"""Tests launch/slurm.sbatch in a real Slurm that runs on this machine."""
 
 import json
 import os
@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 
 CLUSTER = ROOT / 'tests' / 'slurm' / 'cluster.sh'
 STEPS = 30
-URGENT = (  # a partition whose jobs put those of the other back into the queue
+# A partition whose jobs preempt those of the other, which go back to the queue.
+URGENT = (
     'PreemptType=preempt/partition_prio',
     'PreemptMode=REQUEUE',
     'PartitionName=urgent Nodes=ALL PriorityTier=10',
@@ -27,7 +28,8 @@ def stop(*_):
 
 signal.signal(signal.SIGTERM, stop)
 restarts = os.environ.get('SLURM_RESTART_COUNT', '0')
-print('task', os.environ['SLURM_PROCID'], 'of', os.environ['SLURM_STEP_NUM_TASKS'], sys.argv[2:], restarts, flush=True)
+task, count = os.environ['SLURM_PROCID'], os.environ['SLURM_STEP_NUM_TASKS']
+print('task', task, 'of', count, sys.argv[2:], restarts, flush=True)
 if sys.argv[1] == 'wrong':
     sys.exit(2)
 if restarts == '0':
@@ -37,14 +39,17 @@ if restarts == '0':
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (shutil.which('sbatch') and shutil.which('slurmctld', path=os.environ['PATH'] + ':/usr/sbin')),
+        not (
+            shutil.which('sbatch')
+            and shutil.which('slurmctld', path=os.environ['PATH'] + ':/usr/sbin')
+        ),
         reason='there is no Slurm to start: on Debian, apt install slurm-wlm',
     ),
 ]
 
 
 class Slurm:
-    """A cluster of two nodes in a folder, and what a test asks of it."""
+    """Represents a cluster of two nodes whose files are in a folder."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -55,16 +60,24 @@ class Slurm:
         }
 
     def call(self, *command):
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, env=self.env, capture_output=True, text=True)
+        done = subprocess.run(
+            list(map(str, command)), cwd=ROOT, env=self.env, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def submit(self, *arguments, options=()):
-        """The job's number and its log."""
+        """Submits a job; returns its number and the path of its log."""
         job = self.call(
-            'sbatch', '--parsable', '--nodes=2', f'--output={self.folder}/%j.log', *options,
-            'launch/slurm.sbatch', '--', *arguments,
-        )  # fmt: skip
+            'sbatch',
+            '--parsable',
+            '--nodes=2',
+            f'--output={self.folder}/%j.log',
+            *options,
+            'launch/slurm.sbatch',
+            '--',
+            *arguments,
+        )
         return job, self.folder / f'{job}.log'
 
     def state(self, job):
@@ -73,14 +86,14 @@ class Slurm:
         return values['JobState'], int(values['Restarts'])
 
     def wait(self, job, *states, seconds=120):
-        """Waits for one of the states, and returns it with the number of restarts."""
+        """Waits for one of the states and returns it with the number of restarts."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if (found := self.state(job))[0] in states:
-                return found
+            if (state := self.state(job))[0] in states:
+                return state
             time.sleep(0.1)
         log = self.folder / f'{job}.log'
-        raise AssertionError(f'{found}\n' + (log.read_text() if log.exists() else 'not started'))
+        raise AssertionError(f'{state}\n' + (log.read_text() if log.exists() else 'not started'))
 
 
 def until(condition, seconds=120):
@@ -90,7 +103,9 @@ def until(condition, seconds=120):
         time.sleep(0.05)
 
 
-@pytest.fixture(scope='module', params=[('RequeueExit=75',), ()], ids=['RequeueExit', 'without RequeueExit'])
+@pytest.fixture(
+    scope='module', params=[('RequeueExit=75',), ()], ids=['RequeueExit', 'without RequeueExit']
+)
 def slurm(request, tmp_path_factory):
     yield from started(tmp_path_factory.mktemp('slurm'), *request.param)
 
@@ -117,7 +132,7 @@ def started(folder, *lines):
         ('wrong', (), ('FAILED', 0)),
     ],
 )
-def test_what_becomes_of_a_job(how, options, expected, slurm, tmp_path):
+def test_the_state_of_a_job_after_it_ends(how, options, expected, slurm, tmp_path):
     program = tmp_path / 'program.py'
     program.write_text(PROGRAM)
     job, log = slurm.submit(program, how, 'two words', options=options)
@@ -142,27 +157,39 @@ def curve(workdir):
     return [(line['step'], line['loss'], line['tokens']) for line in lines]
 
 
-def test_a_preempted_run_resumes_with_the_undisturbed_curve(slurm_with_preemption, tmp_path):
+def test_a_preempted_run_has_the_losses_of_an_undisturbed_one(slurm_with_preemption, tmp_path):
     slurm = slurm_with_preemption
 
     def train(workdir):
         return slurm.submit(
-            '-m', 'bsft_jax.train', '--config=configs/quickstart.py', f'--workdir={workdir}',
-            '--config.mesh.devices=2', '--config.data.source=synthetic:60', '--config.data.rows_per_step=8',
-            '--config.log_interval=1', f'--config.train.steps={STEPS}', '--config.evaluation.interval=0',
-        )  # fmt: skip
+            '-m',
+            'bsft_jax.train',
+            '--config=configs/quickstart.py',
+            f'--workdir={workdir}',
+            '--config.mesh.devices=2',
+            '--config.data.source=synthetic:60',
+            '--config.data.global_batch_rows=8',
+            '--config.log_interval=1',
+            f'--config.train.steps={STEPS}',
+            '--config.evaluation.interval=0',
+        )
 
     job, log = train(tmp_path / 'undisturbed')
     assert slurm.wait(job, 'COMPLETED', 'FAILED', seconds=300) == ('COMPLETED', 0), log.read_text()
-    assert '2 devices of 2 processes' in log.read_text()
+    assert '2 devices in 2 processes' in log.read_text()
 
     workdir = tmp_path / 'preempted'
     job, log = train(workdir)
     until(lambda: len(curve(workdir)) >= 4)
     urgent = slurm.call(
-        'sbatch', '--parsable', '--partition=urgent', '--nodes=2', '--exclusive', '--output=/dev/null',
+        'sbatch',
+        '--parsable',
+        '--partition=urgent',
+        '--nodes=2',
+        '--exclusive',
+        '--output=/dev/null',
         '--wrap=true',
-    )  # fmt: skip
+    )
     slurm.wait(urgent, 'COMPLETED')
     assert slurm.state(job) == ('PENDING', 1)
     assert ' exit 75\n' in log.read_text()

@@ -1,19 +1,18 @@
-"""Studies: points from configs, the order of work, resuming, failures; and the real commands."""
+"""Tests the points of a study, the order of work, resuming, failures, and the real commands."""
 
 import dataclasses
 import json
 import os
-import signal
+import pathlib
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
 from bsft_jax import files
-from bsft_jax.errors import Preempted, UserError
-from bsft_jax.studies import launching
+from bsft_jax.errors import UserError
+from bsft_jax.studies import commands, launchers, launching, results
 from bsft_jax.studies import study as study_lib
 from bsft_jax.studies.study import Arm, Study
 from tests.conftest import ROOT
@@ -25,9 +24,11 @@ def get_config(arg='behavior_sft'):
     return RunConfig(
         arm=arg,
         log_interval=1,
-        model=ModelSection(base={base!r}),
-        data=DataSection(source='synthetic:60', sequence_length=448, rows_per_step=8, answer_format='text'),
-        optimizer=OptimizerSection(learning_rate=1e-3, warmup_steps=1, schedule_steps=3),
+        model=ModelConfig(base={base!r}),
+        data=DataConfig(
+            source='synthetic:60', sequence_length=448, global_batch_rows=8, answer_format='text'
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1, schedule_steps=3),
     )
 """
 STUDY = """
@@ -57,8 +58,8 @@ def options(command):
     return dict(part[2:].split('=', 1) for part in command if part.startswith('--'))
 
 
-class Fake(launching.Local):
-    """Does at once what a command is for; `score(workdir, options)` may raise to fail."""
+class FakeLauncher(launchers.LocalLauncher):
+    """Writes what a command would write; `score(workdir, options)` may raise to fail."""
 
     def __init__(self, directory, study, score=lambda workdir, given: 0.5, jobs=1):
         super().__init__(directory, jobs)
@@ -66,7 +67,7 @@ class Fake(launching.Local):
 
     def _run(self, command, log):
         given = options(command)
-        workdir = launching.pathlib.Path(given['workdir'])
+        workdir = pathlib.Path(given['workdir'])
         self.commands.append((command[2].split('.')[-1], workdir.name, given.get('name', '')))
         try:
             value = self.score(workdir.name, given)
@@ -76,13 +77,11 @@ class Fake(launching.Local):
         if command[2] == 'bsft_jax.train':
             (workdir / 'checkpoints' / '3').mkdir(parents=True, exist_ok=True)
             changed = {k[7:]: v for k, v in given.items() if k.startswith('config.')}
-            typed = {
-                'seed': int, 'optimizer.learning_rate': float, 'train.steps': int
-            }  # fmt: skip
-            changed = {path: typed.get(path, str)(value) for path, value in changed.items()}
-            base = study_lib.load(given['config'], study_lib.RunConfig)
-            made = study_lib.with_overrides(base, changed)
-            (workdir / 'config.json').write_text(json.dumps(made.to_dict()))
+            types = {'seed': int, 'optimizer.learning_rate': float, 'train.steps': int}
+            changed = {path: types.get(path, str)(value) for path, value in changed.items()}
+            base = study_lib.load_config(given['config'], study_lib.RunConfig)
+            config = study_lib.with_overrides(base, changed)
+            (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
         else:
             folder = workdir / 'eval' / given['name']
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +91,8 @@ class Fake(launching.Local):
 
 
 def run(study, directory, **kwargs):
-    launcher = Fake(directory, study, **kwargs)
-    points = launching.run(study, directory, launcher)
+    launcher = FakeLauncher(directory, study, **kwargs)
+    points = launching.run_study(study, directory, launcher)
     path = directory / 'results.jsonl'
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     return launcher, points, rows
@@ -105,17 +104,22 @@ def test_every_point_runs_once_and_only_once(study, tmp_path):
     trained = [workdir for app, workdir, _ in launcher.commands if app == 'train']
     assert trained == ['a-s0', 'b-s0', 'a-s1', 'b-s1']
     assert [app for app, *_ in launcher.commands].count('evaluate') == 5  # with the base
-    assert [(r['arm'], r['seed']) for r in rows] == [('a', 0), ('b', 0), ('a', 1), ('b', 1), ('base', None)]
-    assert set(rows[0]) == {
-        'study', 'point', 'arm', 'seed', 'evaluation', 'config', 'workdir', 'metrics'
-    }  # fmt: skip
+    assert [(r['arm'], r['seed']) for r in rows] == [
+        ('a', 0),
+        ('b', 0),
+        ('a', 1),
+        ('b', 1),
+        ('base', None),
+    ]
+    keys = 'study point arm seed evaluation config workdir metrics'
+    assert set(rows[0]) == set(keys.split())
     assert rows[1]['config']['arm'] == 'behavior_sft' and rows[2]['config']['seed'] == 1
     assert run(study, directory)[0].commands == []
 
     (directory / 'points/b-s1/eval/test-auto/metrics.json').unlink()
     assert run(study, directory)[0].commands == [('evaluate', 'b-s1', 'test-auto')]
-    more = dataclasses.replace(study, seeds=(0, 1, 2))
-    assert {workdir for _, workdir, _ in run(more, directory)[0].commands} == {'a-s2', 'b-s2'}
+    extended = dataclasses.replace(study, seeds=(0, 1, 2))
+    assert {workdir for _, workdir, _ in run(extended, directory)[0].commands} == {'a-s2', 'b-s2'}
 
 
 def test_results_of_another_config_limit_or_source_do_not_count(study, tmp_path):
@@ -126,17 +130,20 @@ def test_results_of_another_config_limit_or_source_do_not_count(study, tmp_path)
     assert run(study, directory)[0].commands == []
 
     shorter = dataclasses.replace(study, overrides={'train.steps': 2})
-    point = study_lib.point(shorter, study.arms[0], 0, None)
-    assert [c[2] for c in launching.commands(shorter, point, directory, 'test')] == [
+    point = study_lib.make_point(shorter, study.arms[0], 0, None)
+    assert [c[2] for c in launching.missing_commands(shorter, point, directory, 'test')] == [
         'bsft_jax.train',
         'bsft_jax.evaluate',
     ]
     other = dataclasses.replace(study, overrides={'data.source': 'synthetic:90'})
-    config = study_lib.point(other, study.arms[0], 0, None).config
-    assert launching.base_workdir(config) != launching.base_workdir(point.config)
+    config = study_lib.make_point(other, study.arms[0], 0, None).config
+    assert commands.base_workdir(config) != commands.base_workdir(point.config)
     logged = dataclasses.replace(study, overrides={'log_interval': 7, 'checkpoint.interval': 5})
     assert (
-        launching.commands(logged, study_lib.point(logged, study.arms[0], 0, None), directory, 'test') == []
+        launching.missing_commands(
+            logged, study_lib.make_point(logged, study.arms[0], 0, None), directory, 'test'
+        )
+        == []
     )
 
 
@@ -151,7 +158,10 @@ def test_metrics_that_training_makes_wrong_are_removed_first(study, tmp_path):
 
     longer = dataclasses.replace(study, overrides={'train.steps': 2})
     _, points, _ = run(longer, directory, score=fails)
-    assert [launching.evaluated(longer, point, directory, 'test') for point in points] == [None, None]
+    assert [results.point_metrics(longer, point, directory, 'test') for point in points] == [
+        None,
+        None,
+    ]
 
 
 def test_equal_configs_are_one_run(study, tmp_path):
@@ -195,8 +205,14 @@ def test_a_failing_point_is_tried_twice_and_the_others_go_on(study, tmp_path):
 
 
 def test_each_arm_takes_its_best_rate_on_validation_and_the_smaller_of_equals(study, tmp_path):
-    scores = {'a-s0-lr0.0005': 0.4, 'a-s0-lr0.001': 0.6, 'a-s0-lr0.002': 0.5,
-              'b-s0-lr0.0005': 0.3, 'b-s0-lr0.001': 0.7, 'b-s0-lr0.002': 0.7}  # fmt: skip
+    scores = {
+        'a-s0-lr0.0005': 0.4,
+        'a-s0-lr0.001': 0.6,
+        'a-s0-lr0.002': 0.5,
+        'b-s0-lr0.0005': 0.3,
+        'b-s0-lr0.001': 0.7,
+        'b-s0-lr0.002': 0.7,
+    }
     splits = []
 
     def score(workdir, given):
@@ -207,8 +223,11 @@ def test_each_arm_takes_its_best_rate_on_validation_and_the_smaller_of_equals(st
     study = dataclasses.replace(study, learning_rates=(2e-3, 5e-4, 1e-3), base_prompts=())
     _, points, rows = run(study, tmp_path / 'study', score=score)
     assert [(p.arm, p.seed, p.config.optimizer.learning_rate) for p in points] == [
-        ('a', 0, 1e-3), ('b', 0, 1e-3), ('a', 1, 1e-3), ('b', 1, 1e-3)
-    ]  # fmt: skip
+        ('a', 0, 1e-3),
+        ('b', 0, 1e-3),
+        ('a', 1, 1e-3),
+        ('b', 1, 1e-3),
+    ]
     assert splits.count('validation') == 6
     assert {r['evaluation']['name'] for r in rows} == {'test-auto'}
 
@@ -225,10 +244,10 @@ def test_failed_trials_choose_nothing(study, tmp_path):
     assert set(launcher.failed) == {'a-s0-lr0.002', 'b-s0-lr0.001', 'b-s0-lr0.002', 'b'}
 
 
-def test_printed_are_the_commands_that_can_be_started_now(study, tmp_path, capsys):
+def test_a_dry_run_prints_the_commands_that_can_be_started_now(study, tmp_path, capsys):
     directory = tmp_path / 'study'
     study = dataclasses.replace(study, learning_rates=(1e-3, 2e-3), base_prompts=())
-    launching.run(study, directory, launching.Printer())
+    launching.run_study(study, directory, launchers.DryRun())
     lines = capsys.readouterr().out.splitlines()
     assert not directory.exists()
     commands = [line for line in lines if not line.startswith('#')]
@@ -237,13 +256,13 @@ def test_printed_are_the_commands_that_can_be_started_now(study, tmp_path, capsy
     assert len(lines) == len(commands) + 2
     run(dataclasses.replace(study, seeds=(0,)), directory)
     capsys.readouterr()
-    launching.run(study, directory, launching.Printer())
+    launching.run_study(study, directory, launchers.DryRun())
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2] for line in lines] == ['bsft_jax.train', 'bsft_jax.evaluate'] * 2
     assert all('-s1-lr0.001' in line for line in lines)
 
 
-def test_every_command_is_said_with_its_run_and_time(study, tmp_path, capsys):
+def test_every_command_is_logged_with_its_run_and_time(study, tmp_path, capsys):
     def score(workdir, given):
         if workdir == 'b-s1':
             raise RuntimeError('out of memory')
@@ -253,14 +272,18 @@ def test_every_command_is_said_with_its_run_and_time(study, tmp_path, capsys):
     first, *lines = capsys.readouterr().err.splitlines()
     assert first == f'tiny: 5 runs, logs in {tmp_path}/study/logs'
     assert lines[:4] == [
-        '[1/5] train a-s0 …', '[1/5] train a-s0 done 0 s',
-        '[1/5] evaluate a-s0 …', '[1/5] evaluate a-s0 done 0 s',
-    ]  # fmt: skip
+        '[1/5] train a-s0 …',
+        '[1/5] train a-s0 done 0 s',
+        '[1/5] evaluate a-s0 …',
+        '[1/5] evaluate a-s0 done 0 s',
+    ]
     assert lines[-4:] == [
-        '[4/5] train b-s1 …', '[4/5] train b-s1 failed 0 s',
-        '[5/5] evaluate base-test-plain …', '[5/5] evaluate base-test-plain done 0 s',
-    ]  # fmt: skip
-    launching.run(study, tmp_path / 'new', launching.Printer())
+        '[4/5] train b-s1 …',
+        '[4/5] train b-s1 failed 0 s',
+        '[5/5] evaluate base-test-plain …',
+        '[5/5] evaluate base-test-plain done 0 s',
+    ]
+    launching.run_study(study, tmp_path / 'new', launchers.DryRun())
     assert capsys.readouterr().err == ''
 
 
@@ -269,40 +292,6 @@ def test_the_endpoint_stays_the_one_named_beforehand(study, tmp_path):
     other = dataclasses.replace(study, endpoint=('proactive', *ENDPOINT[1:]))
     with pytest.raises(UserError, match='named before there were results.*new --workdir'):
         run(other, tmp_path / 'study')
-
-
-def test_sigterm_stops_a_study_even_when_its_command_ends_well(tmp_path):
-    script = 'import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); print(1, flush=True); time.sleep(60)'
-    local, log = launching.Local(tmp_path), tmp_path / 'logs/point.log'
-
-    def stop():
-        while not (log.is_file() and log.read_text()):
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop).start()
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted, match='start the study again'):
-        local.each(lambda name: local(name, [sys.executable, '-c', script]), ['point', 'other'])
-    assert signal.getsignal(signal.SIGTERM) is before
-    with pytest.raises(Preempted):
-        local('saved', [sys.executable, '-c', 'import sys; sys.exit(75)'])
-
-
-def test_two_jobs_run_at_a_time_on_cores_of_their_own(tmp_path):
-    local, here = launching.Local(tmp_path, jobs=2), tmp_path / 'here'
-    here.mkdir()
-    script = (
-        'import os, pathlib, sys, time; here, name = pathlib.Path(sys.argv[1]), sys.argv[2]; (here / name).touch()\n'
-        'while len([*here.iterdir()]) < 2: time.sleep(0.01)\n'
-        'print(*sorted(os.sched_getaffinity(0)))'
-    )
-    command = [sys.executable, '-c', script, str(here)]
-    local.each(lambda name: local(name, [*command, name]), ['one', 'two'])
-    cores = [set((tmp_path / f'logs/{name}.log').read_text().split()) for name in ('one', 'two')]
-    assert not local.failed and all(cores)
-    if len(os.sched_getaffinity(0)) > 1:
-        assert not cores[0] & cores[1] and len(cores[0] | cores[1]) == len(os.sched_getaffinity(0))
 
 
 def test_a_failing_point_leaves_the_other_jobs_alone(study, tmp_path):
@@ -316,16 +305,7 @@ def test_a_failing_point_leaves_the_other_jobs_alone(study, tmp_path):
     assert [(r['arm'], r['seed']) for r in rows] == [('a', 0), ('a', 1), ('b', 1), ('base', None)]
 
 
-def test_a_wrong_config_is_not_tried_again(tmp_path):
-    local = launching.Local(tmp_path)
-    for code, tries in ((2, 1), (3, 2)):
-        name = f'exits {code}'
-        assert not local(name, [sys.executable, '-c', f'print("why"); raise SystemExit({code})'])
-        assert (tmp_path / 'logs' / f'{name}.log').read_text() == 'why\n' * tries
-        assert local.failed[name].startswith(f'exit code {code}: why')
-
-
-def test_it_imports_no_jax():
+def test_launching_imports_no_jax():
     code = 'import sys, bsft_jax.studies.launching; print("jax" in sys.modules)'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout.strip(), done.stderr) == ('False', '')
@@ -348,8 +328,12 @@ def test_a_study_end_to_end(tmp_path):
     assert 'behavior_sft with auto is' in done.stdout and 'Smallest effect' in done.stdout
     rows = [json.loads(line) for line in (directory / 'results.jsonl').read_text().splitlines()]
     assert [(r['arm'], r['seed']) for r in rows] == [
-        ('general_sft', 0), ('behavior_sft', 0), ('general_sft', 1), ('behavior_sft', 1), ('base', None)
-    ]  # fmt: skip
+        ('general_sft', 0),
+        ('behavior_sft', 0),
+        ('general_sft', 1),
+        ('behavior_sft', 1),
+        ('base', None),
+    ]
     plans = {
         (r['arm'], r['seed']): json.loads(
             (directory / r['workdir'] / 'checkpoints/3/data/metadata').read_text()
@@ -360,7 +344,10 @@ def test_a_study_end_to_end(tmp_path):
     summary = json.loads((directory / 'summary.json').read_text())
     found = {(row['arm'], row['policy']): row['seeds'] for row in summary['rows']}
     assert (
-        found['general_sft', 'auto'] == found['behavior_sft', 'auto'] == found['behavior_sft', 'oracle'] == 2
+        found['general_sft', 'auto']
+        == found['behavior_sft', 'auto']
+        == found['behavior_sft', 'oracle']
+        == 2
     )
     assert ('general_sft', 'oracle') not in found
     page = (directory / 'report.html').read_text()
@@ -370,24 +357,32 @@ def test_a_study_end_to_end(tmp_path):
     assert study(f'--config={path}').stdout == done.stdout
     assert time.monotonic() - start < 30
     failed = study(f'--config={path}:1', '--override=optimizer.learning_rate=2e-3', code=1)
-    assert 'failed: general_sft-s0: exit code 2' in failed.stderr and 'another config' in failed.stderr
+    assert (
+        'failed: general_sft-s0: exit code 2' in failed.stderr and 'another config' in failed.stderr
+    )
 
 
 @pytest.mark.parametrize('name', ['quickstart', 'paper_table', 'label_noise'])
 def test_shipped_studies_are_sound(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    study = study_lib.load(f'configs/studies/{name}.py', Study)
-    study_lib.check(study)
+    study = study_lib.load_study(f'configs/studies/{name}.py')
+    study_lib.check_study(study)
     arms = {arm.name for arm in study.arms}
     assert {arm for arm, _ in study.endpoint[1:]} <= arms
 
 
 def test_a_study_by_the_real_commands(tmp_path):
-    overrides = ('data.source=synthetic:30', 'optimizer.schedule_steps=3', 'optimizer.warmup_steps=1')
+    overrides = (
+        'data.source=synthetic:30',
+        'optimizer.schedule_steps=3',
+        'optimizer.warmup_steps=1',
+        'evaluation.interval=0',
+    )
     command = [
-        sys.executable, '-m', 'bsft_jax.study', '--config=configs/studies/quickstart.py',
-        f'--workdir={tmp_path}', *(f'--override={item}' for item in (*overrides, 'evaluation.interval=0')),
-    ]  # fmt: skip
+        *(sys.executable, '-m', 'bsft_jax.study', '--config=configs/studies/quickstart.py'),
+        f'--workdir={tmp_path}',
+        *(f'--override={item}' for item in overrides),
+    ]
     env = {**os.environ, 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -395,6 +390,9 @@ def test_a_study_by_the_real_commands(tmp_path):
         assert words in done.stdout
     summary = json.loads((tmp_path / 'summary.json').read_text())
     assert {(row['arm'], row['policy']) for row in summary['rows']} == {
-        ('general_sft', 'auto'), ('behavior_sft', 'auto'), ('behavior_sft', 'oracle'), ('base', 'auto'),
-    }  # fmt: skip
+        ('general_sft', 'auto'),
+        ('behavior_sft', 'auto'),
+        ('behavior_sft', 'oracle'),
+        ('base', 'auto'),
+    }
     assert (tmp_path / 'report.html').is_file()

@@ -1,3 +1,5 @@
+"""Tests the summary of a study: values, intervals, comparisons, caveats."""
+
 import time
 
 import numpy as np
@@ -43,18 +45,22 @@ def result(arm, seed, rows, policy='auto', prompt='plain'):
         'seed': seed,
         'evaluation': {'policy': policy, 'prompt': prompt, 'name': f'test-{policy}'},
         'workdir': f'points/{arm}-s{seed}',
-        'metrics': metrics.summarize(rows, policy=policy, prompt=prompt),
+        'metrics': metrics.metrics_from_predictions(rows, policy=policy, prompt=prompt),
         'predictions': rows,
     }
 
 
 def study(arms, seeds=(0, 1, 2), **options):
     rng = np.random.default_rng(0)
-    return [result(arm, s, predictions(rng, right, **options)) for arm, right in arms.items() for s in seeds]
+    return [
+        result(arm, s, predictions(rng, right, **options))
+        for arm, right in arms.items()
+        for s in seeds
+    ]
 
 
 def summarize(results, endpoint=ENDPOINT, **options):
-    return summary.summarize('s', results, endpoint=endpoint, published=[], **options)
+    return summary.summarize_study('s', results, endpoint=endpoint, published=[], **options)
 
 
 def test_values_are_means_over_seeds_of_the_evaluation_metrics():
@@ -89,8 +95,8 @@ def test_intervals_equal_a_plain_loop():
     case_of = {r['id']: r['case_id'] for r in results[0]['predictions']}
     cases = list(dict.fromkeys(case_of[i] for i in ids))
     rng = np.random.default_rng(7)
-    times_RM = statistics.draw_times(rng, len(cases), R)
-    times_RS = statistics.draw_times(rng, 2, R)
+    weights_EU = statistics.resample_counts(rng, len(cases), R)
+    weights_EJ = statistics.resample_counts(rng, 2, R)
 
     def values(arm):
         per_replicate = []
@@ -100,10 +106,10 @@ def test_intervals_equal_a_plain_loop():
                 drawn = [
                     row
                     for row in one['predictions']
-                    for _ in range(int(times_RM[r, cases.index(row['case_id'])]))
+                    for _ in range(int(weights_EU[r, cases.index(row['case_id'])]))
                 ]
                 f1 = metrics.metrics_from_confusion(*confusion(drawn))
-                total += times_RS[r, s] * np.array([f1['overall'], f1['groups']['proactive']])
+                total += weights_EJ[r, s] * np.array([f1['overall'], f1['groups']['proactive']])
             per_replicate.append(total / 2)
         return np.array(per_replicate)
 
@@ -124,7 +130,10 @@ def test_intervals_equal_a_plain_loop():
     expected = np.quantile(difference, [0.025, 0.975])
     assert (endpoint['low'], endpoint['high']) == pytest.approx(tuple(expected), abs=1e-12)
     smallest = 2.80 * difference.std(ddof=1)
-    assert found['smallest_effect'] == {'difference': pytest.approx(smallest), 'proactive_records': 20}
+    assert found['smallest_effect'] == {
+        'difference': pytest.approx(smallest),
+        'proactive_records': 20,
+    }
 
 
 def test_a_planted_effect_is_found_and_a_null_is_not():
@@ -148,13 +157,15 @@ def test_a_planted_effect_is_found_and_a_null_is_not():
         'proactive: other/auto - general_sft/auto',
         'overall: other/auto - general_sft/auto',
     ]
-    assert names['overall: behavior_sft/auto - general_sft/auto']['p_holm'] == pytest.approx(7 / 2000)
+    assert names['overall: behavior_sft/auto - general_sft/auto']['p_holm'] == pytest.approx(
+        7 / 2000
+    )
     for name, c in names.items():
         if 'other' in name or 'bridging' in name:
             assert c['low'] < 0 < c['high'] and c['p_holm'] > 0.05, name
 
 
-def test_the_sentence_is_honest_about_a_null_and_a_loss():
+def test_the_outcome_tells_a_null_and_a_loss():
     null = summarize(study({'general_sft': 0.6, 'behavior_sft': 0.6}))
     assert 'the interval does not exclude zero.' in null['outcome']
     loss = summarize(study({'general_sft': 0.8, 'behavior_sft': 0.5}))
@@ -176,7 +187,7 @@ def test_p_is_below_five_per_cent_about_as_often_as_it_should_be():
 
 
 def test_seeds_are_drawn_jointly_where_arms_share_them():
-    """Both arms move together from seed to seed: only a joint draw sees that the gain is constant."""
+    """Arms that vary together over the seeds have a constant gain; only a joint draw shows it."""
     rng = np.random.default_rng(0)
     by_seed = [predictions(rng, p, categories=CATEGORIES[2:3]) for p in (0.3, 0.6, 0.9)]
 
@@ -194,7 +205,7 @@ def test_seeds_are_drawn_jointly_where_arms_share_them():
     assert any('resampled apart' in note for note in notes)
 
 
-def test_the_base_has_one_seed_and_what_is_absent_is_null():
+def test_the_base_has_one_seed_and_missing_metrics_are_null():
     rng = np.random.default_rng(0)
     results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(0,))
     results.append(result('base', None, predictions(rng, 0.3, tokens=False, twins=False)))
@@ -221,7 +232,9 @@ def test_other_policies_and_prompts_are_rows_and_without_the_baseline_there_is_o
         ('none', 'plain'),
         ('auto', 'explicit'),
     ]
-    assert [c['name'] for c in found['comparisons']] == ['overall: behavior_sft/auto - behavior_sft/none']
+    assert [c['name'] for c in found['comparisons']] == [
+        'overall: behavior_sft/auto - behavior_sft/none'
+    ]
     assert 'behavior_sft with none on overall macro-F1' in found['outcome']
 
 
@@ -248,12 +261,14 @@ def test_records_that_a_longer_prompt_left_out_are_left_out_everywhere():
     results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(0,), cases=10)
     rng = np.random.default_rng(1)
     base = predictions(rng, 0.4, cases=10)
-    whole = summarize([*results, result('base', None, base)], resamples=50)
+    complete = summarize([*results, result('base', None, base)], resamples=50)
     del base[3], base[40]
     left = summarize([*results, result('base', None, base, prompt='few_shot:2')], resamples=50)
-    assert [row['n'] for row in whole['rows']] == [80] * 3 and [row['n'] for row in left['rows']] == [78] * 3
+    assert [row['n'] for row in complete['rows']] == [80] * 3 and [
+        row['n'] for row in left['rows']
+    ] == [78] * 3
     assert any('2 records are left out' in note for note in left['notes'])
-    assert not any('left out' in note for note in whole['notes'])
+    assert not any('left out' in note for note in complete['notes'])
     cut = [r['predictions'][:3] + r['predictions'][4:41] + r['predictions'][42:] for r in results]
     again = [{**r, 'predictions': rows} for r, rows in zip(results, cut, strict=True)]
     assert summarize(again, resamples=50)['rows'] == left['rows'][:2]
@@ -261,8 +276,12 @@ def test_records_that_a_longer_prompt_left_out_are_left_out_everywhere():
 
 def test_records_without_an_id_stay_apart():
     results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(0,), cases=10)
-    nameless = [{**r, 'predictions': [{**row, 'id': ''} for row in r['predictions']]} for r in results]
-    values = [summarize(r, resamples=50)['rows'][1]['overall']['value'] for r in (results, nameless)]
+    nameless = [
+        {**r, 'predictions': [{**row, 'id': ''} for row in r['predictions']]} for r in results
+    ]
+    values = [
+        summarize(r, resamples=50)['rows'][1]['overall']['value'] for r in (results, nameless)
+    ]
     assert values[0] == values[1]
 
 
@@ -272,7 +291,9 @@ def test_records_are_never_paired_with_another_one():
     twice = [{**r, 'predictions': [*rows, {**rows[1], 'prediction': 0}]} for r in results]
     with pytest.raises(UserError, match="two records have the id 'temporal_ordering-1'"):
         summarize(twice)
-    nameless = [{**r, 'predictions': [{**row, 'id': ''} for row in r['predictions']]} for r in results]
+    nameless = [
+        {**r, 'predictions': [{**row, 'id': ''} for row in r['predictions']]} for r in results
+    ]
     nameless[1]['predictions'] = nameless[1]['predictions'][2:]
     with pytest.raises(UserError, match='records without an id, and not as many in every result'):
         summarize(nameless)
@@ -286,18 +307,21 @@ def test_the_order_of_records_and_results_does_not_matter():
     assert other['comparisons'][0] == summarize(results, resamples=50)['comparisons'][0]
 
 
-def test_text_of_a_summary():
+def test_a_summary_as_text():
     figure = {'method': 'SFT', 'proactive': 0.95, 'overall': None, 'source': 'a paper'}
     results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, cases=5, tokens=False)
-    found = summary.summarize('tokens', results, endpoint=ENDPOINT, published=[figure], resamples=50)
+    found = summary.summarize_study(
+        'tokens', results, endpoint=ENDPOINT, published=[figure], resamples=50
+    )
     lines = summary.format_summary(found).splitlines()
     assert lines[0] == 'Study tokens' and lines[-1] == found['outcome']
-    head, rule, general = lines[2:5]
-    assert head.split()[:6] == ['arm', 'policy', 'prompt', 'seeds', 'n', 'overall']
-    assert len(head) == len(rule) == len(general)
+    header, rule, general = lines[2:5]
+    assert header.split()[:6] == ['arm', 'policy', 'prompt', 'seeds', 'n', 'overall']
+    assert len(header) == len(rule) == len(general)
     assert general.split()[5] == f'{found["rows"][0]["overall"]["value"]:.3f}'
     assert any(
-        line.startswith('proactive: behavior_sft/auto') and line.endswith('endpoint') for line in lines
+        line.startswith('proactive: behavior_sft/auto') and line.endswith('endpoint')
+        for line in lines
     )
     at = next(i for i, line in enumerate(lines) if 'another data set' in line)
     assert lines[at + 1] == '  SFT: proactive 0.950 (a paper)'

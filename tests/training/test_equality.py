@@ -1,6 +1,5 @@
-"""One result on every mesh, with every accumulation, packed or not."""
+"""Tests that every mesh, accumulation and packing gives one result."""
 
-import dataclasses
 import functools
 import math
 
@@ -8,20 +7,19 @@ import jax
 import numpy as np
 import pytest
 
-from bsft_jax.config import MODES, MeshSection, OptimizerSection
-from bsft_jax.data.batch import Batch
-from bsft_jax.data.examples import Example, ExampleStore
-from bsft_jax.data.loader import StepSource
+from bsft_jax.config import MODES, ComputeConfig, LoraConfig, MeshConfig, OptimizerConfig
+from bsft_jax.data import loader
+from bsft_jax.data.examples import Batch, Example, ExampleStore
+from bsft_jax.data.loader import BatchSource
 from bsft_jax.data.packing import PackPlan
-from bsft_jax.models import backends
 from bsft_jax.models.architecture import Architecture, LayerKind
-from bsft_jax.models.lora import LoraSpec
 from bsft_jax.models.network import Network
-from bsft_jax.models.rope import Rope
+from bsft_jax.ops import attention_dispatch
+from bsft_jax.ops.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
-from bsft_jax.training import loop, optimizer, state, step
-from bsft_jax.trees import flatten
+from bsft_jax.pytrees import flatten
+from bsft_jax.training import optimizer, state, step
 
 MESHES = {
     '1 device': (1, 1, 1, 1),
@@ -42,20 +40,33 @@ LENGTH = 48
 def network(family: str) -> Network:
     family, *adapted = family.split()
     arch = Architecture(
-        family=family, vocab_size=96, width=32, layers=2, heads=4, kv_heads=2, head_width=8, ffn_width=64,
-        max_positions=64, kinds=(LayerKind(Rope(10000.0)),), norm_eps=1e-6, **SHAPES[family],
-    )  # fmt: skip
-    return Network(arch, (94, 95), lora=LoraSpec(4) if adapted else None)
+        family=family,
+        vocab_size=96,
+        embed_dim=32,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        mlp_dim=64,
+        max_positions=64,
+        kinds=(LayerKind(Rope(10000.0)),),
+        norm_eps=1e-6,
+        **SHAPES[family],
+    )
+    return Network(arch, (94, 95), ComputeConfig(lora=LoraConfig(4) if adapted else None))
 
 
 @functools.cache
 def initial_params(family: str):
     params = network(family).init(jax.random.key(0))
-    noise = lambda x: x + 0.05 * jax.random.normal(jax.random.key(x.size), x.shape)  # noqa: E731
-    return jax.device_get(jax.tree.map(noise, params))
+
+    def add_noise(x):
+        return x + 0.05 * jax.random.normal(jax.random.key(x.size), x.shape)
+
+    return jax.device_get(jax.tree.map(add_noise, params))
 
 
-def source(packed: bool, multiple: int = 32) -> StepSource:
+def batch_source(packed: bool) -> BatchSource:
     rng = np.random.default_rng(0)
     examples = []
     for length in rng.integers(5, 30, 400):
@@ -66,66 +77,69 @@ def source(packed: bool, multiple: int = 32) -> StepSource:
         examples.append(Example(ids, weights))
     store = ExampleStore.from_examples(examples)
     plan = PackPlan(store.lengths, 32, LENGTH, seed=0)
-    return StepSource(store, plan, packed=packed, row_multiple=multiple)
+    return BatchSource(store, plan, packed=packed, row_multiple=32)
 
 
-def on_mesh(family: str, sizes: tuple[int, int, int, int], learning_rate: float = 1e-4):
-    mesh = mesh_lib.make_mesh(MeshSection(*sizes), jax.devices()[: math.prod(sizes)])
-    places = sharding.shardings(initial_params(family), mesh)
-    params = jax.device_put(initial_params(family), places)
-    made = optimizer.make_optimizer(
-        OptimizerSection(learning_rate=learning_rate, warmup_steps=0, schedule_steps=100)
+def state_on_mesh(family: str, sizes: tuple[int, int, int, int], learning_rate: float = 1e-4):
+    mesh = mesh_lib.make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+    shardings = sharding.shardings(initial_params(family), mesh)
+    params = jax.device_put(initial_params(family), shardings)
+    adamw = optimizer.make_optimizer(
+        OptimizerConfig(learning_rate=learning_rate, warmup_steps=0, schedule_steps=100)
     )
-    trained = MODES['lora' if 'adapted' in family else 'full']
-    return mesh, state.create(params, trained, made, mesh), made
+    trainable = MODES['lora' if 'adapted' in family else 'full']
+    return mesh, state.create(params, trainable, adamw, mesh), adamw
 
 
-def gradients(family: str, sizes, accumulation: int, batch: Batch, **other):
-    mesh, start, _ = on_mesh(family, sizes)
-    graph = dataclasses.replace(network(family), **other)
+def gradients(family: str, sizes, accumulation: int, batch: Batch, **compute):
+    mesh, initial, _ = state_on_mesh(family, sizes)
+    decoder = network(family).with_compute(**compute)
     with jax.set_mesh(mesh):
+        batch = loader.to_device(batch, mesh)
         run = jax.jit(step.batch_gradients, static_argnums=(0, 4))
-        out = run(graph, start.trainable, start.frozen, loop.device_batch(batch, mesh), accumulation)
-    return jax.device_get(out)
+        result = run(decoder, initial.trainable, initial.frozen, batch, accumulation)
+    return jax.device_get(result)
 
 
 @functools.cache
 def reference(family: str):
-    return gradients(family, (1, 1, 1, 1), 1, source(packed=True)[0])
+    return gradients(family, (1, 1, 1, 1), 1, batch_source(packed=True)[0])
 
 
 def assert_same_gradients(result, family: str):
-    (found, metrics), (expected, expected_metrics) = result, reference(family)
-    assert abs(metrics['loss'] - expected_metrics['loss']) <= 1e-5 * max(1, expected_metrics['loss'])
+    (actual, metrics), (expected, expected_metrics) = result, reference(family)
+    expected_loss = expected_metrics['loss']
+    assert abs(metrics['loss'] - expected_loss) <= 1e-5 * max(1, expected_loss)
     assert metrics['tokens'] == expected_metrics['tokens']
     for path, gradient in flatten(expected).items():
-        difference = np.linalg.norm(flatten(found)[path] - gradient) / np.linalg.norm(gradient)
+        difference = np.linalg.norm(flatten(actual)[path] - gradient) / np.linalg.norm(gradient)
         assert difference < 1e-5, (path, difference)
 
 
 @pytest.mark.parametrize('sizes', list(MESHES.values())[1:], ids=list(MESHES)[1:])
 @pytest.mark.parametrize('family', FAMILIES)
 def test_meshes_agree(family, sizes):
-    assert_same_gradients(gradients(family, sizes, 1, source(packed=True)[0]), family)
+    assert_same_gradients(gradients(family, sizes, 1, batch_source(packed=True)[0]), family)
 
 
 @pytest.mark.parametrize('packed', [True, False], ids=['packed', 'unpacked'])
 @pytest.mark.parametrize('accumulation', [1, 4])
 @pytest.mark.parametrize('sizes', [MESHES[name] for name in MIXED], ids=MIXED)
 def test_meshes_accumulation_and_packing_agree(sizes, accumulation, packed):
-    assert_same_gradients(gradients('qwen2', sizes, accumulation, source(packed)[0]), 'qwen2')
+    assert_same_gradients(gradients('qwen2', sizes, accumulation, batch_source(packed)[0]), 'qwen2')
 
 
 @pytest.mark.parametrize('accumulation', [1, 2])
-@pytest.mark.parametrize('attention', [backends.INTERPRETED, 'dense'])
+@pytest.mark.parametrize('attention', [attention_dispatch.INTERPRETED, 'dense'])
 def test_every_attention_agrees_on_a_mesh(attention, accumulation):
-    found = gradients('qwen2', MESHES['context 2'], accumulation, source(True)[0], attention=attention)
-    assert_same_gradients(found, 'qwen2')
+    batch, sizes = batch_source(packed=True)[0], MESHES['context 2']
+    result = gradients('qwen2', sizes, accumulation, batch, attention=attention)
+    assert_same_gradients(result, 'qwen2')
 
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_packed_step_has_the_loss_of_its_records_one_by_one(family):
-    loss = gradients(family, (1, 1, 1, 1), 1, source(packed=False)[0])[1]['loss']
+    loss = gradients(family, (1, 1, 1, 1), 1, batch_source(packed=False)[0])[1]['loss']
     assert abs(loss - reference(family)[1]['loss']) <= 1e-6 * loss
 
 
@@ -133,12 +147,13 @@ def test_a_packed_step_has_the_loss_of_its_records_one_by_one(family):
 def test_twenty_steps_agree(family):
     curves = []
     for sizes in ((1, 1, 1, 1), (2, 2, 1, 2), (1, 2, 2, 2)):
-        mesh, current, made = on_mesh(family, sizes)
+        mesh, current, adamw = state_on_mesh(family, sizes)
         with jax.set_mesh(mesh):
-            train_step = step.make_train_step(network(family), made, 1)
+            train_step = step.make_train_step(network(family), adamw, 1)
             losses = []
             for i in range(20):
-                current, metrics = train_step(current, loop.device_batch(source(packed=True)[i], mesh))
+                batch = loader.to_device(batch_source(packed=True)[i], mesh)
+                current, metrics = train_step(current, batch)
                 losses.append(float(metrics['loss']))
         curves.append(losses)
     for curve in curves[1:]:
@@ -146,18 +161,19 @@ def test_twenty_steps_agree(family):
 
 
 def test_behavior_rows_alone_move():
-    params = initial_params('llama')
-    mesh = mesh_lib.single_device_mesh()
-    made = optimizer.make_optimizer(OptimizerSection(learning_rate=0.1, warmup_steps=0, weight_decay=0.5))
-    current = state.create(
-        jax.device_put(params, sharding.shardings(params, mesh)), ('behavior/.*',), made, mesh
+    mesh, params = mesh_lib.single_device_mesh(), initial_params('llama')
+    adamw = optimizer.make_optimizer(
+        OptimizerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
     )
+    on_device = jax.device_put(params, sharding.shardings(params, mesh))
+    current = state.create(on_device, ('behavior/.*',), adamw, mesh)
     assert set(flatten(current.trainable)) == {'behavior/input', 'behavior/output'}
     assert sum(x.size for x in jax.tree.leaves(current.opt_state)) < 6 * 2 * 32
     with jax.set_mesh(mesh):
-        train_step = step.make_train_step(network('llama'), made, 1)
+        train_step = step.make_train_step(network('llama'), adamw, 1)
         for i in range(3):
-            current, _ = train_step(current, loop.device_batch(source(packed=True)[i], mesh))
+            batch = loader.to_device(batch_source(packed=True)[i], mesh)
+            current, _ = train_step(current, batch)
     for path, before in flatten(params).items():
         after = np.asarray(flatten(current.params)[path])
         assert np.array_equal(before, after) == (not path.startswith('behavior/')), path
@@ -165,8 +181,8 @@ def test_behavior_rows_alone_move():
 
 def test_full_training_decays_only_kernels_and_tables():
     params = initial_params('qwen2')
-    made = optimizer.make_optimizer(OptimizerSection(weight_decay=0.1, warmup_steps=0))
+    adamw = optimizer.make_optimizer(OptimizerConfig(weight_decay=0.1, warmup_steps=0))
     zeros = jax.tree.map(np.zeros_like, params)
-    updates, _ = made.update(zeros, made.init(params), params)
+    updates, _ = adamw.update(zeros, adamw.init(params), params)
     moved = {path for path, update in flatten(updates).items() if np.abs(update).max() > 0}
     assert moved == {p for p in flatten(params) if p.endswith(('kernel', 'embed/table'))}

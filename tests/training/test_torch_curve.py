@@ -1,21 +1,21 @@
-"""Twenty AdamW steps of ours and of torch: the same loss curve, every parameter and adapters alone."""
+"""Tests that twenty AdamW steps follow torch, with every parameter and with adapters alone."""
 
 import re
 
 import numpy as np
 import pytest
 
-from bsft_jax.config import MODES, OptimizerSection
-from bsft_jax.data.batch import Batch
-from bsft_jax.hub import configs, files, loading
-from bsft_jax.hub import model as model_lib
-from bsft_jax.models.lora import LoraSpec
+from bsft_jax import config as config_lib
+from bsft_jax.behaviors import BehaviorSet
+from bsft_jax.config import MODES, OptimizerConfig
+from bsft_jax.data.examples import Batch
+from bsft_jax.hub import configs, files, loading, pretrained
 from bsft_jax.models.network import Network
 from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.pytrees import flatten
 from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import state as state_lib
 from bsft_jax.training import step as step_lib
-from bsft_jax.trees import flatten
 from tests.tiny import NO_TORCH, SHAPES, save_torch
 
 torch = pytest.importorskip('torch', reason=NO_TORCH)
@@ -28,7 +28,7 @@ FAMILIES = [
     'gemma3 remainder',
 ]
 STEPS = 20
-SECTION = OptimizerSection(learning_rate=1e-4, warmup_steps=4, schedule_steps=STEPS, weight_decay=0.1)
+ADAMW = OptimizerConfig(learning_rate=1e-4, warmup_steps=4, schedule_steps=STEPS, weight_decay=0.1)
 
 
 def batches():
@@ -38,11 +38,11 @@ def batches():
     return [(tokens_BT, weights_BT)] * STEPS
 
 
-def ours(network, params, mode):
+def our_curve(network, params, mode):
     mesh = mesh_lib.single_device_mesh()
-    optimizer = optimizer_lib.make_optimizer(SECTION)
+    optimizer = optimizer_lib.make_optimizer(ADAMW)
     state = state_lib.create(params, MODES[mode], optimizer, mesh)
-    run = step_lib.make_train_step(network, optimizer, accumulation=1)
+    run = step_lib.make_train_step(network, optimizer, gradient_accumulation_steps=1)
     losses = []
     for tokens_BT, weights_BT in batches():
         positions_BT = np.broadcast_to(np.arange(32, dtype=np.int32), (4, 32))
@@ -58,25 +58,27 @@ def ours(network, params, mode):
     return losses
 
 
-def theirs(model):
-    decayed = [
-        p for n, p in model.named_parameters() if p.requires_grad and not re.search(r'norm|bias|lora', n)
-    ]
-    other = [p for n, p in model.named_parameters() if p.requires_grad and re.search(r'norm|bias|lora', n)]
+def torch_curve(model):
+    decayed, other = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (other if re.search(r'norm|bias|lora', name) else decayed).append(parameter)
     groups = [
-        {'params': decayed, 'weight_decay': SECTION.weight_decay},
+        {'params': decayed, 'weight_decay': ADAMW.weight_decay},
         {'params': other, 'weight_decay': 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(SECTION.b1, SECTION.b2), eps=SECTION.eps)
-    schedule, losses = optimizer_lib.schedule(SECTION), []
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(ADAMW.b1, ADAMW.b2), eps=ADAMW.eps)
+    schedule, losses = optimizer_lib.schedule(ADAMW), []
     for number, (tokens_BT, weights_BT) in enumerate(batches()):
         tokens, weights = torch.tensor(tokens_BT).long(), torch.tensor(weights_BT)
         logits = model(tokens[:, :-1]).logits
-        every = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction='none')
-        loss = (every * weights).sum() / weights.sum()
+        losses_BT = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), tokens[:, 1:], reduction='none'
+        )
+        loss = (losses_BT * weights).sum() / weights.sum()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*decayed, *other], SECTION.clip_norm)
+        torch.nn.utils.clip_grad_norm_([*decayed, *other], ADAMW.clip_norm)
         for group in optimizer.param_groups:
             group['lr'] = float(schedule(number))
         optimizer.step()
@@ -89,8 +91,8 @@ def test_full_training_follows_torch(shape, tmp_path):
     model = save_torch(tmp_path, **SHAPES[shape]).train()
     network = Network(configs.architecture_of(files.read_config(tmp_path)))
     params = loading.load_params(tmp_path, network, mesh_lib.single_device_mesh())
-    curve = ours(network, params, 'full')
-    np.testing.assert_allclose(curve, theirs(model), atol=1e-4)
+    curve = our_curve(network, params, 'full')
+    np.testing.assert_allclose(curve, torch_curve(model), atol=1e-4)
     assert curve[-1] < curve[0]
 
 
@@ -98,15 +100,17 @@ def test_full_training_follows_torch(shape, tmp_path):
 def test_adapters_follow_peft(shape, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    spec = LoraSpec(4, 8.0)
+    lora = config_lib.LoraConfig(4, 8.0)
     model = save_torch(tmp_path, **SHAPES[shape])
-    every = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=every)).train()
-    network = Network(configs.architecture_of(files.read_config(tmp_path)), lora=spec)
+    maps = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=maps)).train()
+    arch = configs.architecture_of(files.read_config(tmp_path))
+    network = Network(arch, compute=config_lib.ComputeConfig(lora=lora))
     mesh = mesh_lib.single_device_mesh()
-    base = model_lib.BaseModel(tmp_path, {}, None, model_lib.BehaviorSet(), frozenset(), network)
-    params = model_lib.with_adapters(base, loading.load_params(tmp_path, network, mesh), mesh, seed=0)
-    names = dict(model.named_parameters())
+    spec = pretrained.PretrainedSpec(tmp_path, {}, None, BehaviorSet(), frozenset(), network)
+    params = loading.load_params(tmp_path, network, mesh)
+    params = pretrained.with_adapters(spec, params, mesh, seed=0)
+    parameters = dict(model.named_parameters())
     modules = {'attention': 'self_attn', 'mlp': 'mlp'}
     for path, stack in flatten(params).items():
         if '/lora/' not in path:
@@ -114,9 +118,10 @@ def test_adapters_follow_peft(shape, tmp_path):
         stacked, part, name, _, letter = path.split('/')
         first = 0 if stacked == 'layers' else network.arch.stacked
         for layer, matrix in enumerate(stack, start=first):
-            place = f'base_model.model.model.layers.{layer}.{modules[part]}.{name}_proj.lora_{letter.upper()}'
+            module = f'base_model.model.model.layers.{layer}.{modules[part]}.{name}_proj'
             with torch.no_grad():
-                names[f'{place}.default.weight'].copy_(torch.tensor(np.array(matrix.T)))
-    curve = ours(network, params, 'lora')
-    np.testing.assert_allclose(curve, theirs(model), atol=1e-4)
+                parameter = parameters[f'{module}.lora_{letter.upper()}.default.weight']
+                parameter.copy_(torch.tensor(np.array(matrix.T)))
+    curve = our_curve(network, params, 'lora')
+    np.testing.assert_allclose(curve, torch_curve(model), atol=1e-4)
     assert np.mean(curve[-5:]) < np.mean(curve[:5])

@@ -1,4 +1,4 @@
-"""Whose a workdir is, and the chat template that it keeps."""
+"""Tests of workdirs: which run one belongs to, its chat template, and its lock."""
 
 import os
 import pathlib
@@ -14,78 +14,72 @@ from bsft_jax.training import workdir as workdir_lib
 TEMPLATE = '{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}'
 
 
-def config(template) -> RunConfig:
-    made = RunConfig()
-    made.data.chat_template = str(template)
-    return made
+def config_with_template(path) -> RunConfig:
+    config = RunConfig()
+    config.data.chat_template = str(path)
+    return config
 
 
-def test_a_run_keeps_its_chat_template(tmp_path, monkeypatch):
+def test_a_run_keeps_its_chat_template(tmp_path):
     template, run = tmp_path / 'given.jinja', tmp_path / 'run'
     template.write_text(TEMPLATE)
-    workdir_lib.claim(run, config(template))
-    workdir_lib.claim(run, config(template))
+    workdir_lib.create(run, config_with_template(template))
+    workdir_lib.create(run, config_with_template(template))
     template.write_text('You may be wrong.' + TEMPLATE)
-    with pytest.raises(UserError, match=r'another config \(the text of data\.chat_template is not that of'):
-        workdir_lib.claim(run, config(template))
-    template.unlink()  # whoever reads a run needs it no more
-
-    class Opened(Exception):
-        pass
-
-    def opened(read):
-        raise Opened(open_base(read).tokenizer.chat_template)
-
-    open_base = workdir_lib.open_base
-    monkeypatch.setattr(workdir_lib, 'open_base', opened)
-    with pytest.raises(Opened) as found:
-        workdir_lib.load_model(run)
-    assert str(found.value) == TEMPLATE
+    with pytest.raises(
+        UserError, match=r'another config \(the text of data\.chat_template is not that of'
+    ):
+        workdir_lib.create(run, config_with_template(template))
+    assert (run / workdir_lib.TEMPLATE).read_text() == TEMPLATE
 
 
-def test_without_a_template_none_is_kept(tmp_path):
-    workdir_lib.claim(tmp_path / 'run', RunConfig())
+def test_a_run_without_a_template_keeps_none(tmp_path):
+    workdir_lib.create(tmp_path / 'run', RunConfig())
     assert [path.name for path in (tmp_path / 'run').iterdir()] == ['config.json']
 
 
-def test_only_process_0_looks_before_it_has_written(tmp_path, monkeypatch):
-    """The others would have what they did not find remembered by a network file system."""
+def test_only_process_0_reads_the_folder_before_it_is_written(tmp_path, monkeypatch):
+    """A network file system would remember the names that the other processes did not find."""
     run, questions = tmp_path / 'run', []
-    run.write_text('')  # what a look would refuse
+    # A file that process 0 would refuse.
+    run.write_text('')
     monkeypatch.setattr(processes, 'is_first', lambda: False)
-    monkeypatch.setattr(processes, 'all_agree', questions.append)
+    monkeypatch.setattr(processes, 'all_true', questions.append)
     with pytest.raises(UserError, match='process 0 cannot use it'):
-        workdir_lib.claim(run, RunConfig())
+        workdir_lib.create(run, RunConfig())
     assert questions == [True]
 
 
-def test_what_a_run_was_made_with_stays_until_it_goes_on(tmp_path):
+def test_the_config_of_a_run_stays_until_the_run_continues(tmp_path):
     run, longer = tmp_path / 'run', RunConfig()
     longer.train.steps = 7
-    workdir_lib.claim(run, RunConfig())
-    workdir_lib.claim(run, longer)
+    workdir_lib.create(run, RunConfig())
+    workdir_lib.create(run, longer)
     assert config_lib.read_workdir(run).train.steps == RunConfig().train.steps
-    workdir_lib.renew(run, longer)
+    workdir_lib.update_config(run, longer)
     assert config_lib.read_workdir(run).train.steps == 7
 
 
-def test_a_workdir_is_held_by_one_run(tmp_path):
-    workdir_lib.claim(tmp_path / 'run', RunConfig())
+def test_a_workdir_is_locked_by_one_run(tmp_path):
+    workdir_lib.create(tmp_path / 'run', RunConfig())
     refused = pytest.raises(UserError, match='another run is at work there')
-    with workdir_lib.held(tmp_path / 'run'), refused, workdir_lib.held(tmp_path / 'run'):
+    with workdir_lib.lock(tmp_path / 'run'), refused, workdir_lib.lock(tmp_path / 'run'):
         pass
-    with workdir_lib.held(tmp_path / 'run'):
+    with workdir_lib.lock(tmp_path / 'run'):
         pass
 
 
-@pytest.mark.parametrize('place', ['file/run', 'closed/run'])
-def test_a_workdir_that_cannot_be_written_is_said_first(place, tmp_path, monkeypatch):
+@pytest.mark.parametrize('path', ['file/run', 'closed/run'])
+def test_a_workdir_that_cannot_be_written_is_refused_first(path, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     (tmp_path / 'closed').mkdir()
-    access = os.access  # root may write anywhere
-    monkeypatch.setattr(
-        os, 'access', lambda path, mode: pathlib.Path(path).name != 'closed' and access(path, mode)
-    )
+    access = os.access
+
+    # Tests may run as root, who can write anywhere.
+    def deny_closed(path, mode):
+        return pathlib.Path(path).name != 'closed' and access(path, mode)
+
+    monkeypatch.setattr(os, 'access', deny_closed)
     with pytest.raises(UserError, match='cannot be written'):
-        workdir_lib.check(tmp_path / place, RunConfig())
-    assert not (tmp_path / place).exists()
+        workdir_lib.check_workdir(tmp_path / path, RunConfig())
+    assert not (tmp_path / path).exists()

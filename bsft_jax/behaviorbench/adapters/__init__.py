@@ -1,6 +1,7 @@
-"""One adapter per public set, and `open`, which puts all of them into one set without leakage.
+"""Adapters for public clinical data sets, and `open`, which joins all of them without leakage.
 
-An adapter is one file with `read(directory, seed) -> common.Loaded`; docs/data.md shows how to write one.
+An adapter is one module with `read(directory, seed) -> common.AdapterResult`; docs/data.md shows
+how to write one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 from bsft_jax.behaviorbench import splits
 from bsft_jax.behaviorbench.adapters import aci_bench, common, medec, mediq, mts_dialog, pubmedqa
-from bsft_jax.behaviorbench.records import Record, label_of, record_from_dict, record_to_dict
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import Record, describe_record, record_from_dict, record_to_dict
 
 _READERS = {
     'medec': medec.read,
@@ -27,86 +28,120 @@ _READERS = {
 ADAPTERS = (*_READERS, 'open')
 
 
-def load(scheme: str, directory: str | pathlib.Path, seed: int = 0) -> tuple[list[Record], dict[str, Any]]:
-    """Records of all splits of one set, or with `open` of all that are folders of `directory`, and the card's notes.
+def load(
+    scheme: str, directory: str | pathlib.Path, seed: int = 0
+) -> tuple[list[Record], dict[str, Any]]:
+    """Loads one public set, or with `open` every set that has a folder in `directory`.
 
-    Cases that are nearly the same text are one case, across sets too, and in one split; what a set's authors keep for
-    testing is tested on, and so is everything that is nearly the same.
+    Cases with nearly the same text, also of different sets, count as one case and share a split.
+    Cases that the authors of a set keep for testing are in the test split, together with their near
+    duplicates.
 
-    Raises UserError as the adapters do, and for an `open` folder that holds no set.
+    Args:
+      scheme: name of an adapter, or `open`.
+      directory: folder of the set, or for `open` the folder that holds the folders of the sets.
+      seed: seed of the splits and of the order of options.
+
+    Returns:
+      The records of all splits, and notes for the data card.
+
+    Raises:
+      UserError: as the adapters do, and for an `open` folder without any set.
     """
     if scheme != 'open':
-        loaded = {scheme: _READERS[scheme](directory, seed)}
+        results = {scheme: _READERS[scheme](directory, seed)}
     else:
-        loaded = {name: _READERS[name](folder, seed) for name, folder in _folders(directory).items()}
-    records, notes = _in_splits(loaded, seed)
+        results = {
+            name: _READERS[name](folder, seed) for name, folder in _find_sets(directory).items()
+        }
+    records, notes = _assign_splits(results, seed)
     if scheme == 'open':
-        evened = [_evened(records, name, loaded, seed) for name in loaded]
-        records, notes['left_out_to_even_answers'] = (
-            [record for kept, _ in evened for record in kept],
-            sum(left for _, left in evened),
-        )
-    return [record_from_dict(record_to_dict(record), label_of(record)) for record in records], notes
+        balanced = []
+        for name, result in results.items():
+            own = [record for record in records if record.source == name]
+            balanced += _balance_answers(own, seed) if result.fixed_options else own
+        notes['left_out_to_even_answers'] = len(records) - len(balanced)
+        records = balanced
+    # The round trip refuses records that no file can hold.
+    return [
+        record_from_dict(record_to_dict(record), describe_record(record)) for record in records
+    ], notes
 
 
-def _folders(directory: str | pathlib.Path) -> dict[str, pathlib.Path]:
-    """Folder of each set that is there: named as its scheme, `-` and `_` alike."""
+def _find_sets(directory: str | pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns the folder of each set that `directory` holds, by adapter.
+
+    Folders are named as their adapter; `-` and `_` are the same.
+    """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise UserError('no such folder', where=f'open:{directory}')
-    by_name = {path.name.replace('-', '_'): path for path in sorted(directory.iterdir()) if path.is_dir()}
-    found = {name: by_name[name] for name in _READERS if name in by_name}
-    if not found:
+    by_name = {
+        path.name.replace('-', '_'): path for path in sorted(directory.iterdir()) if path.is_dir()
+    }
+    folders = {name: by_name[name] for name in _READERS if name in by_name}
+    if not folders:
         raise UserError(
-            'holds none of the sets', where=f'open:{directory}', fix=f'name folders {", ".join(_READERS)}'
+            'holds none of the sets',
+            where=f'open:{directory}',
+            fix=f'name folders {", ".join(_READERS)}',
         )
-    return found
+    return folders
 
 
-def _in_splits(loaded: Mapping[str, common.Loaded], seed: int) -> tuple[list[Record], dict[str, Any]]:
-    records = [record for one in loaded.values() for record in one.records]
-    of_text = {(record.case_id, splits.told(record)): record.source for record in records}
-    cases = [case for case, _ in of_text]
-    firsts = splits.near_duplicates([text for _, text in of_text], cases)
-    cluster = {case: cases[first] for case, first in zip(cases, firsts, strict=True)}
-    held_out = frozenset().union(*(one.held_out for one in loaded.values())) & cluster.keys()
-    tested = {cluster[case] for case in held_out}
-    free = sorted({*cluster.values()} - tested)
-    split_of = dict(zip(free, splits.split_of_clusters(free, seed), strict=True)) | dict.fromkeys(
-        tested, 'test'
-    )
-    sets_of = collections.defaultdict(set)
-    for (case, _), source in of_text.items():
-        sets_of[cluster[case]].add(source)
-    notes = {name: one.notes for name, one in loaded.items()}
-    if len(loaded) == 1:
+def _assign_splits(
+    results: Mapping[str, common.AdapterResult], seed: int
+) -> tuple[list[Record], dict[str, Any]]:
+    """Returns the records with splits and with clusters as `case_id`, and the card's notes."""
+    records = [record for result in results.values() for record in result.records]
+    # A case has several texts if its records show different ones.
+    sources = {(record.case_id, splits.case_text(record)): record.source for record in records}
+    cases = [case for case, _ in sources]
+    first_of = splits.cluster_near_duplicates([text for _, text in sources], cases)
+    cluster_of = {case: cases[first] for case, first in zip(cases, first_of, strict=True)}
+
+    # Clusters with a held-out case are tested; the others are divided at random.
+    held_out = frozenset().union(*(result.held_out for result in results.values()))
+    held_out &= cluster_of.keys()
+    tested = {cluster_of[case] for case in held_out}
+    free = sorted({*cluster_of.values()} - tested)
+    split_of = dict(zip(free, splits.assign_splits(free, seed), strict=True))
+    split_of |= dict.fromkeys(tested, 'test')
+
+    cluster_sources = collections.defaultdict(set)
+    for (case, _), source in sources.items():
+        cluster_sources[cluster_of[case]].add(source)
+    notes = {name: result.notes for name, result in results.items()}
+    if len(results) == 1:
         (notes,) = notes.values()
-    placed = [
-        dataclasses.replace(record, case_id=cluster[record.case_id], split=split_of[cluster[record.case_id]])
+    assigned = [
+        dataclasses.replace(
+            record,
+            case_id=cluster_of[record.case_id],
+            split=split_of[cluster_of[record.case_id]],
+        )
         for record in records
     ]
-    return placed, notes | {
-        'clusters': len(sets_of),
-        'clusters_across_sets': sum(len(found) > 1 for found in sets_of.values()),
-        'moved_to_test': sorted(case for case in cluster if cluster[case] in tested and case not in held_out),
+    return assigned, notes | {
+        'clusters': len(cluster_sources),
+        'clusters_across_sets': sum(len(names) > 1 for names in cluster_sources.values()),
+        'moved_to_test': sorted(
+            case
+            for case, cluster in cluster_of.items()
+            if cluster in tested and case not in held_out
+        ),
     }
 
 
-def _evened(
-    records: Sequence[Record], name: str, loaded: Mapping[str, common.Loaded], seed: int
-) -> tuple[list[Record], int]:
-    """The records of a set; where its options stand in one order as many of each answer in each split as of the
-    rarest, and how many that leaves out."""
-    own = [record for record in records if record.source == name]
-    if not loaded[name].fixed_options:
-        return own, 0
-    of_answer = collections.defaultdict(list)
-    for record in own:
-        of_answer[record.split, record.answer].append(record.id)
-    kept = set()
-    for split in {split for split, _ in of_answer}:
-        answers = [ids for (of, _), ids in sorted(of_answer.items()) if of == split]
-        fewest = min(map(len, answers))
+def _balance_answers(records: Sequence[Record], seed: int) -> list[Record]:
+    """Returns as many records of each answer, in each split, as the rarest answer has."""
+    ids_of = collections.defaultdict(list)
+    for record in records:
+        ids_of[record.split, record.answer].append(record.id)
+    chosen = set()
+    for split in {split for split, _ in ids_of}:
+        answers = [ids for (of, _), ids in sorted(ids_of.items()) if of == split]
+        smallest = min(map(len, answers))
         for ids in answers:
-            kept.update(random.Random(f'even/{seed}/{split}').sample(sorted(ids), fewest))
-    return [record for record in own if record.id in kept], len(own) - len(kept)
+            chosen.update(random.Random(f'even/{seed}/{split}').sample(sorted(ids), smallest))
+    return [record for record in records if record.id in chosen]

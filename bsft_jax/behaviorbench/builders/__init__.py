@@ -1,50 +1,49 @@
-"""One builder per category: a case in, its scenes out; `records_of` makes the records of all of them."""
+"""Task builders: one module per category turns a case into scenes.
+
+A builder module defines `CATEGORY`, the category's declaration, and `build(case, wording)`, which
+returns the scenes. This package finds the modules and puts them in the order of the taxonomy. To
+add a category, write its module, named as the category, and add the name with its group to
+`bsft_jax/records/taxonomy.py`.
+"""
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench.builders import (
-    ambiguity_clarification,
-    consistency_check,
-    critical_value_alert,
-    deterioration_check,
-    differential_diagnosis,
-    error_correction,
-    follow_up_planning,
-    image_reasoning,
-    laboratory_interpretation,
-    medication_safety,
-    omission_detection,
-    temporal_ordering,
-    treatment_selection,
-)
-from bsft_jax.behaviorbench.builders.scene import Builder, records
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Record
+import importlib
+import pkgutil
+from types import ModuleType
 
-BUILDERS: dict[str, Builder] = {
-    module.__name__.rpartition('.')[2]: module.build
-    for module in (
-        differential_diagnosis,
-        image_reasoning,
-        temporal_ordering,
-        laboratory_interpretation,
-        treatment_selection,
-        medication_safety,
-        follow_up_planning,
-        deterioration_check,
-        omission_detection,
-        error_correction,
-        consistency_check,
-        critical_value_alert,
-        ambiguity_clarification,
+from bsft_jax.behaviorbench.builders.scene import Builder, CategorySpec, build_records
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Record
+from bsft_jax.records.taxonomy import CATEGORIES
+
+
+def _builder_modules() -> list[ModuleType]:
+    """Returns the modules of this package that define a category, in the order of the taxonomy."""
+    names = [module.name for module in pkgutil.iter_modules(__path__, f'{__name__}.')]
+    modules = [importlib.import_module(name) for name in names]
+    # The position in the taxonomy, not the file's name, decides: it sets the order of the records.
+    order = list(CATEGORIES)
+    return sorted(
+        (module for module in modules if hasattr(module, 'CATEGORY')),
+        key=lambda module: order.index(module.CATEGORY.name),
     )
-}
+
+
+_MODULES = _builder_modules()
+SPECS: tuple[CategorySpec, ...] = tuple(module.CATEGORY for module in _MODULES)
+BUILDERS: dict[str, Builder] = {module.CATEGORY.name: module.build for module in _MODULES}
 
 
 def records_of(case: Case, *, held_out: bool) -> list[Record]:
-    """Every record of a case; `held_out` words them as only the test split does."""
+    """Returns the records of a case in every category.
+
+    Args:
+      case: the case.
+      held_out: whether to use the phrasings that only the test split uses.
+    """
     return [
         record
         for category, build in BUILDERS.items()
-        for record in records(category, build, case, held_out=held_out)
+        for record in build_records(category, build, case, held_out=held_out)
     ]

@@ -1,15 +1,25 @@
-"""ambiguity_clarification: a drug is continued "as before", and its dose is not on record.
+"""ambiguity_clarification: the draft continues a drug "as before", but its dose is not on record.
 
-Two drugs, one of them with its dose. In the twin the dose is that of the other. Hard: the drug to
-continue is told first, farthest from the order.
+Two drugs are listed, one with its dose. In the twin the other drug has the dose. Hard: the drug to
+continue is listed first, farthest from the order.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+    draft_note,
+    review_scene,
+)
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('ambiguity_clarification', extra_position=5)
 
 DRUGS = Phrasings(
     ('{patient} takes {drugs}.', 'Drugs of {patient}: {drugs}.', '{patient} is on {drugs}.'),
@@ -22,35 +32,42 @@ CONTINUE = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins: the ordered drug has no dose on record, then it has one."""
     ordered, other, _ = case.drugs
-    drugs, unknown = words.pick(DRUGS), words.pick(UNKNOWN)
-    listed = words.order(ordered, other)
-    note = scene.draft(case, words, words.pick(CONTINUE).format(drug=ordered))
+    drugs, unknown = wording.pick(DRUGS), wording.pick(UNKNOWN)
+    listed = wording.shuffled(ordered, other)
+    note = draft_note(case, wording, wording.pick(CONTINUE).format(drug=ordered))
     scenes = []
     for known in (other, ordered):
-        text = ' and '.join(f'{drug} ({case.dose if drug == known else unknown})' for drug in listed)
-        wrong = known != ordered
-        missing = ordered if wrong else other
+        text = ' and '.join(
+            f'{drug} ({case.dose if drug == known else unknown})' for drug in listed
+        )
+        needs_fix = known != ordered
+        missing = ordered if needs_fix else other
+        ordered_dose = f'{ordered} ({unknown if needs_fix else case.dose})'
         scenes.append(
-            scene.review(
+            review_scene(
                 case,
                 (Message('user', drugs.format(patient=case.patient, drugs=text), case.nurse), note),
                 f'Ask the {ordered} dose',
                 f'Ask the {other} dose',
-                wrong=wrong,
-                rationale=f'The dose of {ordered} is {"not known" if wrong else case.dose}.',
-                mention=(ordered,),
+                needs_fix=needs_fix,
+                rationale=f'The dose of {ordered} is {"not known" if needs_fix else case.dose}.',
+                must_mention=(ordered,),
                 hard=listed[0] == ordered,
-                asks=(
-                    (f'What is the dose of {known}?', f'{known} ({case.dose}).'),
-                    (f'What is the dose of {missing}?', f'{missing} ({unknown}).'),
-                    ('Which dose is not known?', f'{missing} ({unknown}).'),
-                    (f'Which drug is at {case.dose}?', f'{known} ({case.dose}).'),
-                    ('Which drug is in the draft?', f'{ordered}.'),
-                    (
+                qa=(
+                    QA(f'What is the dose of {known}?', f'{known} ({case.dose}).', Gate.RETRIEVAL),
+                    QA(
+                        f'What is the dose of {missing}?', f'{missing} ({unknown}).', Gate.RETRIEVAL
+                    ),
+                    QA('Which dose is not known?', f'{missing} ({unknown}).'),
+                    QA(f'Which drug is at {case.dose}?', f'{known} ({case.dose}).'),
+                    QA('Which drug is in the draft?', f'{ordered}.', Gate.COPYING),
+                    QA(
                         'Do we know the dose of the drug in the draft?',
-                        f'{"No" if wrong else "Yes"}, {ordered} ({unknown if wrong else case.dose}).',
+                        f'{"No" if needs_fix else "Yes"}, {ordered_dose}.',
+                        Gate.COPYING,
                     ),
                 ),
             )

@@ -1,58 +1,77 @@
-"""consistency_check: a draft tells two events in another order than the chart.
+"""consistency_check: the draft puts two events in another order than the chart.
 
-In the twin the two events' days change places. Hard: the events are one day apart.
+In the twin the two events' days are exchanged. Hard: the events are one day apart.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+    draft_note,
+    review_scene,
+)
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('consistency_check', extra_position=4)
 
 CHART = Phrasings(
     ('Chart of {patient}: {chart}.', '{patient} had {chart}.', '{patient}: {chart}.'),
     ('In the chart of {patient}: {chart}.', '{patient} came with {chart}.'),
 )
-TOLD = Phrasings(
+ORDER = Phrasings(
     ('The {first} came before the {second}.', 'First {first}, then {second}.'),
     ('The {second} came after the {first}.', 'It was first {first} and then {second}.'),
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    at = words.rng.randrange(3)
-    (early, first), (late, second) = case.timeline[at : at + 2]
-    if words.rng.random() < 0.5:
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins: the chart contradicts the draft's order of two events, then confirms it."""
+    start = wording.rng.randrange(3)
+    (early, first), (late, second) = case.timeline[start : start + 2]
+    if wording.rng.random() < 0.5:
         first, second = second, first
-    # The draft tells `first` before `second`; in the first scene the chart has them the other way.
-    chart, listed = words.pick(CHART), words.order(first, second)
-    note = scene.draft(case, words, words.pick(TOLD).format(first=first, second=second))
+    # The draft puts `first` before `second`; in the first scene the chart has them reversed.
+    chart, listed = wording.pick(CHART), wording.shuffled(first, second)
+    note = draft_note(case, wording, wording.pick(ORDER).format(first=first, second=second))
     scenes = []
     for day_of in ({first: late, second: early}, {first: early, second: late}):
         text = ' and '.join(f'{event} on day {day_of[event]}' for event in listed)
-        wrong = day_of[second] < day_of[first]
-        earlier, later = (second, first) if wrong else (first, second)
+        needs_fix = day_of[second] < day_of[first]
+        earlier, later = (second, first) if needs_fix else (first, second)
         scenes.append(
-            scene.review(
+            review_scene(
                 case,
                 (Message('user', chart.format(patient=case.patient, chart=text), case.nurse), note),
                 f'Put {second} first',
                 f'Put {first} first',
-                wrong=wrong,
+                needs_fix=needs_fix,
                 rationale=f'The {earlier} was on day {early}, the {later} on day {late}.',
-                mention=(second,),
+                must_mention=(second,),
                 hard=late - early == 1,
-                asks=(
-                    ('Which came first?', f'{earlier} on day {early}.'),
-                    ('Which came last?', f'{later} on day {late}.'),
-                    (f'When was the {first}?', f'{first} on day {day_of[first]}.'),
-                    (f'When was the {second}?', f'{second} on day {day_of[second]}.'),
-                    (f'What was on day {early}?', f'{earlier} on day {early}.'),
-                    ('Which does the draft put first?', f'{first}.'),
-                    (
+                qa=(
+                    QA('Which came first?', f'{earlier} on day {early}.', Gate.BEFORE_OR_AFTER),
+                    QA('Which came last?', f'{later} on day {late}.', Gate.BEFORE_OR_AFTER),
+                    QA(
+                        f'When was the {first}?',
+                        f'{first} on day {day_of[first]}.',
+                        Gate.RETRIEVAL,
+                    ),
+                    QA(
+                        f'When was the {second}?',
+                        f'{second} on day {day_of[second]}.',
+                        Gate.RETRIEVAL,
+                    ),
+                    QA(f'What was on day {early}?', f'{earlier} on day {early}.', Gate.RETRIEVAL),
+                    QA('Which does the draft put first?', f'{first}.', Gate.COPYING),
+                    QA(
                         'Is the order in the draft right?',
-                        f'{"No" if wrong else "Yes"}, {earlier} on day {early}.',
+                        f'{"No" if needs_fix else "Yes"}, {earlier} on day {early}.',
                     ),
                 ),
             )

@@ -1,16 +1,26 @@
 """critical_value_alert: a value lies beyond the limit at which the laboratory calls.
 
-Beside it stands a quantity without a limit. In the twin the two values change places, and both
-are harmless. Hard: the critical value is within a twentieth of the limit.
+A quantity without a limit stands beside it. In the twin the two values are exchanged, and both are
+harmless. Hard: the critical value is within a twentieth of the limit.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench import medicine
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+    draft_note,
+    review_scene,
+)
+from bsft_jax.behaviorbench.simulator import medicine
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('critical_value_alert')
 
 LABS = Phrasings(
     ('Labs of {patient}: {labs}.', 'Back for {patient}: {labs}.', '{patient}: {labs}.'),
@@ -18,43 +28,49 @@ LABS = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    critical, (beyond, safe) = case.critical, case.critical_values
-    labs, note, swapped = words.pick(LABS), scene.draft(case, words), words.rng.random() < 0.5
-    limit = critical.show(critical.limit)
-    another = words.rng.choice(sorted({c.name for c in medicine.CRITICALS} - {critical.name}))
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins: the quantity with a call limit has the critical value, then its companion."""
+    lab, (critical, safe) = case.critical_lab, case.critical_values
+    labs, note = wording.pick(LABS), draft_note(case, wording)
+    companion_first = wording.rng.random() < 0.5
+    limit = lab.format(lab.limit)
+    other_names = sorted({other.name for other in medicine.CALL_LIMITS} - {lab.name})
+    other_name = wording.rng.choice(other_names)
     scenes = []
-    for value, other in ((beyond, safe), (safe, beyond)):
-        shown, beside = critical.show(value), critical.show(other)
-        parts = [
-            f'{critical.name} (call {critical.side} {limit}) is {shown}',
-            f'{critical.beside} (no call) is {beside}',
+    for value, companion_value in ((critical, safe), (safe, critical)):
+        shown, companion_shown = lab.format(value), lab.format(companion_value)
+        facts = [
+            f'{lab.name} (call {lab.side} {limit}) is {shown}',
+            f'{lab.companion} (no call) is {companion_shown}',
         ]
-        if swapped:
-            parts.reverse()
-        wrong = value == beyond
+        if companion_first:
+            facts.reverse()
+        needs_fix = value == critical
+        text = labs.format(patient=case.patient, labs=' and '.join(facts))
         scenes.append(
-            scene.review(
+            review_scene(
                 case,
-                (
-                    Message('user', labs.format(patient=case.patient, labs=' and '.join(parts)), case.nurse),
-                    note,
-                ),
-                f'Call about {critical.name}',
-                f'Call about {another}',
-                wrong=wrong,
-                rationale=f'{critical.name} {shown} is {"" if wrong else "not "}{critical.side} {limit}.',
-                mention=(critical.name,),
-                hard=20 * abs(beyond - critical.limit) <= critical.limit,
-                asks=(
-                    (f'What is the {critical.name}?', f'{shown}.'),
-                    (f'What is the {critical.beside}?', f'{beside}.'),
-                    (f'What is the limit for {critical.name}?', f'{critical.side} {limit}.'),
-                    (
-                        f'Is {critical.name} {critical.side} its limit?',
-                        f'{"Yes" if wrong else "No"}, {shown}.',
+                (Message('user', text, case.nurse), note),
+                f'Call about {lab.name}',
+                f'Call about {other_name}',
+                needs_fix=needs_fix,
+                rationale=f'{lab.name} {shown} is {"" if needs_fix else "not "}{lab.side} {limit}.',
+                must_mention=(lab.name,),
+                hard=20 * abs(critical - lab.limit) <= lab.limit,
+                qa=(
+                    QA(f'What is the {lab.name}?', f'{shown}.', Gate.RETRIEVAL),
+                    QA(f'What is the {lab.companion}?', f'{companion_shown}.', Gate.RETRIEVAL),
+                    QA(
+                        f'What is the limit for {lab.name}?',
+                        f'{lab.side} {limit}.',
+                        Gate.RETRIEVAL,
                     ),
-                    (f'Which value is {shown}?', f'{critical.name}.'),
+                    QA(
+                        f'Is {lab.name} {lab.side} its limit?',
+                        f'{"Yes" if needs_fix else "No"}, {shown}.',
+                        Gate.LOW_OR_HIGH,
+                    ),
+                    QA(f'Which value is {shown}?', f'{lab.name}.'),
                 ),
             )
         )

@@ -1,16 +1,26 @@
 """deterioration_check: one vital sign alone calls for an urgent review (3 points of NEWS2).
 
-Beside it stands a number that is harmless at both values. In the twin the two change places.
-Hard: the red value is within 3 of the limit.
+A vital sign that is harmless at both values stands beside it. In the twin the two values are
+exchanged. Hard: the urgent value is within 3 of the limit.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench import medicine
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+    draft_note,
+    review_scene,
+)
+from bsft_jax.behaviorbench.simulator import medicine
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('deterioration_check')
 
 VITALS = Phrasings(
     ('Vitals of {patient}: {vitals}.', '{patient} now: {vitals}.', '{patient}: {vitals}.'),
@@ -18,32 +28,38 @@ VITALS = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    vital, (red, calm) = case.vital, case.vital_values
-    vitals, note, swapped = words.pick(VITALS), scene.draft(case, words), words.rng.random() < 0.5
-    another = next(other.name for other in medicine.RED_VITALS if other.name != vital.name)
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins: the vital sign has the urgent value, then its companion."""
+    vital, (urgent, calm) = case.vital_sign, case.vital_values
+    vitals, note = wording.pick(VITALS), draft_note(case, wording)
+    companion_first = wording.rng.random() < 0.5
+    other_name = next(other.name for other in medicine.VITAL_SIGNS if other.name != vital.name)
     scenes = []
-    for value, other in ((red, calm), (calm, red)):
-        parts = [f'{vital.name} is {value}', f'{vital.beside} is {other}']
-        if swapped:
-            parts.reverse()
-        wrong = value == red
-        text = vitals.format(patient=case.patient, vitals=' and '.join(parts))
+    for value, companion_value in ((urgent, calm), (calm, urgent)):
+        facts = [f'{vital.name} is {value}', f'{vital.companion} is {companion_value}']
+        if companion_first:
+            facts.reverse()
+        needs_fix = value == urgent
+        text = vitals.format(patient=case.patient, vitals=' and '.join(facts))
         scenes.append(
-            scene.review(
+            review_scene(
                 case,
                 (Message('user', text, case.nurse), note),
                 f'Call for {vital.name}',
-                f'Call for {another}',
-                wrong=wrong,
-                rationale=f'{vital.name} {value} is {"urgent" if wrong else "not urgent"}.',
-                mention=(vital.name,),
-                hard=abs(red - vital.limit) <= 3,
-                asks=(
-                    (f'What is the {vital.name}?', f'{value}.'),
-                    (f'What is the {vital.beside}?', f'{other}.'),
-                    (f'What is {value}?', f'The {vital.name}.'),
-                    (f'Is the {vital.name} urgent?', f'{"Yes" if wrong else "No"}, {value}.'),
+                f'Call for {other_name}',
+                needs_fix=needs_fix,
+                rationale=f'{vital.name} {value} is {"urgent" if needs_fix else "not urgent"}.',
+                must_mention=(vital.name,),
+                hard=abs(urgent - vital.limit) <= 3,
+                qa=(
+                    QA(f'What is the {vital.name}?', f'{value}.', Gate.RETRIEVAL),
+                    QA(f'What is the {vital.companion}?', f'{companion_value}.', Gate.RETRIEVAL),
+                    QA(f'What is {value}?', f'The {vital.name}.'),
+                    QA(
+                        f'Is the {vital.name} urgent?',
+                        f'{"Yes" if needs_fix else "No"}, {value}.',
+                        Gate.LOW_OR_HIGH,
+                    ),
                 ),
             )
         )

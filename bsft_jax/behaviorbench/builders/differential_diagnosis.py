@@ -1,15 +1,23 @@
-"""differential_diagnosis: the most likely diagnosis of two findings that only it has both of.
+"""differential_diagnosis: the most likely diagnosis, the only one that has both findings.
 
 Hard: another option shares one of the findings.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench import medicine
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+)
+from bsft_jax.behaviorbench.simulator import medicine
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('differential_diagnosis')
 
 FINDINGS = Phrasings(
     ('{patient} has {findings}.', 'Findings in {patient}: {findings}.', '{patient}: {findings}.'),
@@ -21,30 +29,36 @@ QUESTION = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    findings = words.order(*case.findings)
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns one scene: two findings and a question for the diagnosis."""
+    findings = wording.shuffled(*case.findings)
     others = [name for name in medicine.DIAGNOSES if name != case.diagnosis]
     sharing = [name for name in others if set(medicine.DIAGNOSES[name]) & set(findings)]
-    hard = bool(sharing) and words.rng.random() < 0.7
-    wrong = words.rng.sample([name for name in others if name not in sharing], 3)
+    hard = bool(sharing) and wording.rng.random() < 0.7
+    wrong = wording.rng.sample([name for name in others if name not in sharing], 3)
     if hard:
-        wrong[0] = words.rng.choice(sharing)
-    text = words.pick(FINDINGS).format(patient=case.patient, findings=' and '.join(findings))
+        wrong[0] = wording.rng.choice(sharing)
+    text = wording.pick(FINDINGS).format(patient=case.patient, findings=' and '.join(findings))
     third = next(f for f in medicine.DIAGNOSES[case.diagnosis] if f not in findings)
+    diagnosis = f'{case.diagnosis}.'
     return [
-        scene.Scene(
+        Scene(
             (Message('user', text, case.doctor),),
             (case.diagnosis, 'reactive'),
             tuple((name, 'reactive') for name in wrong),
             f'{findings[0]} and {findings[1]} fit {case.diagnosis}.',
-            question=words.pick(QUESTION).format(patient=case.patient),
+            question=wording.pick(QUESTION).format(patient=case.patient),
             hard=hard,
-            asks=(
-                ('What is it?', f'{case.diagnosis}.'),
-                (f'What else is seen in {case.diagnosis}?', f'{third}.'),
-                (f'What do {findings[0]} and {findings[1]} suggest?', f'{case.diagnosis}.'),
-                (f'Is it {case.diagnosis} or {wrong[0]}?', f'{case.diagnosis}.'),
-                (f'Is it {wrong[1]} or {case.diagnosis}?', f'{case.diagnosis}.'),
+            qa=(
+                QA('What is it?', diagnosis, Gate.FINDINGS_TO_DIAGNOSIS),
+                QA(f'What else is seen in {case.diagnosis}?', f'{third}.'),
+                QA(
+                    f'What do {findings[0]} and {findings[1]} suggest?',
+                    diagnosis,
+                    Gate.FINDINGS_TO_DIAGNOSIS,
+                ),
+                QA(f'Is it {case.diagnosis} or {wrong[0]}?', diagnosis, Gate.FINDINGS_TO_DIAGNOSIS),
+                QA(f'Is it {wrong[1]} or {case.diagnosis}?', diagnosis, Gate.FINDINGS_TO_DIAGNOSIS),
             ),
         )
     ]

@@ -1,15 +1,27 @@
-"""error_correction: a draft gives the patient the drug that the other person takes.
+"""error_correction: the draft gives the patient the drug that the relative takes.
 
-In the twin the two people's drugs change places, and the same draft is right. Hard: the wrong
-correction is the drug that the draft has already.
+In the twin the two people's drugs are exchanged, and the same draft is right. Hard: the wrong
+correction is the drug that the draft already has.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+    draft_note,
+    introduce_people,
+    people_qa,
+    review_scene,
+)
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('error_correction', extra_position=2)
 
 TAKES = Phrasings(
     ('{name} takes {drug}.', '{name} is on {drug}.', 'For {name} it is {drug}.'),
@@ -21,40 +33,44 @@ WRITTEN = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins: the drafted drug is the relative's, then the patient's."""
     own, drafted, third = case.drugs
-    who, takes = scene.people(case, words), words.pick(TAKES)
-    note = scene.draft(case, words, words.pick(WRITTEN).format(drug=drafted))
-    hard, patient_first = words.rng.random() < 0.5, words.rng.random() < 0.5
+    people, takes = introduce_people(case, wording), wording.pick(TAKES)
+    note = draft_note(case, wording, wording.pick(WRITTEN).format(drug=drafted))
+    hard, patient_first = wording.rng.random() < 0.5, wording.rng.random() < 0.5
     scenes = []
     for mine, theirs in ((own, drafted), (drafted, own)):
-        facts = [takes.format(name=case.patient, drug=mine), takes.format(name=case.relative, drug=theirs)]
+        patient_takes = takes.format(name=case.patient, drug=mine)
+        relative_takes = takes.format(name=case.relative, drug=theirs)
+        facts = [patient_takes, relative_takes]
         if not patient_first:
             facts.reverse()
-        wrong = mine != drafted
+        needs_fix = mine != drafted
         scenes.append(
-            scene.review(
+            review_scene(
                 case,
-                (Message('user', f'{who} {" ".join(facts)}', case.nurse), note),
+                (Message('user', f'{people} {" ".join(facts)}', case.nurse), note),
                 f'Change to {own}',
                 f'Change to {drafted if hard else third}',
-                wrong=wrong,
+                needs_fix=needs_fix,
                 rationale=f'{case.patient} takes {mine}, not {theirs}.',
-                mention=(own,),
+                must_mention=(own,),
                 hard=hard,
-                asks=(
-                    *scene.ask_people(case),
-                    (f'What does {case.patient} take?', takes.format(name=case.patient, drug=mine)),
-                    (f'What does {case.relative} take?', takes.format(name=case.relative, drug=theirs)),
-                    ('What does the patient take?', takes.format(name=case.patient, drug=mine)),
-                    (
+                qa=(
+                    *people_qa(case),
+                    QA(f'What does {case.patient} take?', patient_takes, Gate.RETRIEVAL),
+                    QA(f'What does {case.relative} take?', relative_takes, Gate.RETRIEVAL),
+                    QA('What does the patient take?', patient_takes, Gate.WHO),
+                    QA(
                         f'Who takes {own}?',
-                        takes.format(name=case.patient if wrong else case.relative, drug=own),
+                        patient_takes if needs_fix else relative_takes,
+                        Gate.WHO,
                     ),
-                    ('Which drug is in the draft?', f'{drafted}.'),
-                    (
+                    QA('Which drug is in the draft?', f'{drafted}.', Gate.COPYING),
+                    QA(
                         'Is the drug in the draft right?',
-                        f'{"No" if wrong else "Yes"}, {takes.format(name=case.patient, drug=mine)}',
+                        f'{"No" if needs_fix else "Yes"}, {patient_takes}',
                     ),
                 ),
             )

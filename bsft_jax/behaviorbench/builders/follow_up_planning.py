@@ -1,91 +1,114 @@
-"""follow_up_planning: something on the chart needs a next step that the draft does not plan.
+"""follow_up_planning: something in the chart needs a next step that the draft does not plan.
 
 Either a lung nodule of `NODULE_LIMIT` mm or more (a kidney cyst of that size needs nothing), or a
 test that is still pending while the draft waits for another one. In the twin the two sizes, or the
-two states, change places. Hard: sizes within 2 mm; the pending test told first.
+two states, are exchanged. Hard: sizes within 2 mm; the pending test listed first.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+    draft_note,
+    review_scene,
+)
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('follow_up_planning')
 
 SCAN = Phrasings(
-    ('CT of {patient}: {found}.', 'The CT of {patient} shows {found}.', '{patient}, on CT: {found}.'),
-    ('On CT {patient} has {found}.', 'New CT of {patient}: {found}.'),
+    (
+        'CT of {patient}: {results}.',
+        'The CT of {patient} shows {results}.',
+        '{patient}, on CT: {results}.',
+    ),
+    ('On CT {patient} has {results}.', 'New CT of {patient}: {results}.'),
 )
 TESTS = Phrasings(
-    ('Tests of {patient}: {found}.', 'For {patient}, {found}.', '{patient}: {found}.'),
-    ('New for {patient}: {found}.', 'The tests of {patient}: {found}.'),
+    ('Tests of {patient}: {results}.', 'For {patient}, {results}.', '{patient}: {results}.'),
+    ('New for {patient}: {results}.', 'The tests of {patient}: {results}.'),
 )
 NO_SCAN = Phrasings(('No more scans.', 'No scan planned.'), ('No more scans planned.',))
 WAIT = Phrasings(('Will wait for the {test}.', 'Await the {test}.'), ('We wait for the {test}.',))
 
 
-def _scan(case: Case, words: scene.Words) -> list[scene.Scene]:
-    scan, note = words.pick(SCAN), scene.draft(case, words, words.pick(NO_SCAN))
-    swapped = words.rng.random() < 0.5
+def _scan_scenes(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins about a CT: the nodule needs a scan, then it is too small."""
+    scan, note = wording.pick(SCAN), draft_note(case, wording, wording.pick(NO_SCAN))
+    cyst_first = wording.rng.random() < 0.5
     scenes = []
     for nodule, cyst in ((case.nodule, case.cyst), (case.cyst, case.nodule)):
-        parts = [f'a solid lung nodule of {nodule} mm', f'a simple kidney cyst of {cyst} mm']
-        if swapped:
-            parts.reverse()
-        wrong = nodule == case.nodule
-        needs = 'needs a scan' if wrong else 'needs no scan'
-        text = scan.format(patient=case.patient, found=' and '.join(parts))
+        facts = [f'a solid lung nodule of {nodule} mm', f'a simple kidney cyst of {cyst} mm']
+        if cyst_first:
+            facts.reverse()
+        needs_fix = nodule == case.nodule
+        need = 'needs a scan' if needs_fix else 'needs no scan'
+        text = scan.format(patient=case.patient, results=' and '.join(facts))
         scenes.append(
-            scene.review(
+            review_scene(
                 case,
                 (Message('user', text, case.nurse), note),
                 'Plan a lung scan',
                 f'Chase the {case.tests[0]}',
-                wrong=wrong,
-                rationale=f'A lung nodule of {nodule} mm {needs}.',
-                mention=('lung',),
+                needs_fix=needs_fix,
+                rationale=f'A lung nodule of {nodule} mm {need}.',
+                must_mention=('lung',),
                 hard=case.nodule - case.cyst <= 2,
-                asks=(
-                    ('How large is the nodule?', f'{nodule} mm.'),
-                    ('How large is the cyst?', f'{cyst} mm.'),
-                    (f'What is {nodule} mm?', 'The lung nodule.'),
-                    ('Does the nodule need a scan?', f'{"Yes" if wrong else "No"}, {nodule} mm.'),
-                    ('Does the cyst need a scan?', 'No.'),
+                qa=(
+                    QA('How large is the nodule?', f'{nodule} mm.', Gate.RETRIEVAL),
+                    QA('How large is the cyst?', f'{cyst} mm.', Gate.RETRIEVAL),
+                    QA(f'What is {nodule} mm?', 'The lung nodule.'),
+                    QA(
+                        'Does the nodule need a scan?',
+                        f'{"Yes" if needs_fix else "No"}, {nodule} mm.',
+                        Gate.LOW_OR_HIGH,
+                    ),
+                    QA('Does the cyst need a scan?', 'No.', Gate.LOW_OR_HIGH),
                 ),
             )
         )
     return scenes
 
 
-def _pending(case: Case, words: scene.Words) -> list[scene.Scene]:
+def _pending_scenes(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins about tests: the draft waits for the final one, then for the pending one."""
     missed, awaited = case.tests
-    tests, listed = words.pick(TESTS), words.order(missed, awaited)
-    note = scene.draft(case, words, words.pick(WAIT).format(test=awaited))
+    tests, listed = wording.pick(TESTS), wording.shuffled(missed, awaited)
+    note = draft_note(case, wording, wording.pick(WAIT).format(test=awaited))
     scenes = []
     for pending, final in ((missed, awaited), (awaited, missed)):
-        text = ' and '.join(f'the {t} is {"pending" if t == pending else "final"}' for t in listed)
-        wrong = pending == missed
+        states = [f'the {t} is {"pending" if t == pending else "final"}' for t in listed]
+        text = tests.format(patient=case.patient, results=' and '.join(states))
+        needs_fix = pending == missed
         scenes.append(
-            scene.review(
+            review_scene(
                 case,
-                (Message('user', tests.format(patient=case.patient, found=text), case.nurse), note),
+                (Message('user', text, case.nurse), note),
                 f'Chase the {missed}',
                 'Plan a lung scan',
-                wrong=wrong,
+                needs_fix=needs_fix,
                 rationale=f'The {pending} is pending.',
-                mention=(missed,),
+                must_mention=(missed,),
                 hard=listed[0] == missed,
-                asks=(
-                    ('Which test is pending?', f'The {pending} is pending.'),
-                    ('Which test is final?', f'The {final} is final.'),
-                    (
+                qa=(
+                    QA('Which test is pending?', f'The {pending} is pending.'),
+                    QA('Which test is final?', f'The {final} is final.'),
+                    QA(
                         f'Is the {missed} final?',
-                        f'No, the {missed} is pending.' if wrong else f'Yes, the {missed} is final.',
+                        f'No, the {missed} is pending.'
+                        if needs_fix
+                        else f'Yes, the {missed} is final.',
                     ),
-                    ('Which test does the draft wait for?', f'The {awaited}.'),
-                    (
+                    QA('Which test does the draft wait for?', f'The {awaited}.', Gate.COPYING),
+                    QA(
                         'Does the draft wait for the right test?',
-                        f'{"No" if wrong else "Yes"}, the {pending} is pending.',
+                        f'{"No" if needs_fix else "Yes"}, the {pending} is pending.',
                     ),
                 ),
             )
@@ -93,5 +116,7 @@ def _pending(case: Case, words: scene.Words) -> list[scene.Scene]:
     return scenes
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    return (_scan if words.rng.random() < 0.5 else _pending)(case, words)
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins of one of the two kinds, each half of the time."""
+    build_scenes = _scan_scenes if wording.rng.random() < 0.5 else _pending_scenes
+    return build_scenes(case, wording)

@@ -1,15 +1,23 @@
-"""image_reasoning: what the written findings of the patient's image mean; another person's stand beside.
+"""image_reasoning: the meaning of the patient's image findings, next to the relative's.
 
-Hard: the other person's reading is an option, too.
+Hard: the reading of the relative's image is an option, too.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench import medicine
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+)
+from bsft_jax.behaviorbench.simulator import medicine
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('image_reasoning', extra_position=8)
 
 IMAGE = Phrasings(
     ('{image} of {name}: {sign}.', 'The {image} of {name} shows {sign}.'),
@@ -21,32 +29,36 @@ QUESTION = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    mine, theirs = case.images
-    shown = words.pick(IMAGE)
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns one scene: the findings on two people's images and a question about the patient's."""
+    mine, theirs = case.image_readings
+    shows = wording.pick(IMAGE)
     images = [
-        shown.format(image=medicine.IMAGES[reading][0], sign=medicine.IMAGES[reading][1], name=name)
+        shows.format(image=medicine.IMAGES[reading][0], sign=medicine.IMAGES[reading][1], name=name)
         for name, reading in ((case.patient, mine), (case.relative, theirs))
     ]
-    hard = words.rng.random() < 0.5
-    wrong = words.rng.sample([reading for reading in medicine.IMAGES if reading not in case.images], 3)
+    hard = wording.rng.random() < 0.5
+    wrong = wording.rng.sample(
+        [reading for reading in medicine.IMAGES if reading not in case.image_readings], 3
+    )
     if hard:
         wrong[0] = theirs
     sign = medicine.IMAGES[mine][1]
+    my_image, their_image = f'{images[0]} It is {mine}.', f'{images[1]} It is {theirs}.'
     return [
-        scene.Scene(
-            (Message('user', ' '.join(words.order(*images)), case.nurse),),
+        Scene(
+            (Message('user', ' '.join(wording.shuffled(*images)), case.nurse),),
             (mine, 'reactive'),
             tuple((reading, 'reactive') for reading in wrong),
             f'{case.patient} has {sign}: {mine}.',
-            question=words.pick(QUESTION).format(name=case.patient),
+            question=wording.pick(QUESTION).format(name=case.patient),
             hard=hard,
-            asks=(
-                (f'What does {case.patient} have?', f'{images[0]} It is {mine}.'),
-                (f'What does {case.relative} have?', f'{images[1]} It is {theirs}.'),
-                (f'What does {sign} mean?', f'{mine}.'),
-                (f'Who has {mine}?', f'{images[0]} It is {mine}.'),
-                (f'What is seen in {mine}?', f'{sign}.'),
+            qa=(
+                QA(f'What does {case.patient} have?', my_image, Gate.RETRIEVAL),
+                QA(f'What does {case.relative} have?', their_image, Gate.RETRIEVAL),
+                QA(f'What does {sign} mean?', f'{mine}.', Gate.FINDINGS_TO_DIAGNOSIS),
+                QA(f'Who has {mine}?', my_image, Gate.WHO),
+                QA(f'What is seen in {mine}?', f'{sign}.'),
             ),
         )
     ]

@@ -1,14 +1,22 @@
-"""laboratory_interpretation: which of two values is outside its printed range, and on which side.
+"""laboratory_interpretation: the value that is outside its printed range, and on which side.
 
-Hard: the value is within a tenth of the limit it passes.
+Hard: the value is within a tenth of the limit that it exceeds or falls below.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+)
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('laboratory_interpretation')
 
 LABS = Phrasings(
     ('Labs of {patient}: {labs}.', 'Back for {patient}: {labs}.', '{patient}: {labs}.'),
@@ -20,31 +28,36 @@ QUESTION = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    parts, asks, right, rationale, hard = [], [], '', '', False
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns one scene: two values with their ranges and a question for the abnormal one."""
+    facts, qa, right, rationale, hard = [], [], '', '', False
     for lab, value in case.labs:
-        low, high, shown = lab.show(lab.low), lab.show(lab.high), lab.show(value)
-        parts.append(f'{lab.name} is {shown} ({low} to {high})')
+        low, high, shown = lab.format(lab.low), lab.format(lab.high), lab.format(value)
+        facts.append(f'{lab.name} is {shown} ({low} to {high})')
         flag = 'low' if value < lab.low else 'high' if value > lab.high else 'normal'
-        asks += [
-            (f'What is the {lab.name}?', f'{shown}.'),
-            (f'Is {lab.name} low, normal or high?', f'{flag}.'),
-            (f'What is the range of {lab.name}?', f'{low} to {high}.'),
+        qa += [
+            QA(f'What is the {lab.name}?', f'{shown}.', Gate.RETRIEVAL),
+            QA(f'Is {lab.name} low, normal or high?', f'{flag}.', Gate.LOW_OR_HIGH),
+            QA(f'What is the range of {lab.name}?', f'{low} to {high}.', Gate.RETRIEVAL),
         ]
         if flag != 'normal':
             limit = lab.low if flag == 'low' else lab.high
             right, rationale = f'{flag} {lab.name}', f'{lab.name} is {shown}, {flag}.'
             hard = 10 * abs(value - limit) <= limit
     options = [f'{flag} {lab.name}' for lab, _ in case.labs for flag in ('low', 'high')]
-    text = words.pick(LABS).format(patient=case.patient, labs=' and '.join(parts))
+    text = wording.pick(LABS).format(patient=case.patient, labs=' and '.join(facts))
     return [
-        scene.Scene(
+        Scene(
             (Message('user', text, case.doctor),),
             (right, 'reactive'),
             tuple((option, 'reactive') for option in options if option != right),
             rationale,
-            question=words.pick(QUESTION),
+            question=wording.pick(QUESTION),
             hard=hard,
-            asks=(*asks, ('Which value is abnormal?', f'{right}.'), ('What should worry us?', f'{right}.')),
+            qa=(
+                *qa,
+                QA('Which value is abnormal?', f'{right}.', Gate.LOW_OR_HIGH),
+                QA('What should worry us?', f'{right}.'),
+            ),
         )
     ]

@@ -1,15 +1,27 @@
-"""medication_safety: a drug is ordered that something about the patient forbids.
+"""medication_safety: the draft orders a drug that a hazard of the patient forbids.
 
-Two people, each with something that forbids some drugs. In the twin the two change places, and the
-drug is safe for the patient. Hard: both hazards are of one kind.
+Two people each have a hazard that forbids some drugs. In the twin the hazards are exchanged, and
+the drug is safe for the patient. Hard: both hazards are of one kind.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+    draft_note,
+    introduce_people,
+    people_qa,
+    review_scene,
+)
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('medication_safety', extra_position=3)
 
 ORDER = Phrasings(
     ('Start {drug}.', 'Give {drug} today.', 'New drug: {drug}.'),
@@ -17,42 +29,51 @@ ORDER = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    forbids, other = case.hazards
-    drug = words.rng.choice(forbids.drugs)
-    who, patient_first = scene.people(case, words), words.rng.random() < 0.5
-    note = scene.draft(case, words, words.pick(ORDER).format(drug=drug))
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins: the hazard that forbids the drug is the patient's, then the relative's."""
+    forbidding, other = case.hazards
+    drug = wording.rng.choice(forbidding.forbidden_drugs)
+    people, patient_first = introduce_people(case, wording), wording.rng.random() < 0.5
+    note = draft_note(case, wording, wording.pick(ORDER).format(drug=drug))
     scenes = []
-    for mine, theirs in ((forbids, other), (other, forbids)):
-        facts = [f'{case.patient} {mine.clause}.', f'{case.relative} {theirs.clause}.']
+    for mine, theirs in ((forbidding, other), (other, forbidding)):
+        patient_fact = f'{case.patient} {mine.clause}.'
+        relative_fact = f'{case.relative} {theirs.clause}.'
+        facts = [patient_fact, relative_fact]
         if not patient_first:
             facts.reverse()
-        wrong = mine == forbids
-        verdict = 'is unsafe' if wrong else 'is safe'
-        holder = case.patient if wrong else case.relative
+        needs_fix = mine == forbidding
+        verdict = 'is unsafe' if needs_fix else 'is safe'
+        holder = case.patient if needs_fix else case.relative
         scenes.append(
-            scene.review(
+            review_scene(
                 case,
-                (Message('user', f'{who} {" ".join(facts)}', case.nurse), note),
-                f'Hold for {forbids.short}',
-                f'Hold for {other.short}',
-                wrong=wrong,
+                (Message('user', f'{people} {" ".join(facts)}', case.nurse), note),
+                f'Hold for {forbidding.name}',
+                f'Hold for {other.name}',
+                needs_fix=needs_fix,
                 rationale=f'{case.patient} {mine.clause}; {drug} {verdict}.',
-                mention=(forbids.short,),
-                hard=forbids.kind == other.kind,
-                asks=(
-                    *scene.ask_people(case),
-                    (f'When is {drug} unsafe?', f'With {forbids.short}.'),
-                    (f'Who {forbids.clause}?', f'{holder} {forbids.clause}.'),
-                    ('What do we know of the patient?', f'{case.patient} {mine.clause}.'),
-                    (f'What do we know of the {case.relation}?', f'{case.relative} {theirs.clause}.'),
-                    (
-                        f'Is {drug} safe for {case.patient}?',
-                        f'{"No" if wrong else "Yes"}, {case.patient} {mine.clause}.',
+                must_mention=(forbidding.name,),
+                hard=forbidding.kind == other.kind,
+                qa=(
+                    *people_qa(case),
+                    QA(f'When is {drug} unsafe?', f'With {forbidding.name}.', Gate.DRUG_TO_HAZARD),
+                    QA(
+                        f'Who {forbidding.clause}?',
+                        f'{holder} {forbidding.clause}.',
+                        Gate.WHO,
                     ),
-                    (
+                    QA('What do we know of the patient?', patient_fact, Gate.WHO),
+                    QA(f'What do we know of the {case.relation}?', relative_fact),
+                    QA(
+                        f'Is {drug} safe for {case.patient}?',
+                        f'{"No" if needs_fix else "Yes"}, {patient_fact}',
+                        Gate.DRUG_TO_HAZARD,
+                    ),
+                    QA(
                         f'Is {drug} safe for {case.relative}?',
-                        f'{"Yes" if wrong else "No"}, {case.relative} {theirs.clause}.',
+                        f'{"Yes" if needs_fix else "No"}, {relative_fact}',
+                        Gate.DRUG_TO_HAZARD,
                     ),
                 ),
             )

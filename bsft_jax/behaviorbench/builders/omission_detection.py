@@ -1,46 +1,64 @@
-"""omission_detection: a draft leaves out what must be noted of the patient.
+"""omission_detection: the draft leaves out a fact about the patient that must be noted.
 
-Two people, and one fact of each: one that every note must carry, one that changes nothing. In the
-twin they change places. Hard: the wrong addition is of the same kind as the right one.
+Two people, and one fact about each: one that every note must carry, one that changes nothing. In
+the twin the facts are exchanged. Hard: the wrong addition is of the same kind as the right one.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Scene,
+    Wording,
+    draft_note,
+    introduce_people,
+    people_qa,
+    review_scene,
+)
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('omission_detection', extra_position=1)
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    noted, who, note = case.noted, scene.people(case, words), scene.draft(case, words)
-    absent = case.absent
-    swapped = words.rng.random() < 0.5
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns twins: the fact that must be noted is the patient's, then the relative's."""
+    noted, absent = case.noted_fact, case.absent_fact
+    people, note = introduce_people(case, wording), draft_note(case, wording)
+    noted_last = wording.rng.random() < 0.5
     scenes = []
     for holder, other in ((case.patient, case.relative), (case.relative, case.patient)):
-        facts = [f'{holder} {noted.clause}.', f'{other} {case.idle}.']
-        if swapped:
+        noted_text = f'{holder} {noted.clause}.'
+        irrelevant_text = f'{other} {case.irrelevant_fact}.'
+        facts = [noted_text, irrelevant_text]
+        if noted_last:
             facts.reverse()
-        wrong = holder == case.patient
-        mine, theirs = (noted.clause, case.idle) if wrong else (case.idle, noted.clause)
+        needs_fix = holder == case.patient
+        patient_text, relative_text = (
+            (noted_text, irrelevant_text) if needs_fix else (irrelevant_text, noted_text)
+        )
         scenes.append(
-            scene.review(
+            review_scene(
                 case,
-                (Message('user', f'{who} {" ".join(facts)}', case.nurse), note),
-                f'Add {noted.short}',
-                f'Add {absent.short}',
-                wrong=wrong,
-                rationale=f'{case.patient} {noted.clause}.' if wrong else f'Only {holder} {noted.clause}.',
-                mention=(noted.short,),
+                (Message('user', f'{people} {" ".join(facts)}', case.nurse), note),
+                f'Add {noted.name}',
+                f'Add {absent.name}',
+                needs_fix=needs_fix,
+                rationale=noted_text if needs_fix else f'Only {noted_text}',
+                must_mention=(noted.name,),
                 hard=absent.kind == noted.kind,
-                asks=(
-                    *scene.ask_people(case),
-                    (f'Who {noted.clause}?', f'{holder} {noted.clause}.'),
-                    (f'Who {case.idle}?', f'{other} {case.idle}.'),
-                    ('What do we know of the patient?', f'{case.patient} {mine}.'),
-                    (f'What do we know of the {case.relation}?', f'{case.relative} {theirs}.'),
-                    (
+                qa=(
+                    *people_qa(case),
+                    QA(f'Who {noted.clause}?', noted_text, Gate.WHO),
+                    QA(f'Who {case.irrelevant_fact}?', irrelevant_text, Gate.WHO),
+                    QA('What do we know of the patient?', patient_text, Gate.WHO),
+                    QA(f'What do we know of the {case.relation}?', relative_text),
+                    QA(
                         f'Is it the patient who {noted.clause}?',
-                        f'{"Yes" if wrong else "No"}, {holder} {noted.clause}.',
+                        f'{"Yes" if needs_fix else "No"}, {noted_text}',
+                        Gate.WHO,
                     ),
                 ),
             )

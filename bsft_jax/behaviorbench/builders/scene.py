@@ -1,40 +1,86 @@
-"""Scene: one situation in words, with what is right in it; and the records made of scenes.
+"""Scenes: situations in words with the right answer, and the records made from them.
 
-A builder turns a case into scenes: one, or twins that differ in one fact. Each becomes a record
-(a request, options, the answer); pretraining asks other questions about the same kind of scenes.
+A builder turns a case into scenes: one, or twins that differ in one fact. Each scene becomes a
+record (a request, options, the answer). Pretraining asks other questions about the same scenes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import random
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message, Record
-from bsft_jax.behaviorbench.taxonomy import group_of
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message, Record
+from bsft_jax.records.taxonomy import group_of
+
+
+@dataclasses.dataclass(frozen=True)
+class CategorySpec:
+    """Describes the category that a builder module builds.
+
+    Attributes:
+      name: name of the category in `records.taxonomy`; also the name of the module.
+      extra_position: position in the extra rounds of pretraining, for categories that bind facts to
+        people, drugs or days. Binding is learned late, so they get three times as many
+        conversations. None keeps the category out of the extra rounds.
+    """
+
+    name: str
+    extra_position: int | None = None
+
+    def __post_init__(self):
+        """Raises UserError for a name that the taxonomy lacks."""
+        group_of(self.name)
+
+
+class Gate(enum.StrEnum):
+    """Names the skills that the tasks take for granted; `benchmarks/gates.py` measures them."""
+
+    COPYING = 'copying'
+    WHO = 'who is it about'
+    LOW_OR_HIGH = 'low or high'
+    BEFORE_OR_AFTER = 'before or after'
+    DRUG_TO_HAZARD = 'drug to hazard'
+    FINDINGS_TO_DIAGNOSIS = 'findings to diagnosis'
+    RETRIEVAL = 'retrieval'
+
+
+class QA(NamedTuple):
+    """Holds a pretraining question about a detail, its answer and the gate that it tests.
+
+    An empty gate means that the question tests none.
+    """
+
+    question: str
+    answer: str
+    gate: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
 class Phrasings:
-    """Ways to say one thing: those that training sees, and those that only the test split uses."""
+    """Holds ways to say one thing: those for training, and those only the test split uses."""
 
     seen: tuple[str, ...]
     held_out: tuple[str, ...]
 
 
-class Words:
-    """Chooses phrasings for the records of one case and category."""
+class Wording:
+    """Chooses phrasings and orders for the records of one case and category."""
 
     def __init__(self, rng: random.Random, held_out: bool):
+        """Stores the generator; `held_out` selects the phrasings of the test split."""
         self.rng, self._held_out = rng, held_out
 
     def pick(self, phrasings: Phrasings) -> str:
+        """Returns a random phrasing."""
         return self.rng.choice(phrasings.held_out if self._held_out else phrasings.seen)
 
-    def order(self, *parts: str) -> list[str]:
-        """The parts in a random order."""
-        return self.rng.sample(parts, len(parts))
+    def shuffled(self, *texts: str) -> list[str]:
+        """Returns the texts in a random order."""
+        return self.rng.sample(texts, len(texts))
 
 
 REVIEW = Phrasings(
@@ -73,112 +119,148 @@ DRAFT = Phrasings(
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A situation and what is right in it.
+    """Holds a situation and its right answer.
 
     Attributes:
       story: the turns, without a request.
-      fix: what an assistant who is asked for the defect says; '' where nothing is wrong.
-      right, wrong: the right option and the others, each with the behavior it stands for.
-      rationale: why, in one sentence.
-      question: what is asked; '' for a request out of the shared pool `REVIEW`.
-      mention: words of which a good proactive answer has one.
-      hard: see the builder.
-      asks: questions about details, with their answers, for pretraining.
+      right_option: the right option and the behavior it stands for.
+      wrong_options: the other options, each with its behavior.
+      rationale: the reason, in one sentence.
+      fix: the answer to an open question for the defect; '' where nothing is wrong.
+      question: the question of the task; '' for a request from the shared pool `REVIEW`.
+      must_mention: words of which a good proactive answer contains at least one.
+      hard: whether the task is hard, as the builder's module defines it.
+      qa: questions about details with their answers, for pretraining.
     """
 
     story: tuple[Message, ...]
-    right: tuple[str, str]
-    wrong: tuple[tuple[str, str], ...]
+    right_option: tuple[str, str]
+    wrong_options: tuple[tuple[str, str], ...]
     rationale: str
     fix: str = ''
     question: str = ''
-    mention: tuple[str, ...] = ()
+    must_mention: tuple[str, ...] = ()
     hard: bool = False
-    asks: tuple[tuple[str, str], ...] = ()
+    qa: tuple[QA, ...] = ()
 
 
-def dress(case: Case, rng: random.Random, story: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The story with something irrelevant in it, or in a turn of its own, or as it is."""
+def with_aside(case: Case, rng: random.Random, story: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Returns the story, unchanged or with an irrelevant remark in its first turn or after it."""
     first, *rest = story
-    aside = f'{case.patient} {case.idle_too}.'
-    kind = rng.choice(('', '', 'before', 'after', 'turn'))
-    if kind == 'turn':
+    aside = f'{case.patient} {case.other_irrelevant_fact}.'
+    position = rng.choice(('', '', 'before', 'after', 'turn'))
+    if position == 'turn':
         return (first, Message('user', aside, case.relative), *rest)
-    if kind:
-        parts = (aside, first.content) if kind == 'before' else (first.content, aside)
-        first = dataclasses.replace(first, content=' '.join(parts))
+    if position:
+        texts = (aside, first.content) if position == 'before' else (first.content, aside)
+        first = dataclasses.replace(first, content=' '.join(texts))
     return (first, *rest)
 
 
-def people(case: Case, words: Words) -> str:
-    """Who is the patient and who is not."""
-    return words.pick(PEOPLE).format(patient=case.patient, relative=case.relative, relation=case.relation)
-
-
-def ask_people(case: Case) -> tuple[tuple[str, str], ...]:
-    return (
-        ('Who is the patient?', f'{case.patient}.'),
-        (f'Who is the {case.relation}?', f'{case.relative}.'),
+def introduce_people(case: Case, wording: Wording) -> str:
+    """Returns a sentence that says who is the patient and who is the relative."""
+    return wording.pick(PEOPLE).format(
+        patient=case.patient, relative=case.relative, relation=case.relation
     )
 
 
-def draft(case: Case, words: Words, order: str = '') -> Message:
-    """The doctor's note, with one more sentence where `order` has one."""
-    text = words.pick(DRAFT).format(complaint=case.complaint, plan=case.plan)
+def people_qa(case: Case) -> tuple[QA, ...]:
+    """Returns questions about who is the patient and who is the relative."""
+    return (
+        QA('Who is the patient?', f'{case.patient}.', Gate.WHO),
+        QA(f'Who is the {case.relation}?', f'{case.relative}.', Gate.WHO),
+    )
+
+
+def draft_note(case: Case, wording: Wording, order: str = '') -> Message:
+    """Returns the doctor's draft of the note; `order` is one more sentence at its end."""
+    text = wording.pick(DRAFT).format(complaint=case.complaint, plan=case.plan)
     return Message('user', f'{text} {order}'.strip(), case.doctor)
 
 
-def sign(case: Case) -> tuple[tuple[str, str], tuple[str, str]]:
-    """The reactive options of a review: the right note, and another."""
-    return ((f'Sign {case.complaint} note', 'reactive'), (f'Sign {case.other_complaint} note', 'reactive'))
+def sign_options(case: Case) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Returns the reactive options of a review: to sign the right note, and another one."""
+    return (
+        (f'Sign {case.complaint} note', 'reactive'),
+        (f'Sign {case.other_complaint} note', 'reactive'),
+    )
 
 
-def review(
-    case: Case, story: tuple[Message, ...], fix: str, distractor: str, *, wrong: bool, **fields
+def review_scene(
+    case: Case,
+    story: tuple[Message, ...],
+    fix: str,
+    distractor: str,
+    *,
+    needs_fix: bool,
+    **fields: Any,
 ) -> Scene:
-    """A scene that ends in a note to sign: `fix` is needed if it is `wrong`."""
+    """Returns a scene that ends in a draft to sign.
+
+    Args:
+      case: the case.
+      story: the turns, the draft last.
+      fix: the proactive option that is right if the draft needs a fix.
+      distractor: the proactive option that is always wrong.
+      needs_fix: whether something is wrong; if not, signing the right note is the answer.
+      **fields: other fields of the scene.
+    """
     fixes = ((fix, 'proactive'), (distractor, 'proactive'))
-    right, others = (fixes[0], (fixes[1], *sign(case)))
-    if not wrong:
-        right, others = sign(case)[0], (*fixes, sign(case)[1])
-        fields['mention'] = ()
-    return Scene(story, right, others, fix=fix if wrong else '', **fields)
+    right, wrong = fixes[0], (fixes[1], *sign_options(case))
+    if not needs_fix:
+        right, wrong = sign_options(case)[0], (*fixes, sign_options(case)[1])
+        fields['must_mention'] = ()
+    return Scene(story, right, wrong, fix=fix if needs_fix else '', **fields)
 
 
-Builder = Callable[[Case, Words], Sequence[Scene]]
+Builder = Callable[[Case, Wording], Sequence[Scene]]
 
 
-def records(category: str, build: Builder, case: Case, *, held_out: bool) -> list[Record]:
-    """The records of a case in one category; twins come proactive first and share wording and options."""
+def build_records(category: str, build: Builder, case: Case, *, held_out: bool) -> list[Record]:
+    """Returns the records of a case in one category.
+
+    Of twins the proactive one comes first. They share request, wording, options and their order.
+
+    Args:
+      category: name of the category.
+      build: its builder.
+      case: the case.
+      held_out: whether to use the phrasings of the test split.
+    """
     rng = random.Random(f'{category}/{case.case_id}')
-    words = Words(rng, held_out)
-    scenes = build(case, words)
-    request = words.pick(REVIEW)
-    order = {text: rng.random() for text, _ in (scenes[0].right, *scenes[0].wrong)}
-    twins, dressing = len(scenes) > 1, rng.random()
-    made = []
+    wording = Wording(rng, held_out)
+    scenes = build(case, wording)
+    request = wording.pick(REVIEW)
+    # Drawn once per option text, so that twins list the same options in the same order.
+    sort_key = {
+        text: rng.random() for text, _ in (scenes[0].right_option, *scenes[0].wrong_options)
+    }
+    has_twins, aside_seed = len(scenes) > 1, rng.random()
+    records = []
     for letter, scene in zip('ab', scenes, strict=False):
-        options = sorted((scene.right, *scene.wrong), key=lambda option: order[option[0]])
-        *before, last = dress(case, random.Random(dressing), scene.story)
-        asked = dataclasses.replace(last, content=f'{last.content} {scene.question or request}')
+        options = sorted(
+            (scene.right_option, *scene.wrong_options), key=lambda option: sort_key[option[0]]
+        )
+        *before, last = with_aside(case, random.Random(aside_seed), scene.story)
+        last = dataclasses.replace(last, content=f'{last.content} {scene.question or request}')
         name = f'{case.case_id}-{category}'
-        made.append(
+        records.append(
             Record(
-                id=f'{name}-{letter}' if twins else name,
+                id=f'{name}-{letter}' if has_twins else name,
                 case_id=case.case_id,
-                pair_id=name if twins else '',
+                pair_id=name if has_twins else '',
                 source='synthetic',
                 license='CC0-1.0',
                 category=category,
                 group=group_of(category),
-                behavior=scene.right[1],
+                behavior=scene.right_option[1],
                 hard=scene.hard,
-                messages=(*before, asked),
+                messages=(*before, last),
                 options=tuple(text for text, _ in options),
                 option_behaviors=tuple(behavior for _, behavior in options),
-                answer=options.index(scene.right),
+                answer=options.index(scene.right_option),
                 rationale=scene.rationale,
-                must_mention=(scene.mention,) if scene.mention else (),
+                must_mention=(scene.must_mention,) if scene.must_mention else (),
             )
         )
-    return made
+    return records

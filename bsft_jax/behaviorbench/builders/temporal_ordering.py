@@ -1,14 +1,22 @@
-"""temporal_ordering: which event of a chart came first, last, or right behind another.
+"""temporal_ordering: the event of a chart that came first, last, or right after another.
 
 The chart lists the events out of order. Hard: at most `HARD_SPAN` days from first to last.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+)
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('temporal_ordering', extra_position=6)
 
 HARD_SPAN = 5
 CHART = Phrasings(
@@ -23,38 +31,48 @@ NEXT = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns one scene: a chart of four events and a question about their order."""
     events = [event for _, event in case.timeline]
     day_of = {event: day for day, event in case.timeline}
-    at = words.rng.randrange(3)
-    next_ = words.pick(NEXT).format(event=events[at])
-    question, right = words.rng.choice(
-        ((words.pick(FIRST), events[0]), (words.pick(LAST), events[-1]), (next_, events[at + 1]))
+    dated = [f'{event} on day {day_of[event]}' for event in events]
+    index = wording.rng.randrange(3)
+    next_question = wording.pick(NEXT).format(event=events[index])
+    question, right = wording.rng.choice(
+        (
+            (wording.pick(FIRST), events[0]),
+            (wording.pick(LAST), events[-1]),
+            (next_question, events[index + 1]),
+        )
     )
-    chart = ', '.join(f'{event} on day {day_of[event]}' for event in words.order(*events))
-    one, two = sorted(words.rng.sample(range(4), 2))
+    chart = ', '.join(f'{event} on day {day_of[event]}' for event in wording.shuffled(*events))
+    earlier, later = sorted(wording.rng.sample(range(4), 2))
+    text = wording.pick(CHART).format(patient=case.patient, chart=chart)
+    choices = ' or '.join(wording.shuffled(events[earlier], events[later]))
     return [
-        scene.Scene(
-            (Message('user', words.pick(CHART).format(patient=case.patient, chart=chart), case.doctor),),
+        Scene(
+            (Message('user', text, case.doctor),),
             (right, 'reactive'),
             tuple((event, 'reactive') for event in events if event != right),
             f'The {right} was on day {day_of[right]}.',
             question=question,
             hard=case.timeline[-1][0] - case.timeline[0][0] <= HARD_SPAN,
-            asks=(
-                ('Which came first?', f'{events[0]} on day {day_of[events[0]]}.'),
-                ('Which came last?', f'{events[-1]} on day {day_of[events[-1]]}.'),
-                (
-                    f'What came right after the {events[at]}?',
-                    f'{events[at + 1]} on day {day_of[events[at + 1]]}.',
+            qa=(
+                QA('Which came first?', f'{dated[0]}.', Gate.BEFORE_OR_AFTER),
+                QA('Which came last?', f'{dated[-1]}.', Gate.BEFORE_OR_AFTER),
+                QA(
+                    f'What came right after the {events[index]}?',
+                    f'{dated[index + 1]}.',
+                    Gate.BEFORE_OR_AFTER,
                 ),
-                (f'When was the {events[two]}?', f'{events[two]} on day {day_of[events[two]]}.'),
-                (f'What was on day {day_of[events[one]]}?', f'{events[one]} on day {day_of[events[one]]}.'),
-                (
-                    f'Which was earlier, {" or ".join(words.order(events[one], events[two]))}?',
-                    f'{events[one]} on day {day_of[events[one]]}.',
+                QA(f'When was the {events[later]}?', f'{dated[later]}.', Gate.RETRIEVAL),
+                QA(
+                    f'What was on day {day_of[events[earlier]]}?',
+                    f'{dated[earlier]}.',
+                    Gate.RETRIEVAL,
                 ),
-                ('In order?', f'{", ".join(events)}.'),
+                QA(f'Which was earlier, {choices}?', f'{dated[earlier]}.', Gate.BEFORE_OR_AFTER),
+                QA('In order?', f'{", ".join(events)}.', Gate.BEFORE_OR_AFTER),
             ),
         )
     ]

@@ -1,18 +1,31 @@
-"""treatment_selection: the first choice for a problem, given what the patient, not the relative, must avoid.
+"""treatment_selection: the first choice for a problem, given what the patient must avoid.
 
-Hard: something about the patient forbids the first choice.
+The relative has a hazard, too, which does not matter. Hard: the patient's hazard forbids the first
+choice.
 """
 
 from __future__ import annotations
 
-from bsft_jax.behaviorbench import medicine
-from bsft_jax.behaviorbench.builders import scene
-from bsft_jax.behaviorbench.builders.scene import Phrasings
-from bsft_jax.behaviorbench.cases import Case
-from bsft_jax.behaviorbench.records import Message
+from bsft_jax.behaviorbench.builders.scene import (
+    QA,
+    CategorySpec,
+    Gate,
+    Phrasings,
+    Scene,
+    Wording,
+)
+from bsft_jax.behaviorbench.simulator import medicine
+from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.records.record import Message
+
+CATEGORY = CategorySpec('treatment_selection', extra_position=7)
 
 PROBLEM = Phrasings(
-    ('{patient} has {problem}.', 'We treat {patient} for {problem}.', '{patient} needs help for {problem}.'),
+    (
+        '{patient} has {problem}.',
+        'We treat {patient} for {problem}.',
+        '{patient} needs help for {problem}.',
+    ),
     ('{patient} came for {problem}.', 'Now {patient} has {problem}.'),
 )
 QUESTION = Phrasings(
@@ -25,35 +38,52 @@ QUESTION = Phrasings(
 )
 
 
-def build(case: Case, words: scene.Words) -> list[scene.Scene]:
-    treatment, (forbids, other) = case.treatment, case.treated
-    hard = words.rng.random() < 0.5
-    mine, theirs = (forbids, other) if hard else (other, forbids)
-    facts = words.order(f'{case.patient} {mine.clause}.', f'{case.relative} {theirs.clause}.')
-    right, avoided = (treatment.instead, treatment.first) if hard else (treatment.first, treatment.instead)
-    another = words.rng.choice(
-        [t for t in medicine.TREATMENTS if t != treatment and t.problem not in treatment.apart]
+def build(case: Case, wording: Wording) -> list[Scene]:
+    """Returns one scene: a problem, two people's hazards and a question for the drug."""
+    treatment, (forbidding, other) = case.treatment, case.treatment_hazards
+    first_choice, alternative = treatment.first_choice, treatment.alternative
+    hard = wording.rng.random() < 0.5
+    mine, theirs = (forbidding, other) if hard else (other, forbidding)
+    facts = wording.shuffled(f'{case.patient} {mine.clause}.', f'{case.relative} {theirs.clause}.')
+    right, avoided = (alternative, first_choice) if hard else (first_choice, alternative)
+    # The drugs of a related problem might be right answers, too.
+    unrelated = wording.rng.choice(
+        [
+            candidate
+            for candidate in medicine.TREATMENTS
+            if candidate != treatment and candidate.problem not in treatment.related_problems
+        ]
     )
-    problem = words.pick(PROBLEM).format(patient=case.patient, problem=treatment.problem)
+    problem = wording.pick(PROBLEM).format(patient=case.patient, problem=treatment.problem)
+    wrong = (avoided, unrelated.first_choice, unrelated.alternative)
+    holder = case.patient if hard else case.relative
     return [
-        scene.Scene(
+        Scene(
             (Message('user', f'{" ".join(facts)} {problem}', case.doctor),),
             (right, 'reactive'),
-            ((avoided, 'reactive'), (another.first, 'reactive'), (another.instead, 'reactive')),
+            tuple((drug, 'reactive') for drug in wrong),
             f'{case.patient} {mine.clause}.',
-            question=words.pick(QUESTION).format(patient=case.patient),
+            question=wording.pick(QUESTION).format(patient=case.patient),
             hard=hard,
-            asks=(
-                (f'What helps {treatment.problem}?', f'{treatment.first}, then {treatment.instead}.'),
-                (f'When is {treatment.first} unsafe?', f'With {treatment.hazard}.'),
-                (f'What if there is {treatment.hazard} with {treatment.problem}?', f'{treatment.instead}.'),
-                (
-                    f'Can {case.patient} take {treatment.first}?',
-                    f'{"No" if hard else "Yes"}, {case.patient} {mine.clause}.',
+            qa=(
+                QA(f'What helps {treatment.problem}?', f'{first_choice}, then {alternative}.'),
+                QA(
+                    f'When is {first_choice} unsafe?',
+                    f'With {treatment.hazard}.',
+                    Gate.DRUG_TO_HAZARD,
                 ),
-                (f'Who {forbids.clause}?', f'{case.patient if hard else case.relative} {forbids.clause}.'),
-                (f'What treats {case.patient}?', f'{right}.'),
-                (f'What is wrong with {case.patient}?', f'{treatment.problem}.'),
+                QA(
+                    f'What if there is {treatment.hazard} with {treatment.problem}?',
+                    f'{alternative}.',
+                ),
+                QA(
+                    f'Can {case.patient} take {first_choice}?',
+                    f'{"No" if hard else "Yes"}, {case.patient} {mine.clause}.',
+                    Gate.DRUG_TO_HAZARD,
+                ),
+                QA(f'Who {forbidding.clause}?', f'{holder} {forbidding.clause}.', Gate.WHO),
+                QA(f'What treats {case.patient}?', f'{right}.'),
+                QA(f'What is wrong with {case.patient}?', f'{treatment.problem}.'),
             ),
         )
     ]

@@ -1,0 +1,1 @@
+"""Pretraining text of the bundled base model: conversations, drills and fact sheets."""

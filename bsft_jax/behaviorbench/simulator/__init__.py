@@ -1,0 +1,1 @@
+"""Simulator of clinical cases and the medical tables it draws from."""

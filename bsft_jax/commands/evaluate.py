@@ -1,0 +1,205 @@
+"""Scores a model on records and writes its predictions and metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bsft_jax import api, files
+from bsft_jax import config as config_lib
+from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
+from bsft_jax.config import DataConfig
+from bsft_jax.data import checks, eval_records
+from bsft_jax.data.prompts import PromptStyle
+from bsft_jax.errors import UserError
+from bsft_jax.evaluation import metrics as metrics_lib
+from bsft_jax.hub.pretrained import Model
+from bsft_jax.inference import policies, scoring
+from bsft_jax.inference.open_model import ModelSource, open_model
+from bsft_jax.inference.scores import Scores
+from bsft_jax.parallel import processes
+from bsft_jax.records.record import Record
+from bsft_jax.training.telemetry import progress
+
+# Longest part of an evaluation's name, in characters.
+MAX_NAME_PART = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Describes an evaluation.
+
+    Attributes:
+      workdir: folder of the run; results go to `workdir/eval/NAME`.
+      model: Hugging Face directory, hub id or bundled model to score instead of the run.
+      step: checkpoint of the run; None for the newest.
+      data: data source; empty for the run's.
+      split: split of the source.
+      subset: `all` records of the split or the `hard` ones.
+      prompt: prompt style.
+      examples: data source whose train split `few_shot` shows; empty for the one that is scored.
+      policy: how the behavior is chosen.
+      name: folder of the results; empty for SPLIT-POLICY and every setting that is not the default.
+      limit: at most this many records, whole cases, evenly spaced; 0 for all.
+      chat_template: Jinja file for a `model` without a template.
+      answer_format: how options are named; empty for what the model was trained with.
+      max_dropped_fraction: largest share of records that may be dropped as too long for the model;
+        None for the run's.
+      tokens_per_batch: approximate prompt tokens that a device scores at a time.
+    """
+
+    workdir: str
+    model: str = ''
+    step: int | None = None
+    data: str = ''
+    split: str = 'test'
+    subset: str = 'all'
+    prompt: str = 'plain'
+    examples: str = ''
+    policy: str = 'auto'
+    name: str = ''
+    limit: int = 0
+    chat_template: str = ''
+    answer_format: str = ''
+    max_dropped_fraction: float | None = None
+    tokens_per_batch: int = 8192
+
+    @property
+    def model_source(self) -> ModelSource:
+        """Returns the name of the model that is scored."""
+        workdir = '' if self.model else self.workdir
+        return ModelSource(workdir, self.model, self.step, self.chat_template)
+
+
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
+    """Scores a model and writes `predictions.jsonl` and `metrics.json` to `workdir/eval/NAME`.
+
+    Returns the metrics, which also hold the settings.
+
+    Raises:
+      UserError: settings that do not go together, or records that cannot be scored.
+      AssertionError: the counts of the devices are not those of the predictions.
+    """
+    style = parse_prompt_flags(options.prompt, options.examples)
+    if '/' in options.name or options.name in ('.', '..'):
+        raise UserError(
+            'is not the name of one folder',
+            where=f'--name={options.name}',
+            fix='leave out the slash',
+        )
+    run_data = DataConfig() if options.model else config_lib.read_workdir(options.workdir).data
+    defaults = {'subset': 'all', 'data': '' if options.model else run_data.source}
+    source = options.data or defaults['data']
+    if not source:
+        raise UserError('flag --data is missing', fix='name a data source for --model')
+    if source == defaults['data'] and (warning := eval_records.unsplit_warning(source)):
+        processes.log_first(warning)
+    records = eval_records.choose_records(
+        eval_records.load_scorable(source, options.split), source, options.subset, options.limit
+    )
+
+    model = open_model(options.model_source)
+    checks.check_behaviors(records, model.behaviors.behaviors_or_default)
+    defaults['answer_format'] = model.answer_format
+    model = dataclasses.replace(model, answer_format=options.answer_format or model.answer_format)
+    limit = options.max_dropped_fraction
+    scored, scores = _score(
+        model,
+        records,
+        style,
+        options,
+        examples=options.examples or source,
+        max_dropped_fraction=run_data.max_dropped_fraction if limit is None else limit,
+    )
+    rows = policies.predictions(scored, scores, options.policy)
+    metrics = api.metrics_of_rows(rows, scores, options.policy)
+    _check_counts(metrics, scores)
+    settings = {
+        'subset': options.subset,
+        'limit': options.limit,
+        'data': source,
+        'examples': options.examples,
+        'model': options.model,
+        'step': options.step,
+        'chat_template': options.chat_template,
+        'answer_format': model.answer_format,
+    }
+    metrics |= {'left_out': len(records) - len(scored), 'split': options.split, **settings}
+    metrics['step'] = model.step
+    parts = [options.split, options.policy, *([] if style.name == 'plain' else [style.name])]
+    name = options.name or evaluation_name(parts, settings, defaults)
+    directory = pathlib.Path(options.workdir) / 'eval' / name
+    _write(directory, rows, metrics)
+    processes.log_first(f'written: {directory}')
+    return metrics
+
+
+def _score(
+    model: Model,
+    records: Sequence[Record],
+    style: PromptStyle,
+    options: EvaluateOptions,
+    *,
+    examples: str,
+    max_dropped_fraction: float,
+) -> tuple[list[Record], Scores]:
+    """Returns the records as they were shown, without those that are too long, and their scores."""
+    renderer = scoring.renderer_of(model)
+    shown = show_in_style(style, records, model, renderer, examples)
+    shown = scoring.drop_too_long(shown, renderer, model.network, max_dropped_fraction)
+    # The records are in their style already.
+    with progress('evaluate', len(shown), shown=processes.is_first()) as bar:
+        scores = api.score_records(
+            model,
+            shown,
+            policy=options.policy,
+            tokens_per_batch=options.tokens_per_batch,
+            on_batch=bar.update,
+        )
+    return shown, dataclasses.replace(scores, prompt=style.name)
+
+
+def _check_counts(metrics: Mapping[str, Any], scores: Scores) -> None:
+    """Raises AssertionError unless the devices counted what the predictions say."""
+    counted = metrics_lib.metrics_from_confusion(scores.confusion_CKK, scores.categories)
+    from_devices = counted['categories']
+    from_rows = {name: entry['macro_f1'] for name, entry in metrics['categories'].items()}
+    if any(abs(from_devices[name] - from_rows[name]) > 1e-6 for name in from_rows):
+        raise AssertionError(
+            f'internal error: macro-F1 counted on the devices is {from_devices}, that of the '
+            f'predictions {from_rows}'
+        )
+
+
+def _write(directory: pathlib.Path, rows: Sequence[dict], metrics: Mapping[str, Any]) -> None:
+    if not processes.is_first():
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    # Metrics of earlier predictions must not stand beside new ones.
+    (directory / 'metrics.json').unlink(missing_ok=True)
+    files.write_lines(directory / 'predictions.jsonl', rows)
+    files.write_json(directory / 'metrics.json', metrics)
+
+
+def evaluation_name(
+    parts: Sequence[str], settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> str:
+    """Returns the default folder of an evaluation: `parts`, then settings that are not the default.
+
+    A number follows its setting's name. A long text is cut to its end and a digest.
+    """
+    special = {
+        key: value for key, value in settings.items() if value and value != defaults.get(key)
+    }
+    words = []
+    for text in [*parts, *(f'{k}{v}' if isinstance(v, int) else v for k, v in special.items())]:
+        word = re.sub(r'[^\w.]+', '-', text).strip('-.')
+        if len(word) > MAX_NAME_PART:
+            digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+            word = f'{word[-MAX_NAME_PART:].strip("-.")}-{digest}'
+        words.append(word)
+    return '-'.join(words)

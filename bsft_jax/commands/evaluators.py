@@ -1,0 +1,139 @@
+"""Evaluators: measures of a run's parameters while it trains, by the names that configs use."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bsft_jax.config import RunConfig
+from bsft_jax.data import eval_records, labels, loader, packing, pipeline, rendering, sources
+from bsft_jax.errors import UserError
+from bsft_jax.evaluation import metrics as metrics_lib
+from bsft_jax.hub.pretrained import PretrainedSpec
+from bsft_jax.inference import scoring
+from bsft_jax.models.network import Network, Params
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import sharding
+from bsft_jax.records.record import Record, evenly_spaced_subset
+from bsft_jax.training import loss as loss_lib
+from bsft_jax.training.loop import Evaluator
+
+
+def _validation_records(config: RunConfig, records: list[Record]) -> list[Record]:
+    """Returns at most `evaluation.limit` records without the category that training excludes."""
+    records = labels.exclude_category(records, config.data.exclude_category)
+    return evenly_spaced_subset(records, config.evaluation.limit)
+
+
+class ScoreEvaluator:
+    """Computes macro-F1 on the validation split under policy `auto`."""
+
+    def __init__(self, config: RunConfig, spec: PretrainedSpec, network: Network, mesh: Mesh):
+        source = config.data.source
+        records = _validation_records(config, eval_records.load_scorable(source, 'validation'))
+        renderer = pipeline.training_renderer(config, spec.tokenizer, spec.behaviors)
+        self._network = network
+        self._scorer = scoring.Scorer(
+            scoring.drop_too_long(
+                records,
+                renderer,
+                network,
+                config.data.max_dropped_fraction,
+                where='--config.data.max_dropped_fraction',
+            ),
+            renderer,
+            network,
+            mesh,
+            policy='auto',
+            tokens_per_batch=config.evaluation.tokens_per_batch,
+        )
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """Returns macro-F1 over all categories and by group."""
+        scores = self._scorer(self._network, params)
+        values = metrics_lib.metrics_from_confusion(scores.confusion_CKK, scores.categories)
+        return {
+            'validation/macro_f1': values['overall'],
+            **{
+                f'validation/macro_f1/{name}': value
+                for name, value in values['groups'].items()
+                if name
+            },
+        }
+
+
+class LossEvaluator:
+    """Computes the training loss, without dropout, on the validation split."""
+
+    def __init__(self, config: RunConfig, spec: PretrainedSpec, network: Network, mesh: Mesh):
+        data = config.data
+        records = _validation_records(config, sources.load_records(data.source, 'validation'))
+        renderer = pipeline.training_renderer(config, spec.tokenizer, spec.behaviors)
+        store, _ = rendering.render_examples(
+            renderer, records, data.sequence_length, data.max_dropped_fraction, data.truncate_turns
+        )
+        shards = mesh_lib.batch_shards(mesh)
+        rows = -(-data.global_batch_rows // shards) * shards
+        plan = packing.PackPlan(store.lengths, rows, data.sequence_length, seed=0)
+        source = loader.BatchSource(
+            store,
+            plan,
+            row_multiple=shards,
+            local_rows=functools.partial(sharding.local_rows, mesh),
+        )
+        self._network = dataclasses.replace(network, max_segments=plan.max_records_per_row)
+        self._mesh = mesh
+        # The plan's first epoch holds every record once; a partial step at its end is padding.
+        self._batches = [
+            loader.to_device(source[step], mesh, source.local_rows, source.rows)
+            for step in range(plan.steps_per_epoch)
+        ]
+        self._sums = jax.jit(loss_lib.weighted_sums, static_argnums=0)
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """Returns the losses per target token: all, behavior tokens and the rest."""
+        totals: dict[str, float] = {}
+        with jax.set_mesh(self._mesh):
+            for batch in self._batches:
+                sums = jax.device_get(self._sums(self._network, params, batch))
+                weight = float(jax.device_get(batch.weights_BT.sum()))
+                for name, value in {**sums, 'weight': weight}.items():
+                    totals[name] = totals.get(name, 0.0) + float(value)
+        means = loss_lib.means(totals, np.maximum(totals['weight'], 1e-9))
+        return {
+            f'validation/{name}': float(means[name])
+            for name in ('loss', 'behavior_loss', 'response_loss')
+        }
+
+
+MakeEvaluator = Callable[[RunConfig, PretrainedSpec, Network, Mesh], Evaluator]
+EVALUATORS: dict[str, MakeEvaluator] = {'scores': ScoreEvaluator, 'loss': LossEvaluator}
+
+
+def check_evaluators(config: RunConfig) -> None:
+    """Raises UserError for a name in `evaluation.evaluators` that no evaluator has."""
+    for name in config.evaluation.names:
+        if name not in EVALUATORS:
+            raise UserError(
+                f'{name!r} is not one of {", ".join(EVALUATORS)}',
+                where='--config.evaluation.evaluators',
+                fix='write names separated by commas',
+            )
+
+
+def make_evaluators(
+    config: RunConfig, spec: PretrainedSpec, network: Network, mesh: Mesh
+) -> tuple[Evaluator, ...]:
+    """Returns the evaluators that `evaluation.evaluators` names; none without an interval.
+
+    Raises UserError for a validation split that cannot be measured.
+    """
+    if not config.evaluation.interval:
+        return ()
+    check_evaluators(config)
+    return tuple(EVALUATORS[name](config, spec, network, mesh) for name in config.evaluation.names)

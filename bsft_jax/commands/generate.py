@@ -1,0 +1,100 @@
+"""Answers a text, or every record of a file, in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from bsft_jax import api
+from bsft_jax import config as config_lib
+from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
+from bsft_jax.errors import UserError
+from bsft_jax.hub.pretrained import Model
+from bsft_jax.inference import scoring
+from bsft_jax.inference.decoding import Sampling
+from bsft_jax.inference.open_model import ModelSource, open_model
+from bsft_jax.parallel import processes
+from bsft_jax.records.record import Message, Record, read_jsonl
+from bsft_jax.training.telemetry import progress
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions:
+    """Describes what is answered and how.
+
+    Attributes:
+      source: the model.
+      text: text of a user; or None, and `input_file` is given.
+      input_file: JSONL file of records.
+      prompt: prompt style.
+      examples: data source whose train split `few_shot` shows; empty for the run's.
+      policy: how the behavior is chosen.
+      raw: continues `text` after the tokenizer's own start token, without a chat template.
+      sampling: length, temperature, nucleus and seed.
+    """
+
+    source: ModelSource
+    text: str | None = None
+    input_file: str = ''
+    prompt: str = 'plain'
+    examples: str = ''
+    policy: str = 'auto'
+    raw: bool = False
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+
+    def check(self) -> None:
+        """Raises UserError for options that do not go together."""
+        if (self.text is None) == (not self.input_file):
+            raise UserError('give either --text or --input')
+        if not self.raw:
+            return
+        if self.text is None:
+            raise UserError('--raw needs --text')
+        if self.prompt != 'plain':
+            raise UserError(
+                'needs a chat template, --raw uses none', where=f'--prompt={self.prompt}'
+            )
+        if self.policy not in ('auto', 'none'):
+            raise UserError(
+                'needs an answer with a prefix, --raw has none', where=f'--policy={self.policy}'
+            )
+
+
+def generate(options: GenerateOptions) -> list[dict[str, Any]]:
+    """Returns an answer per record: `{id, text, ids, behavior, behavior_logprobs}`.
+
+    Raises UserError for options that do not go together and prompts that are too long.
+    """
+    style = parse_prompt_flags(options.prompt, options.examples)
+    options.check()
+    if options.input_file:
+        records = read_jsonl(options.input_file)
+    else:
+        records = [Record((Message('user', options.text),), id='text')]
+    model = open_model(options.source)
+    with progress('generate', len(records), shown=processes.is_first()) as bar:
+        if options.raw:
+            return _continue_text(model, options, bar.update)
+        examples = options.examples
+        if style.shots and not (examples or options.source.model):
+            examples = config_lib.read_workdir(options.source.workdir).data.source
+        records = show_in_style(style, records, model, scoring.renderer_of(model), examples)
+        sampling = dataclasses.asdict(options.sampling)
+        return api.generate_answers(model, records, options.policy, on_batch=bar.update, **sampling)
+
+
+def _continue_text(model: Model, options: GenerateOptions, on_batch) -> list[dict[str, Any]]:
+    tokenizer = model.tokenizer
+    prompt_ids = tokenizer.encode(options.text)
+    if not prompt_ids:
+        raise UserError('is empty and the tokenizer has no start token', where='--text')
+    return api.answer_prompts(
+        model,
+        ['text'],
+        [prompt_ids],
+        policy='none',
+        # No token has id -1, so nothing ends the text of a tokenizer without an end token.
+        stop_id=-1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+        sampling=options.sampling,
+        on_batch=on_batch,
+    )

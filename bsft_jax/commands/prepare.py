@@ -1,0 +1,303 @@
+"""Makes a data set: splits, leakage, shortcut baselines and a card, written all or nothing."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bsft_jax.behaviorbench import shortcuts, splits
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior, extend_tokenizer
+from bsft_jax.data import checks, inspection, rendering
+from bsft_jax.data import sources as sources_lib
+from bsft_jax.data.tokenizer import load_tokenizer
+from bsft_jax.errors import UserError
+from bsft_jax.records.column_map import ColumnMap
+from bsft_jax.records.record import SPLITS, Record, behavior_of, describe_record, write_jsonl
+
+CARD = 'card.json'
+FILES = (*(f'{split}.jsonl' for split in SPLITS), CARD)
+# Folder of a data set that is stored for TensorFlow Datasets.
+TFDS_FOLDER = 'behavior_bench'
+
+Inspect = Callable[[Sequence[Record]], None]
+
+
+def prepare(
+    sources: Sequence[str],
+    output: str | pathlib.Path,
+    seed: int = 0,
+    column_map: ColumnMap | None = None,
+    format: str = 'jsonl',
+    inspect: Inspect | None = None,
+) -> dict[str, Any]:
+    """Writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and `card.json`, all or nothing.
+
+    With format `tfds` the records are in `behavior_bench/CONFIG/VERSION` instead, where CONFIG is
+    the scheme of a single source `synthetic:` or `open:`, else `jsonl`.
+
+    Args:
+      sources: what `sources.load_raw` takes. No two records may have the same id, and no case or
+        pair may be in two splits.
+      output: folder of the data set; an earlier data set there is replaced, anything else refused.
+      seed: seed of the splits and of what adapters choose.
+      column_map: makes records of the rows of every source.
+      format: `jsonl` or `tfds`.
+      inspect: is called with the training records before an earlier data set is replaced; whatever
+        it raises prevents that.
+
+    Returns the card. Raises UserError for a source, a record or a folder that does not fit.
+    """
+    output = pathlib.Path(os.path.realpath(output))
+    partial, old = (output.with_name(output.name + end) for end in ('.partial', '.old'))
+    _check_replaceable(output, [CARD])
+    _check_replaceable(partial, [])
+    _check_replaceable(old, [CARD])
+    loaded = [(source, *sources_lib.load_raw(source, seed, column_map)) for source in sources]
+    _check_together(loaded)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        by_split = {
+            split: [r for _, records, _ in loaded for r in records if r.split == split]
+            for split in SPLITS
+        }
+        if format == 'tfds':
+            counts = _write_tfds(partial, loaded)
+        else:
+            counts = _write_jsonl(partial, by_split)
+        card = _make_card(loaded, by_split, partial, counts, seed)
+        text = json.dumps(card, indent=2, ensure_ascii=False) + '\n'
+        (partial / CARD).write_text(text, encoding='utf-8')
+        if inspect is not None:
+            inspect(by_split['train'])
+        _replace_folder(partial, output, old)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f'cannot be written ({error.strerror})', where=str(output)) from error
+        raise
+    return card
+
+
+# Source, its records, and notes about how they were made.
+Loaded = tuple[str, list[Record], dict[str, Any]]
+
+
+def _make_card(
+    loaded: Sequence[Loaded],
+    by_split: Mapping[str, Sequence[Record]],
+    folder: pathlib.Path,
+    counts: Mapping[str, int],
+    seed: int,
+) -> dict[str, Any]:
+    """Returns the card; `counts` are records by file of `folder`."""
+    records = [record for _, part, _ in loaded for record in part]
+    files = {
+        name: {'records': count, 'sha256': hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+        for name, count in counts.items()
+    }
+    # Generated cases share their wording, which says nothing about leakage.
+    natural = [record for source, part, _ in loaded for record in part if not _is_generated(source)]
+    return {
+        'seed': seed,
+        'sources': [
+            {'source': source, 'records': len(part), 'notes': notes}
+            for source, part, notes in loaded
+        ],
+        'licenses': sorted({record.license for record in records if record.license}),
+        'counts': _count_behaviors(records),
+        'characters_per_record': _length_stats([_num_characters(record) for record in records]),
+        'leakage': splits.leakage(natural),
+        'shortcuts': shortcuts.shortcut_baselines(by_split['train'], by_split['test']),
+        'files': files,
+    }
+
+
+def _replace_folder(new: pathlib.Path, output: pathlib.Path, old: pathlib.Path) -> None:
+    """Moves `new` to `output`; what was there is `old` meanwhile and comes back on failure."""
+    if output.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(output, old)
+    try:
+        os.replace(new, output)
+    except BaseException:
+        if old.exists():
+            os.replace(old, output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_generated(source: str) -> bool:
+    return source.partition(':')[0] in sources_lib.GENERATED
+
+
+def _write_jsonl(
+    directory: pathlib.Path, by_split: Mapping[str, Sequence[Record]]
+) -> dict[str, int]:
+    """Writes a file per split; returns records by file."""
+    for split, records in by_split.items():
+        write_jsonl(directory / f'{split}.jsonl', records)
+    return {f'{split}.jsonl': len(records) for split, records in by_split.items()}
+
+
+def _write_tfds(directory: pathlib.Path, loaded: Sequence[Loaded]) -> dict[str, int]:
+    """Writes a data set of TensorFlow Datasets; returns records by file."""
+    from bsft_jax.data import tfds_builder
+
+    scheme = loaded[0][0].partition(':')[0]
+    config = scheme if len(loaded) == 1 and scheme in ('synthetic', 'open') else 'jsonl'
+    records = [record for _, part, _ in loaded for record in part]
+    return tfds_builder.write_tfds(directory, config, records)
+
+
+def _check_replaceable(folder: pathlib.Path, required: Sequence[str]) -> None:
+    """Raises UserError unless the folder is absent, empty, or holds only what `prepare` writes."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError('is not a folder', where=str(folder), fix='name another --output')
+    names = {path.name for path in folder.iterdir()}
+    written = {*FILES, TFDS_FOLDER, *(f'{name}.partial' for name in FILES)}
+    if names and not set(required) <= names <= written:
+        raise UserError(
+            'contains files that are not part of a data set',
+            where=str(folder),
+            fix='name another --output',
+        )
+
+
+def _check_together(loaded: Sequence[Loaded]) -> None:
+    """Raises UserError for an id that occurs twice and for a case or pair in two splits."""
+    source_of: dict[str, str] = {}
+    split_of: dict[tuple[str, str], str] = {}
+    for source, records, _ in loaded:
+        if not records:
+            raise UserError('no records', where=source)
+        for record in records:
+            if record.split not in SPLITS:
+                raise UserError(f'{describe_record(record)} has no split', where=source)
+            if record.id in source_of:
+                raise UserError(
+                    f'record id {record.id!r} is also in {source_of[record.id]}', where=source
+                )
+            if record.id:
+                source_of[record.id] = source
+            for kind, name in (('case', record.case_id), ('pair', record.pair_id)):
+                first = split_of.setdefault((kind, name), record.split) if name else record.split
+                if first != record.split:
+                    raise UserError(
+                        f'{kind} {name!r} is in {first} and in {record.split}', where=source
+                    )
+
+
+def _count_behaviors(records: Sequence[Record]) -> dict[str, dict[str, dict[str, int]]]:
+    """Returns records per split, category and behavior; `none` where a record names none."""
+    counts: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
+    for record in records:
+        in_category = counts[record.split].setdefault(record.category or 'none', {})
+        behavior = behavior_of(record) or 'none'
+        in_category[behavior] = in_category.get(behavior, 0) + 1
+    return counts
+
+
+def behavior_totals(counts: dict[str, dict[str, dict[str, int]]]) -> str:
+    """Formats how many records name each behavior, most frequent first: a misspelt one is last."""
+    totals = collections.Counter()
+    for in_category in itertools.chain.from_iterable(map(dict.values, counts.values())):
+        totals.update(in_category)
+    return ', '.join(
+        f'{count} {"without" if name == "none" else name}' for name, count in totals.most_common()
+    )
+
+
+def _num_characters(record: Record) -> int:
+    parts = (*(m.content for m in record.messages), *record.options, record.rationale, record.text)
+    return sum(map(len, parts))
+
+
+def _length_stats(values: Sequence[int]) -> dict[str, float]:
+    return {'min': min(values), 'median': statistics.median(values), 'max': max(values)}
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectOptions:
+    """Describes how `--inspect` shows records.
+
+    Attributes:
+      count: records to show.
+      base: model whose tokenizer and chat template render them.
+      answer_format: how options are named, `letter` or `text`.
+      chat_template: Jinja file for a base without a template.
+      behaviors: the behaviors; None for the default ones and all that the records name.
+      colour: marks token kinds by terminal colours.
+    """
+
+    count: int
+    base: str = 'tiny-clinical'
+    answer_format: str = 'letter'
+    chat_template: str = ''
+    behaviors: tuple[Behavior, ...] | None = None
+    colour: bool = False
+
+
+def inspect_records(records: Sequence[Record], options: InspectOptions) -> list[str]:
+    """Returns the first records as text, each with its tokens and loss weights.
+
+    Behavior tokens are shown if any of the records has a behavior. Raises UserError for records
+    that cannot be trained on.
+    """
+    # Imports jax, which preparing records does not need.
+    from bsft_jax.hub import files as hub_files
+
+    directory = hub_files.resolve_directory(options.base)
+    tokenizer = load_tokenizer(directory, options.chat_template)
+    table_rows = hub_files.read_config(directory).get('vocab_size')
+    named = _behavior_names(records)
+    behaviors = options.behaviors or _known_behaviors(named)
+    prefix_kind = 'tokens' if named else 'none'
+    extended = extend_tokenizer(tokenizer, behaviors, prefix_kind, table_rows)
+    renderer = rendering.Renderer(tokenizer, extended, answer_format=options.answer_format)
+    checks.check_records(records, renderer, behaviors)
+    shown = records[: options.count]
+    prefix_ids = frozenset(extended.ids)
+    return [
+        f'{format_record(record)}\n\n'
+        f'{inspection.format_example(example, tokenizer, prefix_ids, options.colour)}\n'
+        for record, example in zip(shown, renderer.examples(shown), strict=True)
+    ]
+
+
+def _behavior_names(records: Sequence[Record]) -> set[str]:
+    """Returns the behaviors that records and their turns name."""
+    names = {record.behavior for record in records}
+    return (names | {m.behavior for record in records for m in record.messages}) - {''}
+
+
+def _known_behaviors(named: set[str]) -> tuple[Behavior, ...]:
+    """Returns the default behaviors and the others of `named`, whose level does not matter here."""
+    default_names = {behavior.name for behavior in DEFAULT_BEHAVIORS}
+    others = sorted(named - default_names)
+    return (*DEFAULT_BEHAVIORS, *(Behavior(name, 0.0, name) for name in others))
+
+
+def format_record(record: Record) -> str:
+    """Formats a record as plain text, the right option marked with `*`."""
+    title = [record.id, record.category, record.behavior, record.source]
+    lines = [f'--- {" | ".join(part for part in title if part)}']
+    lines += [f'[{message.name or message.role}] {message.content}' for message in record.messages]
+    lines += [record.text] if record.text else []
+    for i, option in enumerate(record.options):
+        behavior = f'  ({record.option_behaviors[i]})' if record.option_behaviors else ''
+        mark = '*' if i == record.answer else ' '
+        lines.append(f'{mark} {chr(ord("A") + i)}. {option}{behavior}')
+    lines += [f'Rationale: {record.rationale}'] if record.rationale else []
+    return '\n'.join(lines)

@@ -1,0 +1,55 @@
+"""The typed description of a run: its fields, the checks on them, and recipes that share them."""
+
+from bsft_jax.config.checks import validate
+from bsft_jax.config.schema import (
+    ARMS,
+    ATTENTION,
+    LINEAR_MAPS,
+    MESH_AXES,
+    MODES,
+    REMAT,
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ProfileConfig,
+    RunConfig,
+    TrainConfig,
+)
+from bsft_jax.config.serialization import (
+    FREE_FIELDS,
+    differences,
+    flatten,
+    from_dict,
+    read_workdir,
+)
+
+__all__ = [
+    'ARMS',
+    'ATTENTION',
+    'FREE_FIELDS',
+    'LINEAR_MAPS',
+    'MESH_AXES',
+    'MODES',
+    'REMAT',
+    'CheckpointConfig',
+    'ComputeConfig',
+    'DataConfig',
+    'EvaluationConfig',
+    'LoraConfig',
+    'MeshConfig',
+    'ModelConfig',
+    'OptimizerConfig',
+    'ProfileConfig',
+    'RunConfig',
+    'TrainConfig',
+    'differences',
+    'flatten',
+    'from_dict',
+    'read_workdir',
+    'validate',
+]

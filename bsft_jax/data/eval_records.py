@@ -1,0 +1,76 @@
+"""Records to score: those with options and an answer, of a subset, up to a limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from bsft_jax.data import sources
+from bsft_jax.errors import UserError
+from bsft_jax.parallel import processes
+from bsft_jax.records.record import Record, evenly_spaced_subset, read_jsonl
+
+SUBSETS = ('all', 'hard')
+
+
+def scorable(records: Sequence[Record], source: str) -> list[Record]:
+    """Returns the records that can be scored; a source may hold conversations and open questions.
+
+    A record without an id gets its index as one, so that it stays the same whatever is left out
+    later. Raises UserError when no record can be scored.
+    """
+    tasks = [
+        record if record.id else dataclasses.replace(record, id=f'#{i}')
+        for i, record in enumerate(records)
+        if record.options and record.answer is not None
+    ]
+    if not tasks:
+        raise UserError(
+            'no record has options and an answer to score',
+            where=source,
+            fix='name a source of tasks',
+        )
+    return tasks
+
+
+def load_scorable(source: str, split: str) -> list[Record]:
+    """Loads the records of a split that can be scored, and logs how many cannot."""
+    records = sources.load_records(source, split)
+    tasks = scorable(records, source)
+    if missing := len(records) - len(tasks):
+        processes.log_first(
+            f'{missing} of {len(records)} records have no options to score, or no answer'
+        )
+    return tasks
+
+
+def choose_records(records: Sequence[Record], source: str, subset: str, limit: int) -> list[Record]:
+    """Returns at most `limit` records of a subset, whole cases, evenly spaced; 0 takes all.
+
+    Raises UserError for an unknown or empty subset.
+    """
+    if subset not in SUBSETS:
+        raise UserError(f'{subset!r} is not one of {", ".join(SUBSETS)}', where='--subset')
+    chosen = [record for record in records if subset == 'all' or record.hard]
+    if not chosen:
+        raise UserError(f'no record of {source} is hard', where=f'--subset={subset}')
+    return evenly_spaced_subset(chosen, limit)
+
+
+def unsplit_warning(source: str) -> str:
+    """Returns a warning for files whose records name no split, which serve training and test alike.
+
+    Returns an empty string for any other source.
+    """
+    warnings = []
+    for part, _ in sources.parse_mixture(source):
+        scheme, _, path = part.partition(':')
+        if scheme != 'jsonl' or not pathlib.Path(path).is_file():
+            continue
+        if number := sum(not record.split for record in read_jsonl(path)):
+            warnings.append(
+                f'warning: {number} records of {path} name no split, so what trains is what is '
+                'tested; prepare assigns splits'
+            )
+    return '\n'.join(warnings)

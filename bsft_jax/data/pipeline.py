@@ -1,0 +1,144 @@
+"""Training data of a run: the records of its source as examples, and the plan of every step."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+from bsft_jax.behaviors import BehaviorSet
+from bsft_jax.config import RunConfig
+from bsft_jax.data import checks, example_cache, labels, packing, rendering, sources
+from bsft_jax.data.examples import ExampleStore
+from bsft_jax.data.mixture import Mixture
+from bsft_jax.errors import UserError
+from bsft_jax.parallel import processes
+from bsft_jax.records.record import Record, evenly_spaced_subset
+
+
+def training_renderer(
+    config: RunConfig, tokenizer: Any, behaviors: BehaviorSet
+) -> rendering.Renderer:
+    """Returns the renderer of a run's records, which writes the answer prefixes of its arm."""
+    return rendering.Renderer(
+        tokenizer,
+        behaviors,
+        answer_format=config.data.answer_format,
+        behavior_weight=config.data.behavior_weight,
+        train_on=config.data.train_on,
+    )
+
+
+def training_examples(
+    config: RunConfig,
+    tokenizer: Any,
+    behaviors: BehaviorSet,
+    max_positions: int,
+    *,
+    limit: int = 0,
+) -> tuple[ExampleStore, packing.PackPlan]:
+    """Renders the train split and plans every step, before a device is touched.
+
+    Examples that took some seconds to render are cached for the next run that would render the
+    same.
+
+    Args:
+      config: the run.
+      tokenizer: the base's, extended by the behavior tokens.
+      behaviors: the behaviors with their answer prefixes.
+      max_positions: positions of the model.
+      limit: renders this many records of each source, evenly spaced; 0 for all.
+
+    Raises UserError for records that cannot be trained on, and rows longer than the model allows.
+    """
+    data = config.data
+    if data.sequence_length > max_positions:
+        raise UserError(
+            f'{data.sequence_length} is more than the {max_positions} positions of the model',
+            where='--config.data.sequence_length',
+        )
+    name = '' if limit else _cache_name(config, tokenizer, behaviors)
+    cached = example_cache.load(name) if name else None
+    if cached is None:
+        begin = time.monotonic()
+        stores, reports = _render_sources(config, tokenizer, behaviors, limit)
+        if name and time.monotonic() - begin > example_cache.MIN_RENDER_SECONDS:
+            example_cache.save(name, [vars(store) for store in stores], reports)
+    else:
+        arrays, reports = cached
+        stores = [ExampleStore(**store) for store in arrays]
+    for report in reports:
+        processes.log_first(report)
+
+    parts, mixture = sources.parse_mixture(data.source), None
+    if len(parts) > 1:
+        mixture = Mixture(tuple(map(len, stores)), tuple(weight for _, weight in parts))
+        processes.log_first(mixture.describe())
+    store = ExampleStore.joined(stores)
+    plan = packing.PackPlan(
+        store.lengths, data.global_batch_rows, data.sequence_length, config.seed, mixture
+    )
+    processes.log_first(f'training on {plan.describe()}')
+    return store, plan
+
+
+def _cache_name(config: RunConfig, tokenizer: Any, behaviors: BehaviorSet) -> str:
+    """Returns the cache name of a run's examples; empty for a source without a fingerprint."""
+    digests = [
+        sources.fingerprint(source, 'train')
+        for source, _ in sources.parse_mixture(config.data.source)
+    ]
+    if not all(digests):
+        return ''
+    settings = {**config.data.__dict__, 'source': digests, 'arm': config.arm, 'seed': config.seed}
+    return example_cache.entry_name(
+        {name: repr(value) for name, value in settings.items()},
+        [repr(config.behaviors), repr(behaviors)],
+        [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template],
+    )
+
+
+def _render_sources(
+    config: RunConfig, tokenizer: Any, behaviors: BehaviorSet, limit: int
+) -> tuple[list[ExampleStore], list[str]]:
+    """Returns the examples of each part of the source, and a line about each."""
+    data, names = config.data, [source for source, _ in sources.parse_mixture(config.data.source)]
+    loaded = [sources.load_records(source, 'train') for source in names]
+    if limit:
+        loaded = [evenly_spaced_subset(records, limit) for records in loaded]
+    included = [labels.exclude_category(records, data.exclude_category) for records in loaded]
+    renderer = training_renderer(config, tokenizer, behaviors)
+    relabelled = iter(
+        _relabel(config, behaviors, renderer, list(itertools.chain.from_iterable(included)))
+    )
+    stores, reports = [], []
+    for source, before, part in zip(names, loaded, included, strict=True):
+        records = list(itertools.islice(relabelled, len(part)))
+        store, report = rendering.render_examples(
+            renderer,
+            records,
+            data.sequence_length,
+            data.max_dropped_fraction,
+            data.truncate_turns,
+        )
+        if data.exclude_category:
+            excluded = len(before) - len(part)
+            report += (
+                f'; {excluded} of {len(before)} records of {data.exclude_category} are held out'
+            )
+        stores.append(store)
+        reports.append(f'{source}: {report}')
+    return stores, reports
+
+
+def _relabel(
+    config: RunConfig,
+    behaviors: BehaviorSet,
+    renderer: rendering.Renderer,
+    records: list[Record],
+) -> list[Record]:
+    """Checks the records of all parts and changes their behaviors as arm and noise say."""
+    checks.check_records(records, renderer, config.behaviors, config.data.unlabeled)
+    if config.arm == 'shuffled_token':
+        records = labels.shuffle_labels(records, config.seed)
+    return labels.add_label_noise(records, config.data.label_noise, behaviors.names, config.seed)

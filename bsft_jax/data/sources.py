@@ -1,0 +1,282 @@
+"""Data sources, loaded by their names in a config or on a command line.
+
+A source is `synthetic:CASES[:SEED]`, `jsonl:PATH`, `hf:PATH_OR_HUB_ID[:CONFIG]`,
+`tfds:behavior_bench/CONFIG`, or a mixture `0.7*SOURCE + 0.3*SOURCE` of them. For pretraining there
+are `synthetic_lists`, `synthetic_sheets` and `synthetic_text`, with `:CASES[:SEED]` as well.
+`prepare` also reads `csv:FILE` and the public data sets of `behaviorbench.adapters`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import pathlib
+import re
+from typing import Any
+
+from bsft_jax.behaviorbench import adapters, splits
+from bsft_jax.behaviorbench.builders import records_of
+from bsft_jax.behaviorbench.pretraining import conversations
+from bsft_jax.behaviorbench.simulator.cases import simulate
+from bsft_jax.data import example_cache
+from bsft_jax.errors import UserError
+from bsft_jax.records import readers, tfds_reader
+from bsft_jax.records.column_map import ColumnMap
+from bsft_jax.records.record import (
+    SPLITS,
+    Record,
+    describe_record,
+    read_jsonl,
+    records_from_rows,
+)
+
+PRETRAINING = {
+    'synthetic_lists': conversations.list_records,
+    'synthetic_sheets': conversations.sheet_records,
+    'synthetic_text': conversations.conversation_records,
+}
+GENERATED = ('synthetic', *PRETRAINING)
+PREPARE_ONLY = ('csv', *adapters.ADAPTERS)
+
+_SYNTAX = ', '.join(
+    [
+        *(f'{scheme}:CASES[:SEED]' for scheme in GENERATED),
+        'jsonl:FILE_OR_PREPARED_DIR',
+        'hf:PATH_OR_HUB_ID[:CONFIG]',
+        'tfds:behavior_bench/CONFIG',
+    ]
+)
+# Each function takes the name of a data set and returns split → rows.
+_SPLIT_READERS = {
+    'hf': readers.read_hugging_face_splits,
+    'tfds': tfds_reader.read_tfds_splits,
+}
+_WEIGHTED_SOURCE = re.compile(r'(\d+(?:\.\d*)?)\*(\S.*)')
+
+
+class NoSuchSplit(UserError):
+    """Reports that a source exists but does not have the requested split."""
+
+
+def parse_mixture(source: str) -> list[tuple[str, float]]:
+    """Splits `0.7*SOURCE + 0.3*SOURCE` into sources and their weights.
+
+    Any other source is returned alone, with weight 1.
+
+    Raises:
+      UserError: for a weight of 0 and for a part without a weight.
+    """
+    if not _WEIGHTED_SOURCE.match(source):
+        return [(source, 1.0)]
+    weighted = []
+    for part in source.split(' + '):
+        match = _WEIGHTED_SOURCE.fullmatch(part.strip())
+        if not match or not float(match[1]):
+            raise UserError(
+                f'cannot read {part.strip()!r} in a mixture',
+                where='data source',
+                fix='write 0.7*SOURCE + 0.3*SOURCE with weights above 0',
+            )
+        weighted.append((match[2].strip(), float(match[1])))
+    return weighted
+
+
+def _parse_cases_and_seed(source: str, rest: str) -> tuple[int, int]:
+    numbers = rest.split(':')
+    is_valid = 1 <= len(numbers) <= 2 and all(number.isdecimal() for number in numbers)
+    if not is_valid or int(numbers[0]) < 3:
+        raise UserError(
+            f'cannot read {source!r}',
+            where='data source',
+            fix='write synthetic:CASES[:SEED] with 3 cases or more',
+        )
+    return int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 0
+
+
+def _assign_splits(records: list[Record], clusters: list[str], seed: int) -> list[Record]:
+    assigned = splits.assign_splits(clusters, seed)
+    return [dataclasses.replace(r, split=split) for r, split in zip(records, assigned, strict=True)]
+
+
+def _simulate_records(num_cases: int, seed: int) -> list[Record]:
+    """Returns the records of simulated cases; the test split has wordings that training lacks."""
+    cases = [simulate(seed, index) for index in range(num_cases)]
+    assigned = splits.assign_splits([case.case_id for case in cases], seed)
+    return [
+        dataclasses.replace(record, split=split)
+        for case, split in zip(cases, assigned, strict=True)
+        for record in records_of(case, held_out=split == 'test')
+    ]
+
+
+def _generate_records(scheme: str, source: str, rest: str) -> list[Record]:
+    num_cases, seed = _parse_cases_and_seed(source, rest)
+    if scheme in PRETRAINING:
+        records = PRETRAINING[scheme](num_cases, seed)
+        return _assign_splits(records, [record.case_id for record in records], seed)
+    return _simulate_records(num_cases, seed)
+
+
+def _unknown_source(source: str, syntax: str) -> UserError:
+    return UserError(f'unknown data source {source!r}', where='data source', fix=f'use {syntax}')
+
+
+def load_records(source: str, split: str) -> list[Record]:
+    """Returns the records of one split of a source; for a mixture, those of all its parts.
+
+    A prepared directory has one file per split. A data set whose records name no split serves every
+    split.
+
+    Raises:
+      UserError: for a source that does not exist, for records of which only some name a split, and
+        for an id that two parts of a mixture share.
+      NoSuchSplit: where no part has the split.
+    """
+    records, part_by_id, missing = [], {}, None
+    for part, _ in parse_mixture(source):
+        try:
+            part_records = _load_part(part, split)
+        except NoSuchSplit as error:
+            missing = error
+            continue
+        ids = [record.id for record in part_records if record.id]
+        if shared := next((name for name in ids if name in part_by_id), ''):
+            raise UserError(f'record id {shared!r} is also in {part_by_id[shared]}', where=part)
+        part_by_id |= dict.fromkeys(ids, part)
+        records += part_records
+    if missing is not None and not records:
+        raise missing
+    return records
+
+
+def _load_part(source: str, split: str) -> list[Record]:
+    scheme, _, rest = source.partition(':')
+    if scheme in GENERATED:
+        return [r for r in _generate_records(scheme, source, rest) if r.split == split]
+    path = pathlib.Path(rest)
+    if scheme in _SPLIT_READERS and rest:
+        rows_by_split = _SPLIT_READERS[scheme](rest)
+        if '' not in rows_by_split and split not in rows_by_split:
+            raise NoSuchSplit(
+                f'no split {split!r}, there are {", ".join(rows_by_split)}',
+                where=source,
+                fix='prepare --map=FILE renames splits',
+            )
+        records = records_from_rows(rows_by_split.get(split) or rows_by_split[''], source)
+    elif scheme != 'jsonl' or not rest:
+        hint = f'; {scheme}: goes through prepare first' if scheme in PREPARE_ONLY else ''
+        raise _unknown_source(source, _SYNTAX + hint)
+    elif path.is_dir():
+        file = path / f'{split}.jsonl'
+        if not _has_records(file):
+            raise NoSuchSplit(
+                f'no {split}.jsonl with records in this folder',
+                where=source,
+                fix='name a folder that prepare wrote',
+            )
+        return [_with_split_of_file(record, split, file) for record in read_jsonl(file)]
+    else:
+        records = read_jsonl(path)
+    _check_all_or_none_name_a_split(records, source)
+    records = [record for record in records if record.split in ('', split)]
+    if not records:
+        raise NoSuchSplit(f'no record of split {split!r}', where=source)
+    return records
+
+
+def _has_records(file: pathlib.Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _with_split_of_file(record: Record, split: str, file: pathlib.Path) -> Record:
+    if record.split not in ('', split):
+        raise UserError(
+            f'{describe_record(record)} names the split {record.split!r}',
+            where=str(file),
+            fix='move it or drop its split',
+        )
+    return dataclasses.replace(record, split=split)
+
+
+def _check_all_or_none_name_a_split(records: list[Record], where: str) -> None:
+    unnamed = [(number, record) for number, record in enumerate(records, 1) if not record.split]
+    if unnamed and len(unnamed) < len(records):
+        number, record = unnamed[0]
+        raise UserError(
+            f'{len(unnamed)} of {len(records)} records name no split, the first is number '
+            f'{number}, {describe_record(record)}',
+            where=where,
+            fix='name one in each or in none',
+        )
+
+
+def fingerprint(source: str, split: str) -> str:
+    """Returns a digest that changes with the records of a split.
+
+    The name of a generated source is its digest. Returns '' for sources whose records would have to
+    be read to tell.
+    """
+    scheme, _, rest = source.partition(':')
+    path = pathlib.Path(rest)
+    if scheme in GENERATED:
+        return source
+    if scheme == 'jsonl' and rest:
+        path = path / f'{split}.jsonl' if path.is_dir() else path
+        return example_cache.digest_of_files([path]) if path.is_file() else ''
+    return ''
+
+
+def load_raw(
+    source: str, seed: int, column_map: ColumnMap | None = None
+) -> tuple[list[Record], dict[str, Any]]:
+    """Loads all splits of a source that `prepare` accepts, the raw data sets included.
+
+    Args:
+      source: one source, not a mixture.
+      seed: assigns the splits of records that name none, and shuffles within adapters.
+      column_map: how the rows of `jsonl:FILE`, `csv:FILE` and `hf:SET` become records.
+
+    Returns:
+      The records, and notes for the card of `prepare`.
+
+    Raises:
+      UserError: for a source that does not exist or cannot be read, and for a column map with a
+        source whose rows are records already.
+    """
+    scheme, _, rest = source.partition(':')
+    named_rows = _open_rows(scheme, rest)
+    if named_rows is None and column_map is not None:
+        raise UserError(
+            'its rows are records already', where=source, fix='prepare it without --map'
+        )
+    if named_rows is not None:
+        name, rows = named_rows
+        if column_map is None:
+            records, notes = records_from_rows(rows, name), {}
+        else:
+            records, notes = column_map.to_records(rows, name)
+        _check_all_or_none_name_a_split(records, source)
+        if not records[0].split:
+            records = _assign_splits(records, splits.cluster_records(records), seed)
+        return records, notes
+    if scheme in adapters.ADAPTERS and rest:
+        return adapters.load(scheme, rest, seed)
+    if scheme in GENERATED:
+        return _generate_records(scheme, source, rest), {}
+    if scheme == 'jsonl' and rest:
+        present = [split for split in SPLITS if _has_records(pathlib.Path(rest, f'{split}.jsonl'))]
+        # A folder without any file fails on the first split, with the error that says so.
+        return [record for split in present or SPLITS for record in _load_part(source, split)], {}
+    raise _unknown_source(source, f'{_SYNTAX}, {", ".join(f"{name}:..." for name in PREPARE_ONLY)}')
+
+
+def _open_rows(scheme: str, rest: str) -> tuple[str, readers.Rows] | None:
+    """Returns the name and the rows of a source that consists of rows; None for any other."""
+    if scheme == 'csv' and rest:
+        return rest, readers.read_csv_rows(rest)
+    if scheme == 'jsonl' and rest and not pathlib.Path(rest).is_dir():
+        return rest, readers.read_jsonl_rows(rest)
+    if scheme in _SPLIT_READERS and rest:
+        rows_by_split = _SPLIT_READERS[scheme](rest)
+        return f'{scheme}:{rest}', itertools.chain.from_iterable(rows_by_split.values())
+    return None

@@ -1,0 +1,258 @@
+"""Pretrained models: configuration, tokenizer and parameters of a Hugging Face directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bsft_jax.behaviors import Behavior, BehaviorSet, extend_tokenizer
+from bsft_jax.config import ComputeConfig
+from bsft_jax.data.tokenizer import load_tokenizer
+from bsft_jax.errors import UserError
+from bsft_jax.hub import configs, files, loading
+from bsft_jax.models import behavior_rows, lm_head
+from bsft_jax.models.network import Network, Params
+from bsft_jax.ops.attention import TokenLayout
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.parallel import sharding
+from bsft_jax.pytrees import flatten, unflatten
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedSpec:
+    """Describes a pretrained model before a device is touched.
+
+    Attributes:
+      directory: where it was read.
+      hf_config: the checkpoint's own `config.json`.
+      tokenizer: extended by the tokens of `behaviors`, if any.
+      behaviors: the behaviors with the prefixes of the model's answers.
+      exported_names: names of the behavior rows that the checkpoint already holds, if this package
+        exported it.
+      network: the decoder's graph.
+      row_init: initial value of rows that the checkpoint does not hold: `description`, `mean` or
+        `normal`.
+      name: what the user asked for: a path, a hub id or a bundled model.
+    """
+
+    directory: pathlib.Path
+    hf_config: dict[str, Any]
+    tokenizer: Any
+    behaviors: BehaviorSet
+    exported_names: frozenset[str]
+    network: Network
+    row_init: str = 'description'
+    name: str = ''
+
+
+def exported_behaviors(hf_config: dict[str, Any]) -> BehaviorSet:
+    """Returns the behaviors that an exported checkpoint names in its `config.json`, else none.
+
+    Raises UserError for an export of another version of this package.
+    """
+    stored = hf_config.get('bsft')
+    if stored is None:
+        return BehaviorSet()
+    if 'prefix_kind' not in stored:
+        raise UserError(
+            'its `bsft` entry is from another version of bsft_jax',
+            where='config.json',
+            fix='export the model again with this version',
+        )
+    behaviors = tuple(
+        Behavior(entry['name'], entry['level'], entry.get('description', entry['name']))
+        for entry in stored.get('behaviors', [])
+    )
+    return BehaviorSet(behaviors, prefix_kind=stored['prefix_kind'])
+
+
+def read_pretrained(
+    base: str,
+    compute: ComputeConfig | None = None,
+    *,
+    behaviors: tuple[Behavior, ...] = (),
+    prefix_kind: str = 'tokens',
+    chat_template: str = '',
+    row_init: str = 'description',
+) -> PretrainedSpec:
+    """Reads configuration and tokenizer of a model directory and adds its behavior tokens.
+
+    Args:
+      base: a Hugging Face directory, a hub id or the name of a bundled model.
+      compute: how the network is held and computed; default float32, attention `auto`.
+      behaviors: behaviors of the model; empty for those that the checkpoint was exported with.
+      prefix_kind: how answers begin with `behaviors`, one of `behaviors.PREFIX_KINDS`.
+      chat_template: a Jinja file, for a tokenizer without a template.
+      row_init: initial value of new behavior rows, see `PretrainedSpec`.
+
+    Raises UserError for a directory that cannot be loaded exactly.
+    """
+    directory = files.resolve_directory(base)
+    hf_config = files.read_config(directory)
+    arch = configs.architecture_of(hf_config, str(directory / 'config.json'))
+    tokenizer = load_tokenizer(directory, chat_template)
+    _check_table_covers(tokenizer, arch.vocab_size, str(directory))
+    exported = exported_behaviors(hf_config)
+    exported_names = frozenset(b.name for b in exported.token_behaviors)
+    if not behaviors:
+        behaviors, prefix_kind = exported.behaviors, exported.prefix_kind
+    extended = extend_tokenizer(tokenizer, behaviors, prefix_kind, arch.vocab_size)
+    network = Network(arch, extended.ids, compute or ComputeConfig(attention='auto'))
+    return PretrainedSpec(
+        directory, hf_config, tokenizer, extended, exported_names, network, row_init, base
+    )
+
+
+def _check_table_covers(tokenizer, table_rows: int, where: str) -> None:
+    """Raises UserError for a tokenizer that writes ids beyond the rows of the embedding table.
+
+    Special tokens beyond the end are ignored unless the chat template writes them: Gemma 3 1B has
+    one for images.
+    """
+    template = tokenizer.chat_template or ''
+    beyond = {i: token for i, token in tokenizer.added_tokens_decoder.items() if i >= table_rows}
+    unused = all(token.special and token.content not in template for token in beyond.values())
+    if len(tokenizer) - len(beyond) > table_rows or not unused:
+        raise UserError(
+            f'the tokenizer has {len(tokenizer)} ids, the embedding table {table_rows} rows',
+            where=where,
+        )
+
+
+def pretrained_params(spec: PretrainedSpec, mesh: Mesh, seed: int = 0) -> Params:
+    """Loads the parameters onto the mesh and draws new behavior rows and adapters from the seed."""
+    params = loading.load_params(spec.directory, spec.network, mesh)
+    return with_adapters(spec, with_behavior_rows(spec, params, mesh, seed), mesh, seed)
+
+
+def random_params(spec: PretrainedSpec, mesh: Mesh, seed: int) -> Params:
+    """Draws all parameters from the seed, on the mesh; behavior rows start as `row_init` says."""
+    plain = dataclasses.replace(spec.network, behavior_ids=()).with_compute(lora=None)
+    shardings = sharding.shardings(plain.abstract(), mesh)
+    params = jax.jit(plain.init, out_shardings=shardings)(jax.random.key(seed))
+    return with_adapters(spec, with_behavior_rows(spec, params, mesh, seed), mesh, seed)
+
+
+def with_behavior_rows(spec: PretrainedSpec, params: Params, mesh: Mesh, seed: int) -> Params:
+    """Adds `behavior/…` to the parameters of a checkpoint.
+
+    Rows that the checkpoint holds stay as they are, new ones start as `spec.row_init` says.
+    """
+    ids, behaviors = spec.behaviors.ids, spec.behaviors.token_behaviors
+    if not ids:
+        return params
+    from_description = spec.row_init == 'description'
+
+    def source_ids(behavior: Behavior, token_id: int) -> list[int]:
+        """Returns the ids whose mean is the row's value."""
+        if behavior.name in spec.exported_names or not from_description:
+            return [token_id]
+        return spec.tokenizer.encode(behavior.description, add_special_tokens=False)
+
+    sources = [source_ids(b, i) for b, i in zip(behaviors, ids, strict=True)]
+    exported_n1 = jnp.asarray([b.name in spec.exported_names for b in behaviors])[:, None]
+    key = jax.random.key(seed) if spec.row_init == 'normal' else None
+
+    def rows_of(table_VD: jax.Array) -> jax.Array:
+        rows_nD = behavior_rows.mean_rows(table_VD, sources)
+        if from_description:
+            return rows_nD
+        return jnp.where(exported_n1, rows_nD, behavior_rows.common_rows(table_VD, len(ids), key))
+
+    def make(params: Params) -> Params:
+        rows = {'input': rows_of(params['embed']['table'])}
+        if 'lm_head' in params:
+            rows['output'] = rows_of(params['lm_head']['kernel'].T)
+        return rows
+
+    shapes = {'behavior': jax.eval_shape(make, params)}
+    shardings = sharding.shardings(shapes, mesh)['behavior']
+    return {**params, 'behavior': jax.jit(make, out_shardings=shardings)(params)}
+
+
+def with_adapters(spec: PretrainedSpec, params: Params, mesh: Mesh, seed: int) -> Params:
+    """Adds `…/lora/a` and `…/lora/b` where the network has adapters."""
+    if spec.network.compute.lora is None:
+        return params
+
+    def make(key: jax.Array) -> Params:
+        flat = flatten(spec.network.init(key))
+        return unflatten({path: leaf for path, leaf in flat.items() if '/lora/' in path})
+
+    key = jax.random.key(seed)
+    shardings = sharding.shardings(jax.eval_shape(make, key), mesh)
+    adapters = jax.jit(make, out_shardings=shardings)(key)
+    return unflatten(flatten(params) | flatten(adapters))
+
+
+def row_norm_ratio(params: Params) -> float:
+    """Returns the mean norm of the behavior rows over the mean norm of the table's rows."""
+
+    def mean_norm(rows: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.linalg.norm(rows, axis=-1))
+
+    return float(mean_norm(params['behavior']['input']) / mean_norm(params['embed']['table']))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(
+    network: Network, params: Params, tokens_BT: jax.Array, layout: TokenLayout
+) -> jax.Array:
+    decoder = network.bind(params)
+    return lm_head.logits(decoder, decoder(tokens_BT, layout)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Holds a model that is ready to score and generate.
+
+    Attributes:
+      spec: what the model was read from; its tokenizer and behaviors are the model's.
+      network: the decoder's graph, chosen for `mesh`.
+      params: parameters on `mesh`.
+      mesh: the devices.
+      answer_format: how the model names an option in its answer, `letter` or `text`.
+      step: step of the checkpoint, for the model of a run.
+    """
+
+    spec: PretrainedSpec
+    network: Network
+    params: Params
+    mesh: Mesh
+    answer_format: str = 'letter'
+    step: int | None = None
+
+    @property
+    def tokenizer(self):
+        """Returns the tokenizer, extended by the behavior tokens."""
+        return self.spec.tokenizer
+
+    @property
+    def behaviors(self) -> BehaviorSet:
+        """Returns the behaviors with the prefixes of the model's answers."""
+        return self.spec.behaviors
+
+    def logits(self, tokens_BT, segment_ids_BT=None, positions_BT=None) -> jax.Array:
+        """Returns full logits [B, T, V] in float32; without segment ids a row is one segment."""
+        tokens_BT = jnp.asarray(tokens_BT, jnp.int32)
+        layout = TokenLayout.single(tokens_BT)
+        if segment_ids_BT is not None:
+            layout = layout.replace(segment_ids_BT=jnp.asarray(segment_ids_BT, jnp.int32))
+        if positions_BT is not None:
+            layout = layout.replace(positions_BT=jnp.asarray(positions_BT, jnp.int32))
+        with jax.set_mesh(self.mesh):
+            return _logits(self.network, self.params, tokens_BT, layout)
+
+
+def load_pretrained(spec: PretrainedSpec, mesh: Mesh | None = None) -> Model:
+    """Loads the parameters of a model directory onto `mesh` (default: the first device)."""
+    mesh = mesh or mesh_lib.single_device_mesh()
+    answer_format = spec.hf_config.get('bsft', {}).get('answer_format', 'letter')
+    params = pretrained_params(spec, mesh)
+    return Model(spec, spec.network.for_mesh(mesh), params, mesh, answer_format)

@@ -1,0 +1,76 @@
+"""Columns of the metrics that reports show beside macro-F1.
+
+The terminal table, the rows of a study's summary.json and a study's page all iterate over
+`COLUMNS`. A new metric needs its value in `evaluation.metrics` and one entry here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """Describes one metric of metrics.json as a column of every report.
+
+    Attributes:
+      key: its name in the rows of a study's summary.json.
+      header: its name above the column and in the legend.
+      meaning: its explanation in the legend, without a full stop.
+      section: the section of metrics.json that holds it; the section may be null.
+      metric: its name in that section.
+    """
+
+    key: str
+    header: str
+    meaning: str
+    section: str
+    metric: str
+
+    def value(self, metrics: Mapping[str, Any]) -> float | None:
+        """Returns the metric from the content of metrics.json; None where it does not apply."""
+        return (metrics[self.section] or {}).get(self.metric)
+
+
+COLUMNS = (
+    Column(
+        key='selection',
+        header='selection',
+        meaning='macro-F1 of the behavior that the model chooses',
+        section='selection',
+        metric='macro_f1',
+    ),
+    Column(
+        key='over',
+        header='over',
+        meaning='rate of uninvited interventions',
+        section='intervention',
+        metric='over_intervention_rate',
+    ),
+    Column(
+        key='missed',
+        header='missed',
+        meaning='rate of silence when an intervention is due',
+        section='intervention',
+        metric='missed_intervention_rate',
+    ),
+    Column(
+        key='twins',
+        header='twins',
+        meaning='share of pairs with both answers right',
+        section='intervention',
+        metric='twin_score',
+    ),
+)
+
+
+def headers() -> list[str]:
+    """Returns the headers of all columns, in order."""
+    return [column.header for column in COLUMNS]
+
+
+def legend() -> str:
+    """Returns one sentence per column: its header and meaning."""
+    return ' '.join(f'{column.header}: {column.meaning}.' for column in COLUMNS)

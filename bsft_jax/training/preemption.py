@@ -1,0 +1,39 @@
+"""Preemption: SIGTERM is collected, and every process of a run hears of it at the same step."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+from bsft_jax.errors import Preempted
+
+ShouldStop = Callable[[int], bool]
+
+
+@contextlib.contextmanager
+def preemption_signal() -> Iterator[ShouldStop]:
+    """Handles SIGTERM and yields `should_stop(n)`.
+
+    `should_stop(n)` says whether the run was preempted by the n-th step since its start, the same
+    in all processes. With several processes jax's runtime collects the signal and they all hear of
+    it at one step. A single process hears of it at once: n = 0 is before the first step.
+    """
+    if jax.distributed.is_initialized():
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield lambda _: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def raise_if_preempted(should_stop: ShouldStop) -> None:
+    """Raises Preempted for a signal before the first step, when there is nothing to save yet."""
+    if should_stop(0):
+        raise Preempted('by a signal before the first step; start again to continue')

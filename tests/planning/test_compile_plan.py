@@ -1,0 +1,119 @@
+"""Plans of tiny models, compared with values computed in other ways."""
+
+import dataclasses
+import math
+import shutil
+
+import huggingface_hub
+import jax
+import pytest
+
+from bsft_jax.config import ModelConfig, TrainConfig
+from bsft_jax.hub import configs, files, presets
+from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.planning import compile_plan
+from bsft_jax.planning.topology import parse_topology
+from bsft_jax.pytrees import flatten
+from bsft_jax.training import optimizer as optimizer_lib
+from bsft_jax.training import step as step_lib
+from tests.planning.configs import make_config
+
+
+@pytest.mark.parametrize(
+    'base, preset',
+    [
+        ('Qwen/Qwen2.5-7B-Instruct', 'qwen2.5-7b'),
+        ('meta-llama/Llama-3.1-8B-Instruct', 'llama3.1-8b'),
+        ('google/gemma-3-1b-it', 'gemma3-1b'),
+        ('mistralai/Mistral-7B-Instruct-v0.3', 'mistral-7b-v0.3'),
+    ],
+)
+def test_a_published_base_needs_no_files(base, preset):
+    config = dataclasses.replace(make_config('lora'), model=ModelConfig(base=base))
+    network = compile_plan.planned_network(config)
+    arch = configs.architecture_of(presets.preset(preset))
+    assert network.arch == arch and network.compute.lora.rank == 16
+    assert network.behavior_ids == (arch.vocab_size - 2, arch.vocab_size - 1)
+
+
+def test_no_weights_are_downloaded_for_a_base_without_a_preset(tmp_path, monkeypatch):
+    bundled = files.resolve_directory('tiny-clinical')
+
+    def download(repository, *, revision, allow_patterns, ignore_patterns):
+        for path in bundled.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                shutil.copy(path, tmp_path)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+    config = dataclasses.replace(make_config('lora'), model=ModelConfig(base='some-lab/Model-7B'))
+    network = compile_plan.planned_network(config)
+    assert network == compile_plan.planned_network(make_config('lora'))
+    assert config.model.base == 'some-lab/Model-7B' and not list(tmp_path.glob('*.safetensors'))
+    assert files.resolve_directory('some-lab/Model-7B') == tmp_path
+    assert list(tmp_path.glob('*.safetensors'))
+
+
+@pytest.mark.parametrize('mode, passes', [('full', 2), ('lora', 2)])
+def test_a_step_gathers_what_the_sharding_rules_split(mode, passes):
+    """Checks that each kernel of a layer is gathered once forward and once backward.
+
+    The LM head's table and the ids are gathered once per step.
+    """
+    config = make_config(mode, fsdp=8)
+    mesh = mesh_lib.make_mesh(config.mesh, jax.devices())
+    plan = compile_plan.make_plan(config, parse_topology('cpu:8'), jax.devices())
+    network = compile_plan.planned_network(config).for_mesh(mesh)
+    lowered, state, batch = compile_plan.lower_step(config, network, mesh)
+    # The step that training.loop compiles, on real devices.
+    with jax.set_mesh(mesh):
+        optimizer = optimizer_lib.make_optimizer(config.optimizer)
+        step = step_lib.make_train_step(
+            network, optimizer, config.train.gradient_accumulation_steps, config.seed
+        )
+        assert lowered.as_text() == step.lower(state, batch).as_text()
+
+    expected = 4 * math.prod(batch.tokens_BT.shape)
+    for path, leaf in flatten(state.params).items():
+        if any('fsdp' in str(axis) for axis in leaf.sharding.spec):
+            times = passes if path.startswith('layers') else 1
+            expected += times * math.prod(leaf.shape) * leaf.dtype.itemsize
+    rows = {row['kind']: row for row in plan['collectives'] if row['axes'] == 'fsdp'}
+    assert rows['all-gather']['payload'] == expected
+    assert rows['all-gather']['bytes'] == pytest.approx(expected * 7 / 8)
+
+    sizes = plan['memory']['arguments']
+    assert sizes['trainable'] + sizes['frozen'] == sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in flatten(state.params).values()
+    )
+    assert plan['parameters']['total'] == sum(leaf.size for leaf in flatten(state.params).values())
+    assert plan['attention'] == {'backend': 'blockwise', 'kernel_calls': 0, 'dense_scores': True}
+    assert plan['verdict']['fits'] is None and plan['loops_of_unknown_length'] == []
+
+
+@pytest.mark.parametrize(
+    'sizes', [{'data': 8}, {'data': 2, 'fsdp': 2, 'tensor': 2}], ids=['8 data', '2x2x2']
+)
+def test_accumulated_gradients_are_reduced_over_data_once(sizes):
+    def payload(accumulation: int) -> int:
+        config = make_config(rows=32, **sizes)
+        config = dataclasses.replace(
+            config, train=TrainConfig(mode='full', gradient_accumulation_steps=accumulation)
+        )
+        plan = compile_plan.make_plan(config, parse_topology('cpu:8'), jax.devices())
+        return sum(row['payload'] for row in plan['collectives'] if 'data' in row['axes'])
+
+    assert payload(4) == payload(2) <= payload(1)
+
+
+@pytest.mark.parametrize(
+    'message, total',
+    [
+        ('RESOURCE_EXHAUSTED: Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.', 20.5),
+        ('Ran out of memory on HBM, HLO temporaries (34.5G) exceeds available HBM (15.75G).', 36.5),
+    ],
+)
+def test_both_sizes_are_read_from_an_out_of_memory_message(message, total):
+    memory = compile_plan.parse_out_of_memory(message, {'trainable': 2 << 30})
+    assert (memory['total'] / 2**30, memory['capacity'] / 2**30) == (total, 15.75)

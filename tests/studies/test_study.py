@@ -1,0 +1,113 @@
+"""Tests that a wrong study is refused in one line before anything runs."""
+
+import dataclasses
+
+import pytest
+
+from bsft_jax.data import sources
+from bsft_jax.errors import UserError
+from bsft_jax.records.record import write_jsonl
+from bsft_jax.studies.study import Arm, Study, load_study
+from tests.studies.test_launching import CONFIG, ENDPOINT, run
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(CONFIG.format(base='tiny-clinical'))
+    return Study('tiny', str(path), (Arm('a', {'arm': 'general_sft'}), Arm('b')), endpoint=ENDPOINT)
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'arms': ()}, 'distinct names'),
+        ({'arms': (Arm('a'), Arm('a'))}, 'distinct names'),
+        ({'arms': (Arm('a'), Arm('b'), Arm('base'))}, 'none is base'),
+        ({'seeds': (1, 1)}, 'seeds must be distinct'),
+        ({'seeds': ()}, 'seeds must be distinct'),
+        ({'config': 'absent.py'}, 'absent.py'),
+        ({'arms': (Arm('a', {'arm': 'nothing'}), Arm('b'))}, 'nothing'),
+        ({'overrides': {'data.sourc': 'x'}}, "unknown config field 'data.sourc'"),
+        ({'overrides': {'train.steps': 'x'}}, 'not of type int'),
+        (
+            {'overrides': {'optimizer.learning_rate': 1e-3}, 'learning_rates': (1e-3,)},
+            'has a learning rate',
+        ),
+        ({'endpoint': ('overall', ('c', 'auto'), ('a', 'auto'))}, "no arm 'c'"),
+        (
+            {'endpoint': ('overall', ('b', 'autoo'), ('a', 'auto'))},
+            "no policy 'autoo', known: auto, oracle",
+        ),
+        ({'endpoint': ('overall', ('b', 'forced:reactive'), ('a', 'auto'))}, 'no policy'),
+        (
+            {'endpoint': ('overall', ('b', 'oracle'), ('a', 'oracle'))},
+            "arm 'a' has no behavior to choose",
+        ),
+        (
+            {'endpoint': ('nonsense', *ENDPOINT[1:])},
+            "no test record of the group 'nonsense', known: .*overall",
+        ),
+        ({'overrides': {'data.source': 'jsonl:absent'}}, 'absent'),
+    ],
+)
+def test_a_study_that_cannot_run_is_refused_before_anything_runs(study, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(dataclasses.replace(study, **changes), tmp_path / 'study')
+    assert not (tmp_path / 'study').exists()
+
+
+def test_a_torn_study_file_is_named(study, tmp_path):
+    (tmp_path / 'study').mkdir()
+    (tmp_path / 'study/study.json').write_text('{"study": "q')
+    with pytest.raises(UserError, match='study/study.json: not valid JSON'):
+        run(study, tmp_path / 'study')
+    assert [path.name for path in (tmp_path / 'study').iterdir()] == ['study.json']
+
+
+def on_file(study, path, records):
+    write_jsonl(path, records)
+    return dataclasses.replace(study, overrides={'data.source': f'jsonl:{path}'}, seeds=(0,))
+
+
+def test_records_that_changed_since_need_another_folder(study, tmp_path, capsys):
+    records, path = sources.load_records('synthetic:60', 'test'), tmp_path / 'data.jsonl'
+    limited = on_file(study, path, records)
+    run(limited, tmp_path / 'study')
+    assert run(limited, tmp_path / 'study')[0].commands == []
+    with pytest.raises(
+        UserError, match=r'data.jsonl: other records than .* began with; name a new --workdir'
+    ):
+        run(on_file(study, path, records[1:]), tmp_path / 'study')
+    assert 'warning' not in capsys.readouterr().err
+    run(
+        on_file(study, path, [dataclasses.replace(r, split='') for r in records]),
+        tmp_path / 'other',
+    )
+    assert f'warning: {len(records)} records of {path} name no split' in capsys.readouterr().err
+
+
+def test_two_test_records_with_one_id_are_refused_beforehand(study, tmp_path):
+    task = dataclasses.replace(sources.load_records('synthetic:60', 'test')[0], id='q1')
+    first = on_file(study, tmp_path / 'a.jsonl', [task])
+    write_jsonl(tmp_path / 'b.jsonl', [task])
+    mixture = f'1*{first.overrides["data.source"]} + 1*jsonl:{tmp_path / "b.jsonl"}'
+    with pytest.raises(UserError, match="record id 'q1' is also in"):
+        run(dataclasses.replace(first, overrides={'data.source': mixture}), tmp_path / 'study')
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('def get_config(:', 'SyntaxError'),
+        ('def get_config():\n    raise KeyError("x")', "KeyError: 'x'"),
+        ('def get_config(must):\n    pass', 'TypeError: get_config'),
+        ('import absent_module', "No module named 'absent_module'"),
+        ('from bsft_jax.errors import UserError\nraise UserError("mine")', '^mine$'),
+        ('', 'defines no get_config'),
+    ],
+)
+def test_a_broken_study_config_is_one_line(tmp_path, text, message):
+    (tmp_path / 'study.py').write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_study(str(tmp_path / 'study.py'))
