@@ -3,7 +3,10 @@
 import collections
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +14,7 @@ from bsft_jax.behaviorbench import adapters, shortcuts, splits
 from bsft_jax.commands import prepare
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import read_jsonl, write_jsonl
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope='module')
@@ -89,6 +93,28 @@ def test_the_same_seed_gives_the_same_bytes(records, shared, tmp_path):
         write_jsonl(tmp_path / split, [r for r in again if r.split == split])
         write_jsonl(tmp_path / 'before', rows)
         assert (tmp_path / split).read_bytes() == (tmp_path / 'before').read_bytes()
+
+
+def test_records_do_not_depend_on_the_hash_seed_of_the_process(shared):
+    code = (
+        'import hashlib, sys\n'
+        'from bsft_jax.behaviorbench import adapters\n'
+        'records, _ = adapters.load("mts_dialog", sys.argv[1])\n'
+        'print(hashlib.sha256(repr(records).encode()).hexdigest())\n'
+    )
+    command = [sys.executable, '-c', code, str(shared / 'data' / 'mts-dialog')]
+    digests = {
+        subprocess.run(
+            command,
+            env=os.environ | {'PYTHONHASHSEED': seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ('0', '1', '2')
+    }
+    assert len(digests) == 1
 
 
 def test_another_seed_gives_other_splits(records, shared):

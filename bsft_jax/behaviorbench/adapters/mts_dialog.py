@@ -83,9 +83,8 @@ def read(directory: str | pathlib.Path, seed: int = 0) -> common.AdapterResult:
                 held_out.add(name)
             rows[name] = row
     heading_counts = collections.Counter(row['section_header'] for row in rows.values())
-    drug_counts = collections.Counter(
-        drug for row in rows.values() for drug in set(_shared_drugs(row))
-    )
+    # The order of the keys decides what is drawn, so it must not be that of a set.
+    drug_counts = collections.Counter(drug for row in rows.values() for drug in _shared_drugs(row))
     records: list[Record] = []
     for name, row in rows.items():
         rng = random.Random(f'mts_dialog/{seed}/{name}')
