@@ -261,7 +261,8 @@ def test_a_folder_that_cannot_be_replaced_stays_whole(error, source, tmp_path, m
 def test_a_neighbour_that_is_not_a_data_set_is_left_alone(source, tmp_path):
     (tmp_path / 'set.old').mkdir()
     (tmp_path / 'set.old' / 'mine.txt').write_text('mine')
-    with pytest.raises(UserError, match=r'set\.old: holds something else'):
+    message = r'set\.old: contains files that are not part of a data set'
+    with pytest.raises(UserError, match=message):
         prepare_lib.prepare([source], tmp_path / 'set', 0)
     assert (tmp_path / 'set.old' / 'mine.txt').exists()
 
