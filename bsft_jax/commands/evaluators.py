@@ -11,7 +11,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bsft_jax.config import RunConfig
-from bsft_jax.data import eval_records, labels, loader, packing, pipeline, rendering, sources
+from bsft_jax.data import (
+    checks,
+    eval_records,
+    labels,
+    loader,
+    packing,
+    pipeline,
+    rendering,
+    sources,
+)
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub.pretrained import PretrainedSpec
@@ -74,6 +83,7 @@ class LossEvaluator:
         data = config.data
         records = _validation_records(config, sources.load_records(data.source, 'validation'))
         renderer = pipeline.training_renderer(config, spec.tokenizer, spec.behaviors)
+        checks.check_records(records, renderer, config.behaviors, data.unlabeled)
         store, _ = rendering.render_examples(
             renderer, records, data.sequence_length, data.max_dropped_fraction, data.truncate_turns
         )

@@ -140,6 +140,23 @@ def test_the_loss_is_that_of_a_train_step_on_the_same_records(base, devices, tmp
             assert after[name] == pytest.approx(value, rel=1e-5), name
 
 
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(behavior='proactiv', option_behaviors=()), "unknown behavior 'proactiv'"),
+        (dict(rationale='As <|proactive|> said.'), 'the token <|proactive|> inside a message'),
+    ],
+)
+def test_the_loss_refuses_records_that_training_refuses(config, tmp_path, changes, message):
+    records = sources.load_records('synthetic:40', 'validation')[:3]
+    records[1] = dataclasses.replace(records[1], **changes)
+    write_jsonl(tmp_path / 'validation.jsonl', records)
+    config.data.source = f'jsonl:{tmp_path}'
+    with pytest.raises(UserError) as error:
+        make(evaluators.LossEvaluator, config, mesh_lib.single_device_mesh())
+    assert message in str(error.value) and records[1].id in str(error.value)
+
+
 def test_both_evaluators_write_their_metrics(base, tmp_path):
     config = small_run(base)
     config.train.steps, config.log_interval = 4, 4
