@@ -155,6 +155,16 @@ class Family:
         return 'attention_post_norm' in self.norms.values()
 
 
+# Shared by the families of Gemma.
+_GEMMA: dict[str, Any] = {
+    'tied': True,
+    'activation_field': 'hidden_activation',
+    'activation': 'gelu_pytorch_tanh',
+    'norm_scale_offset': 1.0,
+    'query_scale': gemma_query_scale,
+    'embedding_scale': gemma_embedding_scale,
+}
+
 _FAMILIES = (
     Family('llama', mlp_bias='mlp_bias'),
     Family(
@@ -187,12 +197,7 @@ _FAMILIES = (
             'attn_logit_softcapping': 50.0,
             'final_logit_softcapping': 30.0,
         },
-        tied=True,
-        activation_field='hidden_activation',
-        activation='gelu_pytorch_tanh',
-        norm_scale_offset=1.0,
-        query_scale=gemma_query_scale,
-        embedding_scale=gemma_embedding_scale,
+        **_GEMMA,
         attn_softcap_field='attn_logit_softcapping',
         logit_softcap_field='final_logit_softcapping',
     ),
@@ -211,12 +216,7 @@ _FAMILIES = (
             'max_position_embeddings': 131_072,
             'sliding_window': 4096,
         },
-        tied=True,
-        activation_field='hidden_activation',
-        activation='gelu_pytorch_tanh',
-        norm_scale_offset=1.0,
-        query_scale=gemma_query_scale,
-        embedding_scale=gemma_embedding_scale,
+        **_GEMMA,
         logit_softcap_field='final_logit_softcapping',
         rope_theta=1_000_000.0,
         local_rope_theta=10_000.0,
