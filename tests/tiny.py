@@ -172,6 +172,29 @@ def save_with_vision_tower(directory, vocab_size):
     return model
 
 
+def tiny_arch(**changes):
+    """Returns a small `Architecture` with some fields changed."""
+    from bsft_jax.models.architecture import Architecture, LayerKind
+    from bsft_jax.ops.rope import Rope
+
+    fields = dict(
+        family='qwen2',
+        vocab_size=96,
+        embed_dim=32,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        mlp_dim=48,
+        max_positions=64,
+        kinds=(LayerKind(Rope(10000.0)),),
+        norm_eps=1e-6,
+        tied=True,
+        qkv_bias=True,
+    )
+    return Architecture(**fields | changes)
+
+
 def assert_close(actual, reference, tolerance):
     """Asserts that |actual − reference| ≤ tolerance · max(1, max|reference|)."""
     actual, reference = np.asarray(actual), np.asarray(reference)

@@ -25,7 +25,7 @@ class BehaviorRows(nnx.Module):
         self.output = None if tied else nnx.Param(jnp.zeros((num_behaviors, dim)))
 
 
-def embed(decoder, tokens_BT: jax.Array) -> jax.Array:
+def embed_tokens(decoder, tokens_BT: jax.Array) -> jax.Array:
     """Returns embeddings [B, T, D] in the dtype of activations, with the behavior rows in place."""
     embedded_BTD = decoder.embed(tokens_BT, decoder.dtype)
     if not decoder.behavior_ids:

@@ -78,7 +78,7 @@ class Decoder(nnx.Module):
           `cache_index`, the cache with them in it.
         """
         unroll_layers = self.compute.unroll_layers
-        hidden_BTD = behavior_rows.embed(self, tokens_BT)
+        hidden_BTD = behavior_rows.embed_tokens(self, tokens_BT)
         hidden_BTD *= jnp.asarray(self.arch.embedding_scale, self.dtype)
         hidden_BTD = constrain(hidden_BTD, BATCH_AXES, SEQUENCE_AXIS, None)
 

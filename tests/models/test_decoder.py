@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from bsft_jax.config import ComputeConfig, MeshConfig
-from bsft_jax.models import architecture, behavior_rows, lm_head
+from bsft_jax.models import behavior_rows, lm_head
 from bsft_jax.models.architecture import LayerKind
 from bsft_jax.models.network import Network
 from bsft_jax.ops.attention import TokenLayout
 from bsft_jax.ops.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
-from tests.tiny import assert_close
+from tests.tiny import assert_close, tiny_arch
 
 
 def test_packed_segments_equal_separate_rows():
-    network = Network(_tiny_arch())
+    network = Network(tiny_arch())
     params = _params(network, 1)
     rng = np.random.default_rng(1)
     first, second = rng.integers(0, 96, 7), rng.integers(0, 96, 9)
@@ -45,7 +45,7 @@ def test_packed_segments_equal_separate_rows():
 
 @pytest.mark.parametrize('unroll_layers', [False, True], ids=['scanned', 'unrolled'])
 def test_cached_prompt_equals_one_pass(unroll_layers):
-    network = Network(_tiny_arch(), compute=ComputeConfig(unroll_layers=unroll_layers))
+    network = Network(tiny_arch(), compute=ComputeConfig(unroll_layers=unroll_layers))
     decoder = network.bind(_params(network, 2))
     tokens_BT = jnp.asarray(np.random.default_rng(2).integers(0, 96, (2, 12)))
     layout = TokenLayout.single(tokens_BT)
@@ -64,7 +64,7 @@ def test_tokens_written_into_a_cache_equal_one_pass(unroll_layers):
     """Decodes token by token behind a prompt, with windows; the cache ends as that of one pass."""
     kinds = LayerKind(Rope(10000.0), 4), LayerKind(Rope(500.0))
     compute = ComputeConfig(unroll_layers=unroll_layers)
-    network = Network(_tiny_arch(num_layers=5, kinds=kinds), compute=compute)
+    network = Network(tiny_arch(num_layers=5, kinds=kinds), compute=compute)
     params = _params(network, 2)
     tokens_BT = jnp.asarray(np.random.default_rng(2).integers(0, 96, (2, 12)))
     decoder = network.bind(network.unstacked(params))
@@ -94,7 +94,7 @@ def test_tokens_written_into_a_cache_equal_one_pass(unroll_layers):
 def test_unrolled_layers_equal_scanned_layers(num_layers, remat):
     """Takes layers of two kinds: two periods and one layer behind them, and one layer alone."""
     kinds = LayerKind(Rope(10000.0), 4), LayerKind(Rope(500.0))
-    arch = _tiny_arch(num_layers=num_layers, kinds=kinds)
+    arch = tiny_arch(num_layers=num_layers, kinds=kinds)
     scanned = Network(arch, compute=ComputeConfig(remat=remat))
     params = _params(scanned, 4)
     tokens_BT = jnp.asarray(np.random.default_rng(4).integers(0, 96, (2, 12)))
@@ -116,7 +116,7 @@ def test_unrolled_layers_equal_scanned_layers(num_layers, remat):
 
 
 def test_the_gated_product_is_recomputed_where_layers_are_unrolled():
-    arch = _tiny_arch()
+    arch = tiny_arch()
     network = Network(arch, compute=ComputeConfig(unroll_layers=True))
     params = network.init(jax.random.key(0))
     tokens_BT = jnp.ones((2, 64), jnp.int32)
@@ -130,12 +130,12 @@ def test_the_gated_product_is_recomputed_where_layers_are_unrolled():
 
 
 def test_an_embedding_split_over_columns_moves_tokens_and_not_the_table():
-    network = Network(_tiny_arch(tied=False), behavior_ids=(94, 95))
+    network = Network(tiny_arch(tied=False), behavior_ids=(94, 95))
     params = _params(network, 3)
     tokens_BT = jnp.asarray(np.random.default_rng(3).integers(0, 96, (8, 12)))
 
     def look_up(params):
-        return behavior_rows.embed(network.bind(params), tokens_BT)
+        return behavior_rows.embed_tokens(network.bind(params), tokens_BT)
 
     expected = look_up(params)
     for sizes in (dict(fsdp=4), dict(data=2, fsdp=2, tensor=2)):
@@ -153,9 +153,9 @@ def test_an_embedding_split_over_columns_moves_tokens_and_not_the_table():
 
 def test_layers_are_unrolled_on_one_cpu_unless_there_are_many():
     one, eight = mesh_lib.single_device_mesh(), mesh_lib.make_mesh(MeshConfig(data=8))
-    assert Network(_tiny_arch()).for_mesh(one).compute.unroll_layers
-    assert not Network(_tiny_arch()).for_mesh(eight).compute.unroll_layers
-    assert not Network(_tiny_arch(num_layers=28)).for_mesh(one).compute.unroll_layers
+    assert Network(tiny_arch()).for_mesh(one).compute.unroll_layers
+    assert not Network(tiny_arch()).for_mesh(eight).compute.unroll_layers
+    assert not Network(tiny_arch(num_layers=28)).for_mesh(one).compute.unroll_layers
 
 
 def _params(network, seed):
@@ -168,7 +168,7 @@ def _params(network, seed):
 
 
 def test_a_new_block_hardly_changes_the_hidden_states():
-    arch = _tiny_arch(init_std=0.18)
+    arch = tiny_arch(init_std=0.18)
     network = Network(arch)
     params = network.init(jax.random.key(5))
     tokens_BT = jnp.arange(12)[None]
@@ -179,29 +179,10 @@ def test_a_new_block_hardly_changes_the_hidden_states():
     assert abs(float(jnp.std(params['layers']['mlp']['up']['kernel'])) - 0.18) < 0.02
 
 
-def _tiny_arch(**changes):
-    sizes = dict(
-        family='qwen2',
-        vocab_size=96,
-        embed_dim=32,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        mlp_dim=48,
-        max_positions=64,
-        kinds=(LayerKind(Rope(10000.0)),),
-        norm_eps=1e-6,
-        tied=True,
-        qkv_bias=True,
-    )
-    return architecture.Architecture(**sizes | changes)
-
-
 @pytest.mark.parametrize('ids', [(90, 91), (96, 97)], ids=['spare rows', 'growth'])
 @pytest.mark.parametrize('tied', [True, False])
 def test_behavior_rows_leave_old_logits_bit_equal(ids, tied):
-    plain, extended = Network(_tiny_arch(tied=tied)), Network(_tiny_arch(tied=tied), ids)
+    plain, extended = Network(tiny_arch(tied=tied)), Network(tiny_arch(tied=tied), ids)
     params = _params(plain, 3)
     rows = {
         'input': jnp.full((2, 32), 0.3),

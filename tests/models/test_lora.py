@@ -10,29 +10,16 @@ from flax import nnx
 
 from bsft_jax.config import ComputeConfig, LoraConfig, MeshConfig
 from bsft_jax.models import linear, lora
-from bsft_jax.models.architecture import Architecture, LayerKind
+from bsft_jax.models.architecture import LayerKind
 from bsft_jax.models.network import Network
 from bsft_jax.ops.attention import TokenLayout
 from bsft_jax.ops.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.pytrees import flatten, unflatten
-from tests.tiny import assert_close
+from tests.tiny import assert_close, tiny_arch
 
-ARCH = Architecture(
-    family='qwen2',
-    vocab_size=96,
-    embed_dim=32,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=48,
-    max_positions=64,
-    kinds=(LayerKind(Rope(10000.0)), LayerKind(Rope(10000.0), 8)),
-    norm_eps=1e-6,
-    tied=True,
-    qkv_bias=True,
-    init_std=0.2,
+ARCH = tiny_arch(
+    num_layers=3, kinds=(LayerKind(Rope(10000.0)), LayerKind(Rope(10000.0), 8)), init_std=0.2
 )
 TOKENS = np.random.default_rng(0).integers(0, 96, (2, 20)).astype(np.int32)
 

@@ -12,7 +12,7 @@ import pytest
 
 from bsft_jax.config import ComputeConfig, MeshConfig
 from bsft_jax.errors import UserError
-from bsft_jax.models.architecture import Architecture, LayerKind
+from bsft_jax.models.architecture import LayerKind
 from bsft_jax.models.network import Network
 from bsft_jax.ops import attention_blockwise, attention_dispatch, attention_splash
 from bsft_jax.ops.attention import (
@@ -24,7 +24,7 @@ from bsft_jax.ops.attention import (
 from bsft_jax.ops.kv_cache import attend_prefix
 from bsft_jax.ops.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
-from tests.tiny import assert_close
+from tests.tiny import assert_close, tiny_arch
 
 MESHES = {'1 device': (1, 1, 1, 1), '2x2x1x2': (2, 2, 1, 2), 'context 2': (1, 2, 2, 2)}
 # T, N, K, H, window, cap
@@ -132,20 +132,11 @@ def test_context_gathers_keys_and_values_and_nothing_else(backend, monkeypatch):
 
 
 def make_network(**compute) -> Network:
-    arch = Architecture(
+    arch = tiny_arch(
         family='gemma2',
         vocab_size=64,
-        embed_dim=32,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        mlp_dim=48,
         max_positions=512,
         kinds=(LayerKind(Rope(10000.0), 24), LayerKind(Rope(10000.0))),
-        norm_eps=1e-6,
-        tied=True,
-        qkv_bias=True,
         attn_softcap=5.0,
         init_std=0.3,
     )

@@ -7,15 +7,13 @@ import pytest
 
 from bsft_jax.config import MeshConfig
 from bsft_jax.models import lm_head
-from bsft_jax.models.architecture import Architecture, LayerKind
 from bsft_jax.models.network import Network
 from bsft_jax.ops import cpu
 from bsft_jax.ops import cross_entropy as fused
 from bsft_jax.ops.attention import soft_cap
 from bsft_jax.ops.cross_entropy import VocabSpec, cross_entropy
-from bsft_jax.ops.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
-from tests.tiny import assert_close
+from tests.tiny import assert_close, tiny_arch
 
 B, T, D, V = 8, 12, 16, 48
 IDS = {'none': (), 'spare rows': (44, 46), 'growth': (48, 49)}
@@ -212,22 +210,7 @@ def test_tokens_without_weight_are_skipped_by_tiles(monkeypatch):
 @pytest.mark.parametrize('ids', [(90, 91), (96, 97)], ids=['spare rows', 'growth'])
 @pytest.mark.parametrize('tied', [True, False])
 def test_target_logprobs_equal_full_logits(ids, tied):
-    arch = Architecture(
-        family='qwen2',
-        vocab_size=96,
-        embed_dim=32,
-        num_layers=1,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        mlp_dim=48,
-        max_positions=64,
-        kinds=(LayerKind(Rope(10000.0)),),
-        norm_eps=1e-6,
-        tied=tied,
-        qkv_bias=True,
-        logit_softcap=2.0,
-    )
+    arch = tiny_arch(num_layers=1, tied=tied, logit_softcap=2.0)
     network = Network(arch, ids)
     params = jax.tree.map(
         lambda x: x + 0.1 * jax.random.normal(jax.random.key(4), x.shape),

@@ -12,14 +12,13 @@ from bsft_jax.data import loader
 from bsft_jax.data.examples import Batch, Example, ExampleStore
 from bsft_jax.data.loader import BatchSource
 from bsft_jax.data.packing import PackPlan
-from bsft_jax.models.architecture import Architecture, LayerKind
 from bsft_jax.models.network import Network
 from bsft_jax.ops import attention_dispatch
-from bsft_jax.ops.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
 from bsft_jax.pytrees import flatten
 from bsft_jax.training import optimizer, state, step
+from tests.tiny import tiny_arch
 
 MESHES = {
     '1 device': (1, 1, 1, 1),
@@ -39,20 +38,7 @@ LENGTH = 48
 
 def network(family: str) -> Network:
     family, *adapted = family.split()
-    arch = Architecture(
-        family=family,
-        vocab_size=96,
-        embed_dim=32,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        mlp_dim=64,
-        max_positions=64,
-        kinds=(LayerKind(Rope(10000.0)),),
-        norm_eps=1e-6,
-        **SHAPES[family],
-    )
+    arch = tiny_arch(family=family, mlp_dim=64, **SHAPES[family])
     return Network(arch, (94, 95), ComputeConfig(lora=LoraConfig(4) if adapted else None))
 
 
