@@ -76,6 +76,10 @@ class ScoreEvaluator:
         }
 
 
+# It belongs to the module, so that evaluators of the same shapes run one compiled program.
+_weighted_sums = jax.jit(loss_lib.weighted_sums, static_argnames='network')
+
+
 class LossEvaluator:
     """Computes the training loss, without dropout, on the validation split."""
 
@@ -103,14 +107,13 @@ class LossEvaluator:
             loader.to_device(source[step], mesh, source.local_rows, source.rows)
             for step in range(plan.steps_per_epoch)
         ]
-        self._sums = jax.jit(loss_lib.weighted_sums, static_argnums=0)
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Returns the losses per target token: all, behavior tokens and the rest."""
         totals: dict[str, float] = {}
         with jax.set_mesh(self._mesh):
             for batch in self._batches:
-                sums = jax.device_get(self._sums(self._network, params, batch))
+                sums = jax.device_get(_weighted_sums(self._network, params, batch))
                 weight = float(jax.device_get(batch.weights_BT.sum()))
                 for name, value in {**sums, 'weight': weight}.items():
                     totals[name] = totals.get(name, 0.0) + float(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -155,40 +156,60 @@ def with_behavior_rows(spec: PretrainedSpec, params: Params, mesh: Mesh, seed: i
             return [token_id]
         return spec.tokenizer.encode(behavior.description, add_special_tokens=False)
 
-    sources = [source_ids(b, i) for b, i in zip(behaviors, ids, strict=True)]
-    exported_n1 = jnp.asarray([b.name in spec.exported_names for b in behaviors])[:, None]
-    key = jax.random.key(seed) if spec.row_init == 'normal' else None
+    sources = tuple(tuple(source_ids(b, i)) for b, i in zip(behaviors, ids, strict=True))
+    exported = tuple(b.name in spec.exported_names for b in behaviors)
+    make = _rows_program(spec.network, mesh, sources, exported, spec.row_init)
+    return {**params, 'behavior': make(params, jax.random.key(seed))}
 
-    def rows_of(table_VD: jax.Array) -> jax.Array:
+
+# Programs that make parameters are kept by what they depend on: a process that opens a model many
+# times compiles them once.
+@functools.lru_cache(maxsize=4)
+def _rows_program(
+    network: Network,
+    mesh: Mesh,
+    sources: tuple[tuple[int, ...], ...],
+    exported: tuple[bool, ...],
+    row_init: str,
+) -> Callable[[Params, jax.Array], Params]:
+    """Returns the compiled function of (parameters, key) that makes the behavior rows."""
+
+    def rows_of(table_VD: jax.Array, key: jax.Array) -> jax.Array:
         rows_nD = behavior_rows.mean_rows(table_VD, sources)
-        if from_description:
+        if row_init == 'description':
             return rows_nD
-        return jnp.where(exported_n1, rows_nD, behavior_rows.common_rows(table_VD, len(ids), key))
+        row_key = key if row_init == 'normal' else None
+        common_nD = behavior_rows.common_rows(table_VD, len(sources), row_key)
+        return jnp.where(jnp.asarray(exported)[:, None], rows_nD, common_nD)
 
-    def make(params: Params) -> Params:
-        rows = {'input': rows_of(params['embed']['table'])}
+    def make(params: Params, key: jax.Array) -> Params:
+        rows = {'input': rows_of(params['embed']['table'], key)}
         if 'lm_head' in params:
-            rows['output'] = rows_of(params['lm_head']['kernel'].T)
+            rows['output'] = rows_of(params['lm_head']['kernel'].T, key)
         return rows
 
-    shapes = {'behavior': jax.eval_shape(make, params)}
-    shardings = sharding.shardings(shapes, mesh)['behavior']
-    return {**params, 'behavior': jax.jit(make, out_shardings=shardings)(params)}
+    shardings = sharding.shardings({'behavior': network.abstract()['behavior']}, mesh)['behavior']
+    return jax.jit(make, out_shardings=shardings)
 
 
 def with_adapters(spec: PretrainedSpec, params: Params, mesh: Mesh, seed: int) -> Params:
     """Adds `…/lora/a` and `…/lora/b` where the network has adapters."""
     if spec.network.compute.lora is None:
         return params
+    adapters = _adapters_program(spec.network, mesh)(jax.random.key(seed))
+    return unflatten(flatten(params) | flatten(adapters))
+
+
+@functools.lru_cache(maxsize=4)
+def _adapters_program(network: Network, mesh: Mesh) -> Callable[[jax.Array], Params]:
+    """Returns the compiled function of a key that draws the adapters."""
 
     def make(key: jax.Array) -> Params:
-        flat = flatten(spec.network.init(key))
+        flat = flatten(network.init(key))
         return unflatten({path: leaf for path, leaf in flat.items() if '/lora/' in path})
 
-    key = jax.random.key(seed)
-    shardings = sharding.shardings(jax.eval_shape(make, key), mesh)
-    adapters = jax.jit(make, out_shardings=shardings)(key)
-    return unflatten(flatten(params) | flatten(adapters))
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    return jax.jit(make, out_shardings=sharding.shardings(shapes, mesh))
 
 
 def row_norm_ratio(params: Params) -> float:

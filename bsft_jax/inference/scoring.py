@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,8 +88,56 @@ def branch_logprobs(
     return sums.at[row_B1, batch.output_index_BY].add(logprob_BY)[:, :num_outputs]
 
 
+@dataclasses.dataclass(frozen=True)
+class ScoreSpec:
+    """Describes a scoring program; hashable, since jit takes it as static.
+
+    Attributes:
+      num_prefixes: answer prefixes of a record.
+      max_options: largest number of options of a record.
+      max_records: most records of a row.
+      policy: counts predictions under this policy; None counts nothing.
+    """
+
+    num_prefixes: int
+    max_options: int
+    max_records: int
+    policy: policies.Policy | None
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'spec'))
+def _score_batch(
+    network: Network,
+    params: Params,
+    batch: BranchBatch,
+    fields: dict[str, Any],
+    confusion: jax.Array,
+    spec: ScoreSpec,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the sums of a batch by record, and the confusion counts with this batch added.
+
+    It belongs to the module, so that every scorer of the same shapes runs one compiled program.
+    """
+    n, K, R = spec.num_prefixes, spec.max_options, spec.max_records
+    num_outputs = n + (n + 1) * K
+    B = batch.tokens_BT.shape[0]
+    sums = branch_logprobs(network, params, batch, R * num_outputs, R)
+    sums_BRX = sums.reshape(B, R, num_outputs)
+    behavior_BRn = sums_BRX[..., :n]
+    option_BRWK = sums_BRX[..., n:].reshape(B, R, n + 1, K)
+    exists_BRK = jnp.arange(K) < fields['num_options'][..., None]
+    option_BRWK = jnp.where(exists_BRK[:, :, None], option_BRWK, -jnp.inf)
+    if spec.policy is not None:
+        branch_BR = policies.choose_branch(spec.policy, behavior_BRn, fields['label'], jnp)
+        chosen_BR1K = jnp.take_along_axis(option_BRWK, branch_BR[..., None, None], axis=2)
+        prediction_BR = jnp.argmax(chosen_BR1K[:, :, 0], axis=-1)
+        index = (fields['category'], fields['answer'], prediction_BR)
+        confusion = confusion.at[index].add(fields['valid'])
+    return behavior_BRn, option_BRWK, confusion
+
+
 class Scorer:
-    """Scores a fixed list of records with any parameters of one network; compiles once.
+    """Scores a fixed list of records with any parameters of one network.
 
     Args:
       records: records with options that fit the model's positions; `policy` also needs answers.
@@ -119,6 +170,7 @@ class Scorer:
         if self._plan.max_length > network.arch.max_positions:
             drop_too_long(records, renderer, network, max_dropped_fraction=0.0)
         self._policy = policies.parse_policy(policy, renderer.behaviors) if policy else None
+        self._spec = ScoreSpec(self._n, self._plan.max_options, self._plan.R, self._policy)
         # What the devices need to know of each record beside its tokens.
         self._fields = {
             'num_options': self._plan.num_options_R,
@@ -133,7 +185,6 @@ class Scorer:
             categories = [self._categories.index(name) for name in names]
             self._fields['category'] = np.asarray(categories, np.int32)
             self._fields['answer'] = _answers(records)
-        self._run = jax.jit(self._score_batch, static_argnums=(0,))
 
     def __len__(self) -> int:
         """Returns the number of batches."""
@@ -143,23 +194,6 @@ class Scorer:
     def categories(self) -> list[str]:
         """Returns the names along the first axis of `confusion_CKK`."""
         return self._categories
-
-    def _score_batch(self, network: Network, params: Params, batch: BranchBatch, fields, confusion):
-        """Returns the sums of a batch by record, and the confusion counts with this batch added."""
-        plan, n = self._plan, self._n
-        sums = branch_logprobs(network, params, batch, plan.R * plan.num_outputs, plan.R)
-        sums_BRX = sums.reshape(plan.B, plan.R, plan.num_outputs)
-        behavior_BRn = sums_BRX[..., :n]
-        option_BRWK = sums_BRX[..., n:].reshape(plan.B, plan.R, n + 1, plan.max_options)
-        exists_BRK = jnp.arange(plan.max_options) < fields['num_options'][..., None]
-        option_BRWK = jnp.where(exists_BRK[:, :, None], option_BRWK, -jnp.inf)
-        if self._policy is not None:
-            branch_BR = policies.choose_branch(self._policy, behavior_BRn, fields['label'], jnp)
-            chosen_BR1K = jnp.take_along_axis(option_BRWK, branch_BR[..., None, None], axis=2)
-            prediction_BR = jnp.argmax(chosen_BR1K[:, :, 0], axis=-1)
-            index = (fields['category'], fields['answer'], prediction_BR)
-            confusion = confusion.at[index].add(fields['valid'])
-        return behavior_BRn, option_BRWK, confusion
 
     def __call__(
         self,
@@ -188,7 +222,9 @@ class Scorer:
             for batch, record_BR in plan.batches():
                 fields = self._batch_fields(record_BR)
                 batch, fields = sharding.to_global((batch, fields), row_sharding)
-                *sums, confusion = self._run(network, params, batch, fields, confusion)
+                *sums, confusion = _score_batch(
+                    network, params, batch, fields, confusion, spec=self._spec
+                )
                 # A batch is read back while the devices compute the next one.
                 if pending:
                     collect(*pending)

@@ -7,6 +7,8 @@ behavior rows alone, and only the export writes a longer table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -45,7 +47,7 @@ def output_rows(decoder) -> jax.Array:
     return rows[...]
 
 
-def mean_rows(table_VD: jax.Array, description_ids: list[list[int]]) -> jax.Array:
+def mean_rows(table_VD: jax.Array, description_ids: Sequence[Sequence[int]]) -> jax.Array:
     """Returns rows [n, D] in float32, each the mean of the table's rows of a description's ids."""
     return jnp.stack(
         [
