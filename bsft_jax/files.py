@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+import re
+import secrets
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bsft_jax.errors import UserError
+
+# A disk, a quota or the largest size of a file is exhausted.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Characters of a name that its scratch name keeps, so that it does not become too long itself.
+_KEPT_CHARACTERS = 40
 
 
 def cache_home() -> pathlib.Path:
@@ -16,11 +25,37 @@ def cache_home() -> pathlib.Path:
     return pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'bsft_jax'
 
 
+@contextlib.contextmanager
+def writing(path: str | pathlib.Path) -> Iterator[None]:
+    """Turns an error of the operating system within into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        fix = 'make room and start again' if error.errno in _FULL else 'name another place'
+        raise UserError(f'cannot be written ({reason})', where=str(path), fix=fix) from error
+
+
+def scratch_path(path: pathlib.Path) -> pathlib.Path:
+    """Returns a path beside `path` that nobody else uses, for what is not complete yet."""
+    return path.with_name(f'{path.name[:_KEPT_CHARACTERS]}.partial-{secrets.token_hex(4)}')
+
+
+def is_scratch(name: str) -> bool:
+    """Returns whether a file name is one of `scratch_path`."""
+    return re.fullmatch(r'.*\.partial-[0-9a-f]{8}', name, re.DOTALL) is not None
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a UTF-8 file whole or not at all."""
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(text, encoding='utf-8')
-    os.replace(partial, path)
+    """Writes a UTF-8 file whole or not at all; raises UserError where that is impossible."""
+    partial = scratch_path(path)
+    with writing(path):
+        try:
+            partial.write_text(text, encoding='utf-8')
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -47,3 +82,23 @@ def read_lines(path: pathlib.Path) -> list[Any]:
     """Reads a JSONL file; line separators within its texts do not end a line."""
     with path.open(encoding='utf-8') as file:
         return [json.loads(line) for line in file]
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
+    """Reads the lines of a `metrics.jsonl` that a run wrote whole.
+
+    A line is an object of numbers with a whole `step`. Torn lines, bytes that are no text and
+    anything else are left out; so is everything where there is no such file.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_bytes().split(b'\n'):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        numbers = isinstance(row, dict) and all(type(x) in (int, float) for x in row.values())
+        if numbers and type(row.get('step')) is int:
+            rows.append(row)
+    return rows

@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 from bsft_jax import config as config_lib
+from bsft_jax import files
 from bsft_jax.commands import evaluators
 from bsft_jax.config import RunConfig
 from bsft_jax.data import loader, pipeline
@@ -43,7 +44,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
 def _train(config: RunConfig, workdir: pathlib.Path, should_stop: ShouldStop) -> None:
     # Whatever can be refused is refused before the workdir is created or a weight is read.
     spec = setup.read_base(config)
-    workdir_lib.check_workdir(workdir, config)
+    workdir_lib.check_workdir(workdir, config, spec)
     store, plan = pipeline.training_examples(
         config, spec.tokenizer, spec.behaviors, spec.network.arch.max_positions
     )
@@ -73,9 +74,12 @@ def _train(config: RunConfig, workdir: pathlib.Path, should_stop: ShouldStop) ->
         if processes.is_first():
             workdir_lib.write_environment(workdir)
             table = state_lib.sharding_table(state_plan.shapes)
-            (workdir / 'parameters.txt').write_text(table + '\n')
+            files.write_text(workdir / 'parameters.txt', table + '\n')
+        if not checkpoints.steps:
+            workdir_lib.check_not_lost(workdir)
         state, clock = _initial_or_restored(config, spec, state_plan, source, checkpoints)
         workdir_lib.update_config(workdir, config)
+        workdir_lib.record_start(workdir, spec, int(state.step))
         if spec.behaviors.ids:
             ratio = pretrained.row_norm_ratio(state.params)
             processes.log_first(f"behavior rows: norm {ratio:.3f} of the table's")

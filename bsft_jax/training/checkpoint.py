@@ -1,19 +1,21 @@
 """Checkpoints: asynchronous orbax steps with fingerprints, restored onto any mesh.
 
 A step holds the items `state` (step, trainable parameters, moments), `data` (the step and hashes of
-plan and examples), `clock` (training seconds and tokens so far), `config` and `fingerprints`.
+plan and examples), `clock` (training seconds and tokens so far), `config` and `fingerprints` of all
+of them.
 Frozen parameters are not copied: their fingerprints tie the step to the base checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
+import os
 import pathlib
-import re
+import shutil
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,7 +23,7 @@ import orbax.checkpoint as ocp
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
 from bsft_jax.pytrees import flatten
-from bsft_jax.training import fingerprints
+from bsft_jax.training import damage, fingerprints, orbax_noise, run_record
 from bsft_jax.training.state import TrainState
 
 # Timeout of writing a step. Orbax's 1,200 are too few for 100 GB on slow storage.
@@ -29,6 +31,8 @@ SAVE_TIMEOUT_SECONDS = 7200
 # One a second, until all hosts list the same steps: network file systems cache directories.
 STEP_LIST_RETRIES = 60
 _JSON_ITEMS = ('data', 'clock', 'config', 'fingerprints')
+# Orbax's name of a step that is not complete, after the step's own.
+_UNFINISHED = '.orbax-checkpoint-tmp'
 
 
 @dataclasses.dataclass
@@ -43,19 +47,6 @@ class Restored:
 def _saved_items(state: TrainState) -> dict[str, Any]:
     parts = {'step': state.step, 'trainable': state.trainable, 'opt_state': state.opt_state}
     return {name: part for name, part in parts.items() if part is not None}
-
-
-def _is_damage(error: BaseException) -> bool:
-    """Returns whether a restore failed because of the files, not of device, host or storage."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    # tensorstore raises ValueError for every error of the operating system.
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if isinstance(error, FileNotFoundError) or (code and int(code[1]) == errno.ENOENT):
-        return True
-    return not (
-        code or isinstance(error, (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError))
-    )
 
 
 def _shapes(tree: Any) -> dict[str, list[int]]:
@@ -86,9 +77,17 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 1, *, read_only: bool = False):
+        orbax_noise.silence()
         self._read_only = read_only
         self._workdir = pathlib.Path(workdir).resolve()
         self._directory = self._workdir / 'checkpoints'
+        # Read before the steps are listed: the run may save another one in between.
+        first = processes.is_first()
+        self._last_saved = run_record.saved_step(self._workdir) if first else None
+        self._saving: int | None = None
+        self._closed = False
+        if self._directory.exists() and not self._directory.is_dir():
+            raise UserError('is not a folder', where=str(self._directory))
         self._manager = _Manager(
             self._directory,
             item_names=('state', *_JSON_ITEMS),
@@ -107,54 +106,117 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, *, data: dict, clock: dict, config: dict) -> None:
-        """Starts saving; returns once the arrays are copied, and writes in the background."""
+        """Starts saving; returns once the arrays are copied, and writes in the background.
+
+        Raises UserError for weights that are not finite, and as `wait` does.
+        """
+        self.wait()
         step = int(state.step)
         if step in self.steps:
             return
+        if broken := fingerprints.not_finite(state.trainable):
+            raise UserError(
+                f'after step {step} {broken[0]} is not finite; it is not saved, earlier '
+                'checkpoints are',
+                fix='lower --config.optimizer.learning_rate (a new --workdir)',
+            )
         if self._frozen_fingerprints is None:
             self._frozen_fingerprints = fingerprints.compute(state.frozen)
-        saved = _saved_items(state)
-        marks = {
+        saved, items = _saved_items(state), {'data': data, 'clock': clock, 'config': config}
+        items['fingerprints'] = {
             'kind': fingerprints.KIND,
             'shapes': _shapes(saved),
             'saved': fingerprints.compute(saved),
             'frozen': self._frozen_fingerprints,
+            'json': {name: fingerprints.of_json(item) for name, item in items.items()},
         }
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(saved),
-                data=ocp.args.JsonSave(data),
-                clock=ocp.args.JsonSave(clock),
-                config=ocp.args.JsonSave(config),
-                fingerprints=ocp.args.JsonSave(marks),
-            ),
-        )
+        self._saving = step
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(saved),
+                    **{name: ocp.args.JsonSave(item) for name, item in items.items()},
+                ),
+            )
+        except Exception as error:
+            self._give_up(step, error)
+
+    def check(self) -> None:
+        """Raises UserError if the save in the background has failed; does not wait for it."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Blocks until the last save is on disk; raises UserError where it could not be written."""
+        if self._saving is None:
+            return
+        step = self._saving
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._give_up(step, error)
+        self._saving = None
+        if processes.is_first():
+            run_record.set_saved_step(self._workdir, step)
+
+    def close(self) -> None:
+        """Waits for the last save and releases orbax's threads; raises UserError as `wait` does."""
+        self.wait()
+        if not self._closed:
+            self._closed = True
+            self._manager.close()
+
+    def _give_up(self, step: int, error: Exception) -> NoReturn:
+        """Stops saving for good and removes what a failed save left, which may fill the disk."""
+        self._saving, self._closed = None, True
+        code = damage.system_code(error)
+        if code is None:
+            raise error
+        orbax_noise.release(error)
+        # Its threads have to end before Python does.
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        if processes.is_first():
+            for path in self._directory.glob(f'{step}{_UNFINISHED}*'):
+                shutil.rmtree(path, ignore_errors=True)
+        saved = [number for number in self._manager.all_steps(read=True) if number != step]
+        kept = f'step {max(saved)} is saved' if saved else 'no step is saved'
+        raise UserError(
+            f'step {step} could not be saved ({os.strerror(code)}); {kept}',
+            where=str(self._directory),
+            fix='make room and start again',
+        ) from error
 
     def restore(self, state: TrainState, step: int | None = None) -> Restored | None:
         """Restores the newest intact step onto the mesh of `state`, or exactly `step`.
 
         Only the frozen parameters of `state` must be arrays; shapes, dtypes and shardings suffice
-        for the rest. Without `opt_state` (None) no moments are read. A damaged step is reported,
-        moved to `damaged/` unless this is read only, and the one before it is tried. Returns None
-        when there is no checkpoint.
+        for the rest. Without `opt_state` (None) no moments are read. A damaged step is passed over
+        for the one before it, reported with the step that is used instead, and moved to `damaged/`
+        unless this is read only. Returns None when there is no checkpoint.
 
         Raises:
           UserError: `step` does not exist or is damaged; the base is not the one trained on;
-            another version of this package wrote the step; every checkpoint is damaged.
+            another version of this package wrote the step; its weights are not finite; every
+            checkpoint is damaged, and then all stay where they are.
+          OSError: a step cannot be read.
         """
         if step is not None:
             return self._restore_exactly(state, step)
-        tried: set[int] = set()
-        while untried := [step for step in self.steps if step not in tried]:
-            restored, problem = self._try_restore(state, untried[-1])
+        damaged: dict[int, str] = {}
+        while untried := [step for step in self.steps if step not in damaged]:
+            step = untried[-1]
+            restored, problem = self._try_restore(state, step)
             if restored is not None:
+                self._report(damaged, step)
                 return restored
-            self._set_aside(untried[-1], problem)
-            tried.add(untried[-1])
-        if tried:
+            damaged[step] = problem
+            self._manager.reload()
+            self._await_same_steps()
+        if damaged:
             raise UserError(
-                'every checkpoint is damaged',
+                f'every checkpoint is damaged (step {max(damaged)}: {damaged[max(damaged)]})',
                 where=str(self._directory),
                 fix='start again with a new --workdir; the damaged steps are kept',
             )
@@ -202,17 +264,21 @@ class Checkpoints:
             items = self._read_json_items(step)
             marks = items['fingerprints']
             self._check_fits(marks, shapes, step)
+            expected = {
+                path: mark for path, mark in marks['saved'].items() if path.split('/')[0] in shapes
+            }
             arrays = self._read_arrays(step, shapes)
+            problem = damage.changed_item(items, int(arrays['step']))
         except Exception as error:
             # On damage orbax raises whatever its storage layer raises.
-            if not _is_damage(error):
+            if not damage.is_damage(error):
+                if code := damage.system_code(error):
+                    folder = str(self._directory / str(step))
+                    raise OSError(code, os.strerror(code), folder) from error
                 raise
             problem = f'{type(error).__name__}: {error}'.split('\n')[0][:200]
         if not processes.all_true(not problem):
             return None, problem or 'another process cannot read its part'
-        expected = {
-            path: mark for path, mark in marks['saved'].items() if path.split('/')[0] in shapes
-        }
         damaged = fingerprints.changed(expected, fingerprints.compute(arrays))
         if damaged:
             return None, f'{len(damaged)} arrays are not as they were saved, first {damaged[0]}'
@@ -222,6 +288,12 @@ class Checkpoints:
                 'the base is not the one this run was trained on '
                 f'({len(different)} arrays differ, first {different[0]})',
                 where='--config.model.base',
+            )
+        if broken := fingerprints.not_finite(arrays['trainable']):
+            raise UserError(
+                f'step {step} has weights that are not finite, first {broken[0]}',
+                where=str(self._directory),
+                fix='name an earlier --step, or train anew with a lower learning rate',
             )
         return Restored(state.replace(**arrays), dict(items['data']), dict(items['clock'])), ''
 
@@ -254,30 +326,37 @@ class Checkpoints:
                     where='--config.model.base',
                 )
 
-    def _set_aside(self, step: int, problem: str) -> None:
-        """Reports a damaged step and moves it, unless the run that writes here has pruned it."""
-        source = self._directory / str(step)
-        target = self._workdir / 'damaged' / str(step)
-        number = 1
-        while target.exists():
-            number += 1
-            target = target.with_name(f'{step}-{number}')
-        processes.barrier(f'step {step} is damaged')
-        if processes.is_first() and source.exists():
+    def _report(self, damaged: dict[int, str], used: int) -> None:
+        """Says which step is used instead of newer ones, and moves those that are damaged."""
+        gone = self._last_saved is not None and self._last_saved > max((used, *damaged))
+        if gone:
+            print(f'checkpoint {self._last_saved} is gone; step {used} is used', file=sys.stderr)
+        if not damaged:
+            return
+        processes.barrier('steps are damaged')
+        for step, problem in damaged.items():
+            source = self._directory / str(step)
+            # The run that writes here may have pruned it.
+            if not (processes.is_first() and source.exists()):
+                continue
             outcome = 'left where it is'
             if not self._read_only:
-                target.parent.mkdir(exist_ok=True)
-                source.rename(target)
-                outcome = f'moved to {target}'
-            print(f'checkpoint {step} is damaged ({problem}): {outcome}', file=sys.stderr)
-        processes.barrier(f'step {step} is set aside')
+                outcome = f'moved to {self._set_aside(source)}'
+            print(
+                f'checkpoint {step} is damaged ({problem}): {outcome}; step {used} is used',
+                file=sys.stderr,
+            )
+        processes.barrier('steps are set aside')
         self._manager.reload()
         self._await_same_steps()
 
-    def wait(self) -> None:
-        """Blocks until the last save is on disk."""
-        self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Waits for the last save and releases orbax's threads."""
-        self._manager.close()
+    def _set_aside(self, source: pathlib.Path) -> pathlib.Path:
+        """Moves a damaged step to `damaged/`, under a name that is free there."""
+        target = self._workdir / 'damaged' / source.name
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f'{source.name}-{number}')
+        target.parent.mkdir(exist_ok=True)
+        source.rename(target)
+        return target

@@ -1,4 +1,4 @@
-"""Fingerprints: one integer per array that tells whether it changed.
+"""Fingerprints: one integer per array, and a digest per JSON value, that tell whether it changed.
 
 Orbax silently restores a data file with flipped bytes. A checkpoint therefore carries the
 fingerprints of what was saved, and a restore compares them.
@@ -6,6 +6,8 @@ fingerprints of what was saved, and a restore compares them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import jax
@@ -55,3 +57,19 @@ def compute(tree: Any) -> dict[str, int]:
 def changed(expected: dict[str, int], actual: dict[str, int]) -> list[str]:
     """Returns the paths whose fingerprints differ or that only one side has."""
     return sorted(p for p in expected.keys() | actual.keys() if expected.get(p) != actual.get(p))
+
+
+def of_json(value: Any) -> str:
+    """Returns the SHA-256 of a plain JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@jax.jit
+def _finite(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), tree)
+
+
+def not_finite(tree: Any) -> list[str]:
+    """Returns the paths of the arrays that hold NaN or infinity."""
+    finite = flatten(jax.device_get(_finite(tree)))
+    return sorted(path for path, value in finite.items() if not value)

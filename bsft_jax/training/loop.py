@@ -66,7 +66,8 @@ def train(
 
     Raises:
       Preempted: SIGTERM came; the step in progress was finished and saved.
-      UserError: the loss or the gradient norm of a step is not finite; earlier checkpoints stay.
+      UserError: the loss or the gradient norm of a step is not finite, or a step cannot be saved;
+        earlier checkpoints stay.
     """
     config, source, mesh = context.config, context.source, context.mesh
     start = int(state.step)
@@ -107,6 +108,7 @@ def train(
                 state, metrics = compiled_step(state, batch)
             trace.end(step, state)
             logger.push(step, metrics)
+            checkpoints.check()
 
             stopping = should_stop(step - start)
             is_last = stopping or step == config.steps

@@ -19,6 +19,7 @@ from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
 from bsft_jax.training import optimizer as optimizer_lib
+from bsft_jax.training import run_record
 from bsft_jax.training import state as state_lib
 from bsft_jax.training.checkpoint import Checkpoints
 from bsft_jax.training.state import TrainState
@@ -143,6 +144,7 @@ def load_run(
     """
     config = _inference_config(workdir, dtype)
     spec = read_base(config)
+    run_record.check_tokenizer(workdir, spec)
     if not spec.behaviors.behaviors:
         spec = dataclasses.replace(spec, behaviors=BehaviorSet(config.behaviors))
     mesh = mesh(spec.network) if callable(mesh) else mesh or mesh_lib.single_device_mesh()
@@ -151,6 +153,7 @@ def load_run(
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         restored = checkpoints.restore(target, step)
     if restored is None:
+        run_record.check_not_lost(workdir)
         raise UserError('no checkpoint yet', where=f'--workdir={workdir}', fix='train first')
     return Model(
         spec,

@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from bsft_jax import files
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.training import optimizer as optimizer_lib
@@ -27,47 +28,38 @@ _FLUSH_SECONDS = 10
 class MetricsFile:
     """Writes `metrics.jsonl`, a JSON object a line with its `step`, and the same to `tensorboard/`.
 
-    Opening it for a run that continues at `step` drops lines beyond that step and a torn last line,
-    and writes TensorBoard's event files anew from the lines that stay. Without `writes`, in every
-    process but the first, it touches no file.
+    Opening it for a run that continues at `step` drops lines beyond that step and lines that it did
+    not write whole, and writes TensorBoard's event files anew from the lines that stay. Without
+    `writes`, in every process but the first, it touches no file.
     """
 
     def __init__(self, path: pathlib.Path, step: int, *, writes: bool = True):
-        self._writes, lines = writes, []
+        self._writes = writes
         if not writes:
             return
-        from tensorboardX import SummaryWriter
-
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    if json.loads(line)['step'] <= step:
-                        lines.append(line)
-                except (ValueError, KeyError):
-                    continue
-        partial = path.with_suffix('.partial')
-        partial.write_text(''.join(line + '\n' for line in lines))
-        os.replace(partial, path)
-        self._file = path.open('a')
+        self._path = path
+        rows = [row for row in files.read_metrics(path) if row['step'] <= step]
+        files.write_lines(path, rows)
+        with files.writing(path):
+            self._file = path.open('ab', buffering=0)
         folder = path.with_name('tensorboard')
-        for old in folder.glob('events.out.tfevents.*'):
-            old.unlink()
-        self._events = SummaryWriter(str(folder), flush_secs=_FLUSH_SECONDS)
-        for line in lines:
-            values = json.loads(line)
-            self._write_events(values.pop('step'), values)
-
-    def _write_events(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        with files.writing(folder):
+            for old in folder.glob('events.out.tfevents.*'):
+                old.unlink()
+            self._events = EventFile(folder)
+        for row in rows:
+            self._events.write(int(row.pop('step')), row)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends the values of a step."""
+        """Appends the values of a step; raises UserError where the disk is full."""
         if not self._writes:
             return
-        self._file.write(json.dumps({'step': step, **values}) + '\n')
-        self._file.flush()
-        self._write_events(step, values)
+        line = json.dumps({'step': step, **values}) + '\n'
+        with files.writing(self._path):
+            rest = memoryview(line.encode())
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        self._events.write(step, values)
 
     def close(self) -> None:
         """Closes both files."""
@@ -75,6 +67,44 @@ class MetricsFile:
             return
         self._file.close()
         self._events.close()
+
+
+class EventFile:
+    """Writes scalars for TensorBoard, in the thread that calls it.
+
+    `SummaryWriter` writes in a thread of its own. That one dies silently on a full disk, and
+    training then waits for it for ever.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        from tensorboardX.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        self._path = folder / f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
+        self._records = RecordWriter(str(self._path))
+        self._next_flush = 0.0
+        self._write(file_version='brain.Event:2')
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes the values of a step; raises UserError where the disk is full."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(step=step, summary=Summary(value=scalars))
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        with files.writing(self._path):
+            self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+            if time.monotonic() >= self._next_flush:
+                self._records.flush()
+                self._next_flush = time.monotonic() + _FLUSH_SECONDS
+
+    def close(self) -> None:
+        """Closes the file; what a full disk cannot take is lost, since metrics.jsonl has it."""
+        with contextlib.suppress(OSError):
+            self._records.close()
 
 
 @dataclasses.dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
+import json
 import pathlib
 import platform
 import subprocess
@@ -14,13 +14,18 @@ from importlib import metadata
 import jax
 
 from bsft_jax import config as config_lib
+from bsft_jax import places
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
-from bsft_jax.files import write_json, write_text
+from bsft_jax.files import is_scratch, write_json, write_text
+from bsft_jax.hub.pretrained import PretrainedSpec
 from bsft_jax.parallel import processes
+from bsft_jax.training import run_record
 
 # File name of the text of `data.chat_template`, for a run that names one.
 TEMPLATE = 'chat_template.jinja'
+# What a workdir holds in folders; its other files are files.
+_FOLDERS = ('checkpoints', 'damaged', 'tensorboard', 'profile', 'eval')
 
 PACKAGES = (
     'bsft_jax',
@@ -34,15 +39,30 @@ PACKAGES = (
 )
 
 
-def check_workdir(workdir: pathlib.Path, config: RunConfig) -> None:
+def check_workdir(
+    workdir: pathlib.Path, config: RunConfig, spec: PretrainedSpec | None = None
+) -> None:
     """Checks, before anything else is read, that the workdir can be this run's.
 
-    Only process 0 reads the folder: network file systems cache negative lookups.
+    Only process 0 reads the folder: network file systems cache negative lookups. What a start left
+    that was killed before its first save is no obstacle.
 
-    Raises UserError when the folder holds a run with other fixed fields (all are listed) or another
-    template, or files that are not a run's.
+    Args:
+      workdir: the folder.
+      config: the run.
+      spec: its base; None leaves the tokenizer unchecked.
+
+    Raises UserError when the folder cannot be written; when it holds a run with other fixed fields
+    (all are listed), another template or tokenizer, or a run whose checkpoints are gone; and when
+    it holds files that are not a run's.
     """
-    _on_first_process(workdir, lambda: _check_fits(workdir, config, _template_text(config)))
+
+    def check() -> None:
+        _check_fits(workdir, config, _template_text(config))
+        if spec is not None:
+            run_record.check_tokenizer(workdir, spec)
+
+    _on_first_process(workdir, check)
 
 
 def create(workdir: pathlib.Path, config: RunConfig) -> None:
@@ -53,7 +73,7 @@ def create(workdir: pathlib.Path, config: RunConfig) -> None:
     path = workdir / 'config.json'
 
     def write() -> None:
-        if path.exists():
+        if _is_json(path):
             return
         workdir.mkdir(parents=True, exist_ok=True)
         if template := _template_text(config):
@@ -73,6 +93,19 @@ def create(workdir: pathlib.Path, config: RunConfig) -> None:
 def update_config(workdir: pathlib.Path, config: RunConfig) -> None:
     """Writes the present config, once the run is known to continue with it."""
     _on_first_process(workdir, lambda: write_json(workdir / 'config.json', config.to_dict()))
+
+
+def check_not_lost(workdir: pathlib.Path) -> None:
+    """Raises UserError before a run begins at step 0 that had saved steps already."""
+    _on_first_process(workdir, lambda: run_record.check_not_lost(workdir))
+
+
+def record_start(workdir: pathlib.Path, spec: PretrainedSpec, step: int) -> None:
+    """Remembers what the run is tied to, and the step that it continues at (0: at none)."""
+    digests = run_record.digests(spec)
+    _on_first_process(
+        workdir, lambda: run_record.update(workdir, saved_step=step or None, **digests)
+    )
 
 
 @contextlib.contextmanager
@@ -123,23 +156,55 @@ def _on_first_process(workdir: pathlib.Path, action: Callable[[], None]) -> None
 
 def _check_fits(workdir: pathlib.Path, config: RunConfig, template: str) -> None:
     """Raises UserError for a folder that holds another run, other files, or cannot be written."""
-    if (workdir / 'config.json').exists():
-        old = config_lib.read_workdir(workdir)
-        changed = config_lib.differences(old.to_dict(), config.to_dict())
-        stored_template = workdir / TEMPLATE
-        if stored_template.exists() and stored_template.read_text(encoding='utf-8') != template:
-            changed.append(f'the text of data.chat_template is not that of {stored_template}')
-        if changed:
-            raise UserError(
-                f'this workdir was made with another config ({"; ".join(changed)})',
-                where=f'--workdir={workdir}',
-                fix='name a new --workdir or undo the changes',
-            )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    places.check_output(workdir, 'workdir')
+    names = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
+    if not names:
+        return
+    steps = [path for path in (workdir / 'checkpoints').glob('*') if path.name.isdigit()]
+    if _is_json(workdir / 'config.json') or steps:
+        _check_same_run(workdir, config, template)
+    elif not all(name in places.RUN_NAMES or is_scratch(name) for name in names):
         raise UserError('exists, is not empty and holds no run', where=f'--workdir={workdir}')
-    nearest = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
-        raise UserError(f'cannot be written ({nearest})', where=f'--workdir={workdir}')
+    for name in names.intersection(places.RUN_NAMES):
+        if (workdir / name).is_dir() != (name in _FOLDERS):
+            kind = 'a folder' if name in _FOLDERS else 'a file'
+            raise UserError(
+                f'is not {kind}',
+                where=str(workdir / name),
+                fix='remove it, or name a new --workdir',
+            )
+    if not steps:
+        run_record.check_not_lost(workdir)
+
+
+def _check_same_run(workdir: pathlib.Path, config: RunConfig, template: str) -> None:
+    """Raises UserError for a workdir of a run with other fixed fields or another template."""
+    if not (workdir / 'config.json').exists():
+        raise UserError(
+            'its config.json is gone',
+            where=f'--workdir={workdir}',
+            fix='bring it back, or name a new --workdir',
+        )
+    old = config_lib.read_workdir(workdir)
+    changed = config_lib.differences(old.to_dict(), config.to_dict())
+    stored_template = workdir / TEMPLATE
+    if stored_template.exists() and stored_template.read_text(encoding='utf-8') != template:
+        changed.append(f'the text of data.chat_template is not that of {stored_template}')
+    if changed:
+        raise UserError(
+            f'this workdir was made with another config ({"; ".join(changed)})',
+            where=f'--workdir={workdir}',
+            fix='name a new --workdir or undo the changes',
+        )
+
+
+def _is_json(path: pathlib.Path) -> bool:
+    """Returns whether a file exists and is whole, as a start that was killed may leave it not."""
+    try:
+        json.loads(path.read_bytes())
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def package_version(package: str) -> str | None:

@@ -1,0 +1,63 @@
+"""Keeps orbax from telling in hundreds of lines what the checkpoints tell in one.
+
+A failed read or write is logged by each of orbax's threads, printed by callbacks that find their
+event loop closed, and by coroutines that are freed later. `Checkpoints` raises the error itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import sys
+import traceback
+from types import TracebackType
+from typing import Any
+
+from absl import logging as absl_logging
+
+
+@functools.cache
+def silence() -> None:
+    """Drops what orbax reports of failures from now on, unless the log is verbose (`-v=0`)."""
+    absl_logging.get_absl_logger().addFilter(_is_wanted)
+    sys.excepthook = _without_closed_loops(sys.excepthook)
+    sys.unraisablehook = _without_coroutines(sys.unraisablehook)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return 'orbax' not in record.pathname or absl_logging.get_verbosity() >= absl_logging.INFO
+
+
+def _without_closed_loops(hook: Any) -> Any:
+    """Returns an exception hook that knows what tensorstore's callbacks raise after a failure."""
+
+    def excepthook(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
+            hook(kind, error, trace)
+
+    return excepthook
+
+
+def _without_coroutines(hook: Any) -> Any:
+    """Returns a hook for errors of freed objects that knows orbax's coroutines."""
+
+    def unraisablehook(unraisable: Any) -> None:
+        code = getattr(unraisable.object, 'cr_code', None)
+        if code is None or 'orbax' not in code.co_filename:
+            hook(unraisable)
+
+    return unraisablehook
+
+
+def release(error: BaseException) -> None:
+    """Frees the coroutines of a failed save while Python can still run them."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    gc.collect()
