@@ -21,6 +21,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from bsft_jax import config as config_lib
+from bsft_jax import places
 from bsft_jax.errors import (
     EXIT_DOES_NOT_FIT,
     EXIT_INTERRUPTED,
@@ -58,6 +59,26 @@ def define_config(required: bool = True) -> flags.FlagHolder[config_lib.RunConfi
     return holder
 
 
+class _PlaceParser(flags.ArgumentParser):
+    """Reads a path of this machine, with `~` for the home folder."""
+
+    def __init__(self, required: bool):
+        self._required = required
+
+    def parse(self, argument: str) -> str:
+        """Returns the path; raises ValueError for an address such as `gs://…`."""
+        if self._required and not argument:
+            raise ValueError('is empty')
+        return places.parse_place(argument)
+
+
+def define_place(
+    name: str, default: str | None, help: str, *, required: bool = False
+) -> flags.FlagHolder[str]:
+    """Defines a flag that names a file or folder of this machine."""
+    return flags.DEFINE(_PlaceParser(required), name, default, help, required=required)
+
+
 class ModelFlags(typing.NamedTuple):
     """Holds the flags of commands that read a model."""
 
@@ -73,7 +94,7 @@ class ModelFlags(typing.NamedTuple):
 def define_model_flags(workdir_help: str, *, workdir_required: bool) -> ModelFlags:
     """Defines the flags that name a model, its prompt style and its policy."""
     return ModelFlags(
-        workdir=flags.DEFINE_string(
+        workdir=define_place(
             'workdir', None if workdir_required else '', workdir_help, required=workdir_required
         ),
         model=flags.DEFINE_string(

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import sys
 
-from absl import flags
-
 from bsft_jax import cli
 from bsft_jax import config as config_lib
 from bsft_jax.errors import UserError
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = cli.define_place(
     'workdir', '.', 'Folder that the run would have; only its disk is looked at.'
 )
 

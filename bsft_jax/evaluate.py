@@ -63,6 +63,8 @@ def main(argv) -> None:
     )
     metrics = evaluate(options)
     name = _NAME.value or _MODEL.workdir.value
+    if metrics['step'] is not None:
+        name = f'{name}, step {metrics["step"]}'
     processes.log_first(table.format_table([(name, metrics)]), file=sys.stdout)
 
 

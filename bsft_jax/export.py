@@ -8,8 +8,8 @@ from absl import flags
 
 from bsft_jax import cli
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-_OUTPUT = flags.DEFINE_string(
+_WORKDIR = cli.define_place('workdir', None, 'Folder of the run.', required=True)
+_OUTPUT = cli.define_place(
     'output', None, 'New folder for the checkpoint or adapter.', required=True
 )
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint of the run; default the newest.')

@@ -46,16 +46,32 @@ def is_scratch(name: str) -> bool:
     return re.fullmatch(r'.*\.partial-[0-9a-f]{8}', name, re.DOTALL) is not None
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a UTF-8 file whole or not at all; raises UserError where that is impossible."""
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a path beside `path`; the file written there becomes `path` at the end.
+
+    On an error it is removed. Raises UserError where the disk is full or nothing can be written.
+    """
     partial = scratch_path(path)
     with writing(path):
         try:
-            partial.write_text(text, encoding='utf-8')
+            yield partial
             os.replace(partial, path)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a UTF-8 file whole or not at all."""
+    write_bytes(path, text.encode('utf-8'))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

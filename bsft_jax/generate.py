@@ -14,7 +14,7 @@ from bsft_jax import cli
 
 _MODEL = cli.define_model_flags('Folder of a run.', workdir_required=False)
 _TEXT = flags.DEFINE_string('text', None, 'What the user says.')
-_INPUT = flags.DEFINE_string('input', '', 'JSONL file of records instead of --text.')
+_INPUT = cli.define_place('input', '', 'JSONL file of records instead of --text.')
 _RAW = flags.DEFINE_bool('raw', False, 'Continue the text as it is, without a chat template.')
 _MAX = flags.DEFINE_integer('max_new_tokens', 256, 'Longest answer in tokens.')
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.0, '0 takes the most probable token.')

@@ -16,12 +16,13 @@ import stat
 from collections.abc import Iterator
 
 from bsft_jax.errors import UserError
-from bsft_jax.files import scratch_path, writing
+from bsft_jax.files import is_scratch, scratch_path, writing
 
 # Names in a folder that belong to whoever made it: a run, a study, a data set.
 RUN_NAMES = (
-    *('config.json', 'run.json', 'environment.json', 'parameters.txt', 'chat_template.jinja'),
-    *('metrics.jsonl', 'tensorboard', 'checkpoints', 'damaged', 'profile', 'lock', 'eval'),
+    *('config.json', 'run.json', 'trained_on.npz', 'environment.json', 'parameters.txt'),
+    *('chat_template.jinja', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'damaged'),
+    *('profile', 'lock', 'eval'),
 )
 _STUDY_NAMES = ('study.json', 'logs', 'results.jsonl', 'summary.json', 'report.html')
 _MAX_NAME_BYTES = 255
@@ -34,18 +35,18 @@ def parse_place(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def check_writable(path: str | pathlib.Path, flag: str, *, file: bool = False) -> None:
+def check_writable(path: str | pathlib.Path, where: str, *, file: bool = False) -> None:
     """Checks before any work that a folder, or a file, can be created or replaced.
 
     Args:
-      path: where it would be.
-      flag: name of the flag that the user set.
+      path: the folder or file.
+      where: what the user said, such as `--workdir=runs/mine`.
       file: whether it is a file.
 
     Raises UserError for what exists and is something else, for a path through a file, for a place
     without permission, and for names that are too long.
     """
-    where, target = f'--{flag}={path}', pathlib.Path(os.path.realpath(path))
+    target = pathlib.Path(os.path.realpath(path))
     try:
         if any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in target.parts):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
@@ -100,7 +101,7 @@ def check_output(path: str | pathlib.Path, flag: str, *, file: bool = False) -> 
 
     Raises UserError as `check_writable` and `check_unowned` do.
     """
-    check_writable(path, flag, file=file)
+    check_writable(path, f'--{flag}={path}', file=file)
     check_unowned(path, flag)
 
 
@@ -129,6 +130,19 @@ def is_run(folder: pathlib.Path) -> bool:
 def is_data_set(folder: pathlib.Path) -> bool:
     """Returns whether a folder is a data set that `prepare` made."""
     return (folder / 'card.json').is_file()
+
+
+def check_study_folder(path: str | pathlib.Path, flag: str) -> None:
+    """Raises UserError unless `path` is free or holds a study, and as `check_output` does."""
+    check_output(path, flag)
+    if not os.path.isdir(path) or os.path.isfile(os.path.join(path, 'study.json')):
+        return
+    if not all(is_scratch(name) for name in os.listdir(path)):
+        raise UserError(
+            'exists, is not empty and holds no study',
+            where=f'--{flag}={path}',
+            fix='name a new directory',
+        )
 
 
 @contextlib.contextmanager

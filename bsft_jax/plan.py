@@ -7,12 +7,11 @@ Compiles the real train step for the topology and prints what it needs; exits 3 
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 from absl import flags
 
-from bsft_jax import cli
+from bsft_jax import cli, files, places
 from bsft_jax import config as config_lib
 from bsft_jax.errors import DoesNotFit
 from bsft_jax.planning import topology as topology_lib
@@ -21,7 +20,7 @@ _CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string(
     'topology', None, f'Devices to plan for: {topology_lib.SPELLINGS}.', required=True
 )
-_OUTPUT = flags.DEFINE_string('output', '', 'JSON file for the plan; none by default.')
+_OUTPUT = cli.define_place('output', '', 'JSON file for the plan; none by default.')
 _SEARCH = flags.DEFINE_bool(
     'search',
     False,
@@ -33,6 +32,8 @@ def main(argv) -> None:
     """Plans the run, prints the plan and writes it to `--output`."""
     del argv
     config = config_lib.validate(_CONFIG.value)
+    if _OUTPUT.value:
+        places.check_output(_OUTPUT.value, 'output', file=True)
     topology = topology_lib.parse_topology(_TOPOLOGY.value)
     # Before jax is imported.
     topology_lib.set_compiler_environment(topology)
@@ -46,8 +47,9 @@ def main(argv) -> None:
     print(format_plan(plan))
     if _OUTPUT.value:
         path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plan, indent=2) + '\n', encoding='utf-8')
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, plan)
     if plan['verdict']['fits'] is False:
         raise DoesNotFit(search.explain_misfit(plan))
 

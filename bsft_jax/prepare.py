@@ -20,10 +20,10 @@ _SOURCE = flags.DEFINE_multi_string(
     'repeated.',
     required=True,
 )
-_MAP = flags.DEFINE_string(
+_MAP = cli.define_place(
     'map', None, 'JSON file that maps columns of jsonl:, csv: and hf: sources to fields.'
 )
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder of the data set.', required=True)
+_OUTPUT = cli.define_place('output', None, 'Folder of the data set.', required=True)
 _FORMAT = flags.DEFINE_enum(
     'format', 'jsonl', ['jsonl', 'tfds'], 'JSON lines, or array_record for tfds:.'
 )

@@ -20,7 +20,7 @@ from bsft_jax.errors import UserError
 _CONFIG = flags.DEFINE_string(
     'config', None, 'FILE.py[:ARG], whose get_config(ARG) returns a Study.', required=True
 )
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = cli.define_place(
     'workdir', None, 'Folder of the study; created if it does not exist.', required=True
 )
 _LAUNCHER = flags.DEFINE_enum(

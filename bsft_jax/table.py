@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import signal
 
-from absl import flags
-
 from bsft_jax import cli
 
-_RUNS = flags.DEFINE_string('runs', None, 'Folder of workdirs (or one workdir).', required=True)
+_RUNS = cli.define_place('runs', None, 'Folder of workdirs (or one workdir).', required=True)
 
 
 def main(argv) -> None:

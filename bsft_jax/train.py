@@ -5,15 +5,11 @@ Started again with the same --workdir it continues from the newest intact checkp
 
 from __future__ import annotations
 
-from absl import flags
-
 from bsft_jax import cli
 from bsft_jax import config as config_lib
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the run; created if absent.', required=True
-)
+_WORKDIR = cli.define_place('workdir', None, 'Folder of the run; created if absent.', required=True)
 
 
 def main(argv) -> None:

@@ -15,7 +15,7 @@ _SOURCE = flags.DEFINE_multi_string(
 _VOCAB_SIZE = flags.DEFINE_integer(
     'vocab_size', 1500, 'Ids of the tokenizer, special ones included.'
 )
-_OUTPUT = flags.DEFINE_string(
+_OUTPUT = cli.define_place(
     'output', None, 'New folder for tokenizer and config.json.', required=True
 )
 

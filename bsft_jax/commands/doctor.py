@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import math
-import os
 import pathlib
 import platform
 import shutil
@@ -20,6 +19,7 @@ import numpy as np
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from bsft_jax import places
 from bsft_jax.commands import evaluators
 from bsft_jax.config import RunConfig
 from bsft_jax.data import pipeline, rendering, sources
@@ -137,10 +137,13 @@ class Doctor:
 
     def _settings(self) -> tuple[str, None]:
         folder = jax.config.jax_compilation_cache_dir
-        if folder and '://' not in folder and not _writable(pathlib.Path(folder)):
-            raise Warned(
-                f'compiled programs cannot be cached in {folder}; set JAX_COMPILATION_CACHE_DIR'
-            )
+        if folder and '://' not in folder:
+            try:
+                places.check_writable(folder, folder)
+            except UserError as error:
+                raise Warned(
+                    f'compiled programs cannot be cached in {folder}; set JAX_COMPILATION_CACHE_DIR'
+                ) from error
         if warning := env.missing_settings():
             raise Warned(warning)
         if not folder:
@@ -231,6 +234,7 @@ class Doctor:
         return message, None
 
     def _disk(self) -> tuple[str, None]:
+        places.check_output(self._workdir, 'workdir')
         shapes, keep = self._results['mesh'].shapes, self._config.checkpoint.keep
         needed = (keep + 1) * _num_bytes(
             {'trainable': shapes.trainable, 'opt_state': shapes.opt_state}
@@ -240,8 +244,6 @@ class Doctor:
             folder = folder.parent
         free = shutil.disk_usage(folder).free
         message = f'{free / 1e9:,.1f} GB free, {keep} + 1 checkpoints take {needed / 1e9:,.2f} GB'
-        if not _writable(folder):
-            raise UserError('cannot be written', where=f'--workdir={folder}')
         if free < needed:
             raise UserError(
                 message,
@@ -249,13 +251,6 @@ class Doctor:
                 fix='free some, or lower --config.checkpoint.keep',
             )
         return message, None
-
-
-def _writable(folder: pathlib.Path) -> bool:
-    """Returns whether files can be created in a folder, or in its nearest existing parent."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 def _num_bytes(tree: Any, local: bool = False) -> int:

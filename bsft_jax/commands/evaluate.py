@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -9,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bsft_jax import api, files
+from bsft_jax import api, files, places
 from bsft_jax import config as config_lib
 from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
 from bsft_jax.config import DataConfig
@@ -23,6 +24,7 @@ from bsft_jax.inference.open_model import ModelSource, open_model
 from bsft_jax.inference.scores import Scores
 from bsft_jax.parallel import processes
 from bsft_jax.records.record import Record
+from bsft_jax.training import workdir as workdir_lib
 from bsft_jax.training.telemetry import progress
 
 # Longest part of an evaluation's name, in characters.
@@ -81,9 +83,15 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     Returns the metrics, which also hold the settings.
 
     Raises:
-      UserError: settings that do not go together, or records that cannot be scored.
+      UserError: settings that do not go together, records that cannot be scored, or a place that
+        cannot be written or that another process writes to.
       AssertionError: the counts of the devices are not those of the predictions.
     """
+    with contextlib.ExitStack() as stack:
+        return _evaluate(options, stack)
+
+
+def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str, Any]:
     style = parse_prompt_flags(options.prompt, options.examples)
     if '/' in options.name or options.name in ('.', '..'):
         raise UserError(
@@ -91,6 +99,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             where=f'--name={options.name}',
             fix='leave out the slash',
         )
+    _check_place(options)
     run_data = DataConfig() if options.model else config_lib.read_workdir(options.workdir).data
     defaults = {'subset': 'all', 'data': '' if options.model else run_data.source}
     source = options.data or defaults['data']
@@ -106,6 +115,20 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     checks.check_behaviors(records, model.behaviors.behaviors_or_default)
     defaults['answer_format'] = model.answer_format
     model = dataclasses.replace(model, answer_format=options.answer_format or model.answer_format)
+    settings = {
+        'subset': options.subset,
+        'limit': options.limit,
+        'data': source,
+        'examples': options.examples,
+        'model': options.model,
+        'step': options.step,
+        'chat_template': options.chat_template,
+        'answer_format': model.answer_format,
+    }
+    parts = [options.split, options.policy, *([] if style.name == 'plain' else [style.name])]
+    name = options.name or evaluation_name(parts, settings, defaults)
+    directory = pathlib.Path(options.workdir) / 'eval' / name
+    _claim(directory, stack)
     limit = options.max_dropped_fraction
     scored, scores = _score(
         model,
@@ -118,24 +141,43 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     rows = policies.predictions(scored, scores, options.policy)
     metrics = api.metrics_of_rows(rows, scores, options.policy)
     _check_counts(metrics, scores)
-    settings = {
-        'subset': options.subset,
-        'limit': options.limit,
-        'data': source,
-        'examples': options.examples,
-        'model': options.model,
-        'step': options.step,
-        'chat_template': options.chat_template,
-        'answer_format': model.answer_format,
-    }
     metrics |= {'left_out': len(records) - len(scored), 'split': options.split, **settings}
     metrics['step'] = model.step
-    parts = [options.split, options.policy, *([] if style.name == 'plain' else [style.name])]
-    name = options.name or evaluation_name(parts, settings, defaults)
-    directory = pathlib.Path(options.workdir) / 'eval' / name
     _write(directory, rows, metrics)
-    processes.log_first(f'written: {directory}')
+    at_step = '' if model.step is None else f', step {model.step}'
+    processes.log_first(f'written: {directory}{at_step}')
     return metrics
+
+
+def _check_place(options: EvaluateOptions) -> None:
+    """Raises UserError, before anything is read, where the results cannot be written."""
+    workdir = pathlib.Path(options.workdir)
+    where, folder = f'--workdir={workdir}', workdir / 'eval'
+    places.check_writable(folder, where)
+    if options.name:
+        places.check_writable(folder / options.name, f'--name={options.name}')
+    places.check_unowned(workdir, 'workdir')
+    if places.is_data_set(workdir):
+        raise UserError('is a data set', where=where, fix='name another folder')
+
+
+def _claim(directory: pathlib.Path, stack: contextlib.ExitStack) -> None:
+    """Keeps other processes from the folder of the results until `stack` ends.
+
+    An empty folder does not stay. Raises UserError while another process writes there.
+    """
+
+    def claim() -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        stack.callback(_remove_empty, directory)
+        stack.enter_context(places.exclusive(directory, str(directory)))
+
+    workdir_lib.on_first_process(directory, claim)
+
+
+def _remove_empty(directory: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def _score(
@@ -178,7 +220,6 @@ def _check_counts(metrics: Mapping[str, Any], scores: Scores) -> None:
 def _write(directory: pathlib.Path, rows: Sequence[dict], metrics: Mapping[str, Any]) -> None:
     if not processes.is_first():
         return
-    directory.mkdir(parents=True, exist_ok=True)
     # Metrics of earlier predictions must not stand beside new ones.
     (directory / 'metrics.json').unlink(missing_ok=True)
     files.write_lines(directory / 'predictions.jsonl', rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from bsft_jax import places
 from bsft_jax.hub import export as export_lib
 from bsft_jax.inference import scoring
 from bsft_jax.inference.open_model import ModelSource, open_model
@@ -20,9 +21,10 @@ def export(
       step: checkpoint of the run; None for the newest.
       format: `merged` or `peft`.
 
-    Returns the folder. Raises UserError for a folder that exists, or a model that the format cannot
-    hold.
+    Returns the folder. Raises UserError for a place that is not free or cannot be written, before
+    the model is read, and for a model that the format cannot hold.
     """
+    places.check_new_folder(output, 'output')
     model = open_model(ModelSource(workdir=workdir, step=step))
     stop_id = scoring.renderer_of(model).stop_id
     return export_lib.write_export(model, output, stop_id=stop_id, format=format)

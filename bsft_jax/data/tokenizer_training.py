@@ -5,12 +5,11 @@ A tiny base model is pretrained from there. `bsft_jax.train_tokenizer` is the co
 
 from __future__ import annotations
 
-import json
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bsft_jax import files, places
 from bsft_jax.data import sources
 from bsft_jax.data.rendering import STEM
 from bsft_jax.errors import UserError
@@ -116,13 +115,10 @@ def write_blank_model(tokenizer: Any, output: str | os.PathLike) -> None:
 
     Raises UserError for a path that exists and is not an empty folder.
     """
-    output = pathlib.Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError('exists and is not empty', where=str(output), fix='name a new folder')
-    output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(output))
-    text = json.dumps(blank_config(tokenizer), indent=2)
-    (output / 'config.json').write_text(text + '\n', encoding='utf-8')
+    places.check_new_folder(output, 'output')
+    with places.new_folder(output) as folder:
+        tokenizer.save_pretrained(str(folder))
+        files.write_json(folder / 'config.json', blank_config(tokenizer))
 
 
 def texts_of(record: Record) -> list[str]:
@@ -145,6 +141,7 @@ def create_blank_model(
     Returns one line about the result. Raises UserError for a source that cannot be read, a
     vocabulary that is too small, or an output folder in use.
     """
+    places.check_new_folder(output, 'output')
     texts = [
         text
         for source in source_names

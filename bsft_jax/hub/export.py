@@ -6,11 +6,12 @@ A folder is written under another name, read back, and only then renamed.
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
-import shutil
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from bsft_jax import places
 from bsft_jax.config import LoraConfig
 from bsft_jax.data.tokenizer import load_tokenizer
-from bsft_jax.errors import UserError
 from bsft_jax.hub import files, peft, tables
 from bsft_jax.hub.files import INDEX, SINGLE, TensorFiles
 from bsft_jax.hub.pretrained import Model
@@ -54,14 +56,12 @@ def write_export(
       UserError: `output` exists and is not empty, or an adapter cannot represent the model.
     """
     output = pathlib.Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(
-            'exists and is not empty', where=f'--output={output}', fix='name a new directory'
-        )
+    places.check_new_folder(output, 'output')
     if format == 'peft':
         peft.check_has_adapter(model)
     if jax.process_index() == 0:
-        _write_folder(model, output.resolve(), stop_id, format)
+        with places.new_folder(output) as folder, _as_system_errors():
+            _write_folder(model, folder, stop_id, format)
     elif format == 'peft':
         # The other processes take part in every gather that the first one runs.
         peft.adapter_tensors(model)
@@ -73,19 +73,24 @@ def write_export(
     return output
 
 
-def _write_folder(model: Model, output: pathlib.Path, stop_id: int, format: str) -> None:
-    partial = output.with_name(f'{output.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+@contextlib.contextmanager
+def _as_system_errors() -> Iterator[None]:
+    """Raises the operating system's errors, which safetensors hides in its own, as OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        if code := re.search(r'\(os error (\d+)\)', str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        raise
+
+
+def _write_folder(model: Model, folder: pathlib.Path, stop_id: int, format: str) -> None:
     if format == 'peft':
-        peft.write_adapter(model, partial)
+        peft.write_adapter(model, folder)
     else:
-        _write_merged(model, partial, stop_id)
-    _write_tokenizer(model, partial)
-    _verify_tokenizer(model, partial)
-    if output.exists():
-        output.rmdir()
-    os.replace(partial, output)
+        _write_merged(model, folder, stop_id)
+    _write_tokenizer(model, folder)
+    _verify_tokenizer(model, folder)
 
 
 def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:
@@ -228,6 +233,7 @@ def _exported_config(model: Model, dtype: str) -> dict[str, Any]:
             for text, prefix in zip(behaviors.prefix_texts, behaviors.prefixes, strict=True)
         ],
         'answer_format': model.answer_format,
+        'step': model.step,
         'calibration': None,
         'dial': 0.0,
         'template_sha256': hashlib.sha256(template.encode()).hexdigest(),

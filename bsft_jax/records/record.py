@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from bsft_jax import files
 from bsft_jax.errors import UserError
 from bsft_jax.records import chat_formats, readers, taxonomy
 
@@ -387,8 +387,6 @@ def read_jsonl(path: str | pathlib.Path) -> list[Record]:
 def write_jsonl(path: str | pathlib.Path, records: Iterable[Record]) -> None:
     """Writes records, one JSON object a line; the file appears complete or not at all."""
     path = pathlib.Path(path)
-    partial = path.with_name(path.name + '.partial')
-    with partial.open('w', encoding='utf-8') as file:
+    with files.whole_file(path) as partial, partial.open('w', encoding='utf-8') as file:
         for record in records:
             file.write(json.dumps(record_to_dict(record), ensure_ascii=False) + '\n')
-    os.replace(partial, path)

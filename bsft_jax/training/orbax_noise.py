@@ -11,7 +11,6 @@ import gc
 import logging
 import sys
 import traceback
-from types import TracebackType
 from typing import Any
 
 from absl import logging as absl_logging
@@ -21,32 +20,21 @@ from absl import logging as absl_logging
 def silence() -> None:
     """Drops what orbax reports of failures from now on, unless the log is verbose (`-v=0`)."""
     absl_logging.get_absl_logger().addFilter(_is_wanted)
-    sys.excepthook = _without_closed_loops(sys.excepthook)
-    sys.unraisablehook = _without_coroutines(sys.unraisablehook)
+    sys.unraisablehook = _without_leftovers(sys.unraisablehook)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
     return 'orbax' not in record.pathname or absl_logging.get_verbosity() >= absl_logging.INFO
 
 
-def _without_closed_loops(hook: Any) -> Any:
-    """Returns an exception hook that knows what tensorstore's callbacks raise after a failure."""
-
-    def excepthook(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
-        if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
-            hook(kind, error, trace)
-
-    return excepthook
-
-
-def _without_coroutines(hook: Any) -> Any:
-    """Returns a hook for errors of freed objects that knows orbax's coroutines."""
+def _without_leftovers(hook: Any) -> Any:
+    """Returns a hook for errors that nobody can catch, which knows those that follow a failure."""
 
     def unraisablehook(unraisable: Any) -> None:
         code = getattr(unraisable.object, 'cr_code', None)
-        if code is None or 'orbax' not in code.co_filename:
+        in_orbax = code is not None and 'orbax' in code.co_filename
+        # Raised in callbacks of tensorstore.
+        if not in_orbax and str(unraisable.exc_value) != 'Event loop is closed':
             hook(unraisable)
 
     return unraisablehook

@@ -62,7 +62,7 @@ def check_workdir(
         if spec is not None:
             run_record.check_tokenizer(workdir, spec)
 
-    _on_first_process(workdir, check)
+    on_first_process(workdir, check)
 
 
 def create(workdir: pathlib.Path, config: RunConfig) -> None:
@@ -81,7 +81,7 @@ def create(workdir: pathlib.Path, config: RunConfig) -> None:
         write_json(path, config.to_dict())
 
     check_workdir(workdir, config)
-    _on_first_process(workdir, write)
+    on_first_process(workdir, write)
     if not processes.all_true(path.exists()):
         raise UserError(
             'not every process sees what process 0 wrote there',
@@ -92,18 +92,18 @@ def create(workdir: pathlib.Path, config: RunConfig) -> None:
 
 def update_config(workdir: pathlib.Path, config: RunConfig) -> None:
     """Writes the present config, once the run is known to continue with it."""
-    _on_first_process(workdir, lambda: write_json(workdir / 'config.json', config.to_dict()))
+    on_first_process(workdir, lambda: write_json(workdir / 'config.json', config.to_dict()))
 
 
 def check_not_lost(workdir: pathlib.Path) -> None:
     """Raises UserError before a run begins at step 0 that had saved steps already."""
-    _on_first_process(workdir, lambda: run_record.check_not_lost(workdir))
+    on_first_process(workdir, lambda: run_record.check_not_lost(workdir))
 
 
 def record_start(workdir: pathlib.Path, spec: PretrainedSpec, step: int) -> None:
     """Remembers what the run is tied to, and the step that it continues at (0: at none)."""
     digests = run_record.digests(spec)
-    _on_first_process(
+    on_first_process(
         workdir, lambda: run_record.update(workdir, saved_step=step or None, **digests)
     )
 
@@ -129,7 +129,7 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
             except OSError:
                 pass
 
-        _on_first_process(workdir, acquire)
+        on_first_process(workdir, acquire)
         yield
 
 
@@ -138,7 +138,7 @@ def _template_text(config: RunConfig) -> str:
     return path and pathlib.Path(path).read_text(encoding='utf-8')
 
 
-def _on_first_process(workdir: pathlib.Path, action: Callable[[], None]) -> None:
+def on_first_process(workdir: pathlib.Path, action: Callable[[], None]) -> None:
     """Runs `action` on process 0; where it raises, every process raises UserError."""
     problem = None
     if processes.is_first():
