@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Collection, Sequence
 
 from bsft_jax.errors import UserError
 
@@ -166,16 +167,18 @@ def extend_tokenizer(
     behaviors: tuple[Behavior, ...],
     prefix_kind: str = 'tokens',
     table_rows: int | None = None,
+    used_ids: Collection[int] = (),
 ) -> BehaviorSet:
     """Adds the tokens that a kind of prefix needs to a Hugging Face tokenizer, in place.
 
     The tokens are non-special, so that servers print them. A token that the vocabulary already has
-    (in a checkpoint that this package exported) keeps its id. The ids of the others are, in this
-    order of preference:
+    (in a checkpoint that this package exported) keeps its id. No other token changes its id, and no
+    new one takes an id in use. The ids of the new ones are, in this order of preference:
       1. ids after the tokenizer's last one, if the table has enough spare rows for them (Qwen);
-      2. ids that the vocabulary reserves (`<|reserved_special_token_0|>` of Llama 3, `<unused0>` of
-         Gemma) and that neither the tokenizer nor its template uses; these tokens are renamed;
-      3. ids beyond the end of the table.
+      2. ids below it that no token has;
+      3. ids that the vocabulary reserves (`<|reserved_special_token_0|>` of Llama 3, `<unused0>` of
+         Gemma) and that neither the tokenizer nor its templates use; these tokens are renamed;
+      4. ids beyond the end of the table.
     Words are encoded separately from the text around them.
 
     Args:
@@ -183,24 +186,22 @@ def extend_tokenizer(
       behaviors: the behaviors of the model.
       prefix_kind: one of PREFIX_KINDS.
       table_rows: rows of the embedding table; None for a table with a row for any id.
+      used_ids: ids that the model uses, whether or not the tokenizer has them.
 
     Returns:
       The behaviors with their prefixes.
+
+    Raises:
+      UserError: the tokenizer cannot be given such ids.
     """
     behavior_set = BehaviorSet(tuple(behaviors), prefix_kind=prefix_kind)
     token_behaviors = behavior_set.token_behaviors
 
     vocabulary = tokenizer.get_vocab()
     new = [b.token for b in token_behaviors if b.token not in vocabulary]
-    used = {*tokenizer.all_special_tokens, *_RESERVED.findall(str(tokenizer.chat_template or ''))}
-    reserved = sorted(
-        (i, t) for t, i in vocabulary.items() if _RESERVED.fullmatch(t) and t not in used
-    )
-    needs_more_rows = table_rows is not None and len(tokenizer) + len(new) > table_rows
-    if new and needs_more_rows and len(reserved) >= len(new):
-        _rename_tokens(tokenizer, dict(zip((token for _, token in reserved), new, strict=False)))
-    elif new:
-        tokenizer.add_tokens([_added_token(token) for token in new])
+    if new:
+        renamed, ids = _choose_ids(tokenizer, vocabulary, len(new), table_rows, frozenset(used_ids))
+        _add_tokens(tokenizer, dict(zip(new, ids, strict=True)), renamed)
 
     words = tuple(tuple(tokenizer.encode(b.words, add_special_tokens=False)) for b in behaviors)
     tokens = tuple((tokenizer.convert_tokens_to_ids(b.token),) for b in token_behaviors)
@@ -211,29 +212,93 @@ def extend_tokenizer(
     )
 
 
+def _choose_ids(
+    tokenizer,
+    vocabulary: dict[str, int],
+    count: int,
+    table_rows: int | None,
+    used_ids: frozenset[int],
+) -> tuple[list[str], list[int]]:
+    """Returns ids for new tokens, and the reserved tokens that have had them, if any."""
+    taken = used_ids.union(vocabulary.values())
+    first = max(vocabulary.values(), default=-1) + 1
+    following = [i for i in range(first, first + count + len(used_ids)) if i not in taken][:count]
+    if table_rows is None or following[-1] < table_rows:
+        return [], following
+    unassigned = [i for i in range(table_rows) if i not in taken]
+    if len(unassigned) >= count:
+        return [], unassigned[:count]
+    templates = str(tokenizer.chat_template or '')
+    in_use = {*tokenizer.all_special_tokens, *_RESERVED.findall(templates)}
+    reserved = sorted(
+        (i, token)
+        for token, i in vocabulary.items()
+        if _RESERVED.fullmatch(token) and token not in in_use and i not in used_ids
+    )[:count]
+    if len(reserved) == count:
+        return [token for _, token in reserved], [i for i, _ in reserved]
+    return [], following
+
+
+def _add_tokens(tokenizer, new: dict[str, int], renamed: Sequence[str]) -> None:
+    """Adds tokens at their ids, in place.
+
+    Args:
+      tokenizer: a fast tokenizer.
+      new: `{token: id}`.
+      renamed: tokens whose names, in the order of `new`, they take the place of; or none.
+
+    Raises UserError where the tokenizer has no place for such an id.
+    """
+    expected = {t: i for t, i in tokenizer.get_vocab().items() if t not in renamed} | new
+    ids = list(new.values())
+    if not renamed and ids == list(range(_next_id(tokenizer), _next_id(tokenizer) + len(ids))):
+        tokenizer.add_tokens([_added_token(token) for token in new])
+    else:
+        _rewrite(tokenizer, new, dict(zip(renamed, new, strict=False)))
+    if tokenizer.get_vocab() != expected:
+        raise UserError(f'the tokenizer cannot be given {", ".join(new)} at the free ids {ids}')
+
+
+def _next_id(tokenizer) -> int:
+    """Returns the id that the `tokenizers` library gives to the next added token.
+
+    It counts the vocabulary, so that the id may be in use where ids are left out.
+    """
+    size = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
+    last_added = max(tokenizer.added_tokens_decoder, default=-1)
+    return max(size, last_added + 1)
+
+
 def _added_token(token: str):
     from transformers import AddedToken
 
     return AddedToken(token, special=False, normalized=False, lstrip=False, rstrip=False)
 
 
-def _rename_tokens(tokenizer, new_names: dict[str, str]) -> None:
-    """Renames reserved tokens, in place; their ids stay the same.
+def _rewrite(tokenizer, new: dict[str, int], new_names: dict[str, str]) -> None:
+    """Writes new tokens into the state of a tokenizer, in place.
 
     Args:
       tokenizer: a fast tokenizer.
-      new_names: `{old name: new name}`.
+      new: `{token: id}`.
+      new_names: `{old name: new name}` of the tokens that they rename; empty for none.
     """
     from tokenizers import Tokenizer
 
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = state['model']['vocab']
-    for old, new in new_names.items():
-        if old in vocabulary:
-            vocabulary[new] = vocabulary.pop(old)
+    if isinstance(vocabulary, dict):
+        for old, name in new_names.items():
+            if old in vocabulary:
+                vocabulary[name] = vocabulary.pop(old)
+        # The library numbers added tokens by itself, but for those of the vocabulary.
+        vocabulary |= {} if new_names else new
+    else:
+        for entry in vocabulary:
+            entry[0] = new_names.get(entry[0], entry[0])
 
     added = [entry for entry in state['added_tokens'] if entry['content'] not in new_names]
-    ids = {old: tokenizer.convert_tokens_to_ids(old) for old in new_names}
     flags = {
         'single_word': False,
         'lstrip': False,
@@ -241,7 +306,7 @@ def _rename_tokens(tokenizer, new_names: dict[str, str]) -> None:
         'normalized': False,
         'special': False,
     }
-    added += [{'id': ids[old], 'content': new, **flags} for old, new in new_names.items()]
+    added += [{'id': i, 'content': token, **flags} for token, i in new.items()]
     state['added_tokens'] = sorted(added, key=lambda entry: entry['id'])
     # The tokenizer has no public setter for its backend.
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))

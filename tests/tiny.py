@@ -58,6 +58,7 @@ SHAPES = {
     'qwen3 tied sharded': dict(
         family='qwen3', num_key_value_heads=4, head_dim=8, tie_word_embeddings=True, shards='20KB'
     ),
+    'gemma': dict(family='gemma', num_key_value_heads=1, head_dim=12),
     'gemma2 remainder': dict(
         family='gemma2',
         num_key_value_heads=2,

@@ -256,15 +256,18 @@ def inspect_records(records: Sequence[Record], options: InspectOptions) -> list[
     that cannot be trained on.
     """
     # Imports jax, which preparing records does not need.
+    from bsft_jax.hub import configs
     from bsft_jax.hub import files as hub_files
 
     directory = hub_files.resolve_directory(options.base)
     tokenizer = load_tokenizer(directory, options.chat_template)
-    table_rows = hub_files.read_config(directory).get('vocab_size')
+    config = hub_files.read_config(directory)
     named = _behavior_names(records)
     behaviors = options.behaviors or _known_behaviors(named)
     prefix_kind = 'tokens' if named else 'none'
-    extended = extend_tokenizer(tokenizer, behaviors, prefix_kind, table_rows)
+    extended = extend_tokenizer(
+        tokenizer, behaviors, prefix_kind, config.get('vocab_size'), configs.used_ids(config)
+    )
     renderer = rendering.Renderer(tokenizer, extended, answer_format=options.answer_format)
     checks.check_records(records, renderer, behaviors)
     shown = records[: options.count]

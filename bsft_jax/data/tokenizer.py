@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,14 +27,22 @@ _FROZEN_DATE = {
 }
 
 
+def template_texts(tokenizer: Any) -> list[str]:
+    """Returns the texts of all chat templates of a tokenizer, the one in use first."""
+    template = tokenizer.chat_template or ''
+    if isinstance(template, str):
+        return [template]
+    return [template['default'], *(text for name, text in template.items() if name != 'default')]
+
+
 def control_tokens(tokenizer: Any) -> frozenset[str]:
     """Returns the added tokens that steer a model.
 
-    Those are special tokens, `<|…|>`, and marks like `<start_of_turn>` that the chat template
-    uses. Other added tokens are ordinary text with an id of its own, as Gemma's blank lines and
+    Those are special tokens, `<|…|>`, and marks like `<start_of_turn>` that a chat template uses.
+    Other added tokens are ordinary text with an id of its own, as Gemma's blank lines and
     HTML tags are.
     """
-    template = str(tokenizer.chat_template or '')
+    template = '\n'.join(template_texts(tokenizer))
     return frozenset(
         token.content
         for token in tokenizer.added_tokens_decoder.values()
@@ -84,6 +93,12 @@ class TextEncoder:
         from tokenizers import Tokenizer
 
         state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # A Unigram model finds the tokens of its vocabulary by their text alone, so control tokens
+        # are renamed to what no text can guess.
+        if isinstance(vocabulary := state['model']['vocab'], list):
+            for entry in vocabulary:
+                if entry[0] in self.control_tokens:
+                    entry[0] = secrets.token_hex(16)
         return Tokenizer.from_str(json.dumps(state | {'added_tokens': [], 'post_processor': None}))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -129,7 +144,8 @@ def load_tokenizer(directory: str | os.PathLike, chat_template: str = '') -> Any
       chat_template: a Jinja file that replaces the tokenizer's template; '' keeps it.
 
     Raises:
-      UserError: the directory has no tokenizer, or there is no such template file.
+      UserError: the directory has no tokenizer, it has several chat templates and none of them is
+        the default, or there is no such template file.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -151,4 +167,11 @@ def load_tokenizer(directory: str | os.PathLike, chat_template: str = '') -> Any
         if not path.is_file():
             raise UserError('no such chat template', where=str(path))
         tokenizer.chat_template = path.read_text(encoding='utf-8')
+    named = tokenizer.chat_template
+    if isinstance(named, dict) and 'default' not in named:
+        raise UserError(
+            f'the tokenizer has the chat templates {", ".join(sorted(named))}, and no default',
+            where=str(directory),
+            fix='name a file with one by --config.data.chat_template or --chat_template',
+        )
     return tokenizer

@@ -5,16 +5,17 @@ Whatever the decoder cannot compute exactly is refused with one line.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from bsft_jax.errors import UserError
-from bsft_jax.hub.families import DEFAULT_ROPE_THETA, FAMILIES, FULL, SLIDING, Family, Switch
+from bsft_jax.hub import fields
+from bsft_jax.hub.families import FAMILIES, FULL, SLIDING, Family, Switch
 from bsft_jax.models.architecture import Architecture, LayerKind
 from bsft_jax.ops.rope import Rope
 
 Config = dict[str, Any]
 
-ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
 REQUIRED = (
     'num_attention_heads',
     'num_hidden_layers',
@@ -26,6 +27,8 @@ REQUIRED = (
 
 # Fields of a checkpoint with a vision tower that belong to its text model as well.
 _SHARED = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'dtype', 'torch_dtype', 'bsft')
+# Fields of a scaled rotary embedding. Each is a number above 0.
+_LLAMA3 = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
 
 
 def has_vision_tower(config: Config) -> bool:
@@ -33,24 +36,36 @@ def has_vision_tower(config: Config) -> bool:
     return _text_family(config) is not None
 
 
-def text_config(config: Config) -> Config:
+def text_config(config: Config, where: str = 'config.json') -> Config:
     """Returns the `config.json` of the text model; a config without a vision tower is unchanged.
 
     Fields that such files leave out get the defaults of `transformers`, since an export must state
-    them.
+    them. The outer flag says whether the LM head is tied, as it does there.
+
+    Raises:
+      UserError: the config is no object, or one of its fields is of the wrong kind.
     """
+    fields.check(config, where)
     family = _text_family(config)
     if family is None:
         return config
     shared = {key: config[key] for key in _SHARED if key in config}
-    text = dict(family.defaults) | config.get('text_config', {}) | shared
+    shared['tie_word_embeddings'] = config.get('tie_word_embeddings', family.tied)
+    text = dict(family.defaults) | (config.get('text_config') or {}) | shared
     return text | {'model_type': family.model_type, 'architectures': [family.causal_lm]}
 
 
 def _text_family(config: Config) -> Family | None:
     """Returns the family of the text model of a checkpoint with a vision tower, else None."""
     by_vision_type = {f.vision_model_type: f for f in FAMILIES.values() if f.vision_model_type}
-    return by_vision_type.get(config.get('model_type', ''))
+    return by_vision_type.get(config.get('model_type') or '')
+
+
+def used_ids(config: Config) -> frozenset[int]:
+    """Returns the token ids that a `config.json` names, such as that of the padding token."""
+    named = (v for key, v in config.items() if key.endswith(('_token_id', '_token_index')))
+    ids = (i for value in named for i in (value if isinstance(value, list) else [value]))
+    return frozenset(i for i in ids if type(i) is int)
 
 
 def architecture_of(config: Config, where: str = 'config.json') -> Architecture:
@@ -61,23 +76,24 @@ def architecture_of(config: Config, where: str = 'config.json') -> Architecture:
       where: path of the file, for error messages.
 
     Raises:
-      UserError: for an unknown family, a missing field, or a feature that the decoder cannot
-        compute exactly.
+      UserError: for an unknown family, a missing field or one of the wrong kind, sizes that do not
+        fit each other, or a feature that the decoder cannot compute exactly.
     """
+    fields.check(config, where)
     family = _family_of(config, where)
     config = dict(family.defaults) | config
     _check_supported(config, family, where)
     _check_complete(config, where)
 
-    num_heads = config['num_attention_heads']
+    num_heads, num_kv_heads, head_dim = _head_sizes(config, where)
     return Architecture(
         family=family.model_type,
         vocab_size=config['vocab_size'],
         embed_dim=config['hidden_size'],
         num_layers=config['num_hidden_layers'],
         num_heads=num_heads,
-        num_kv_heads=config.get('num_key_value_heads') or num_heads,
-        head_dim=config.get('head_dim') or config['hidden_size'] // num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
         mlp_dim=config['intermediate_size'],
         max_positions=config['max_position_embeddings'],
         kinds=_layer_kinds(config, family, where),
@@ -118,23 +134,43 @@ def _check_complete(config: Config, where: str) -> None:
             raise UserError(f'{field!r} is missing', where=where)
 
 
+def _head_sizes(config: Config, where: str) -> tuple[int, int, int]:
+    """Returns the number of query heads, that of key and value heads, and the width of a head."""
+    heads, width = config['num_attention_heads'], config['hidden_size']
+    kv_heads = config.get('num_key_value_heads') or heads
+    if heads % kv_heads:
+        message = f'{heads} attention heads do not divide among {kv_heads} key and value heads'
+        raise UserError(message, where=where)
+    head_dim = config.get('head_dim')
+    if head_dim is None and width % heads:
+        message = f'hidden_size {width} does not divide into {heads} heads, and head_dim is missing'
+        raise UserError(message, where=where)
+    head_dim = head_dim or width // heads
+    if head_dim % 2:
+        raise UserError(f'heads of {head_dim} dimensions cannot be rotated in pairs', where=where)
+    return heads, kv_heads, head_dim
+
+
 def _is_on(switch: Switch, config: Config) -> bool:
     return bool(config.get(switch)) if isinstance(switch, str) else switch
 
 
 def _activation(config: Config, family: Family, where: str) -> str:
-    activation = config.get(family.activation_field) or family.activation
-    if activation not in ACTIVATIONS:
-        raise UserError(f'{family.activation_field} {activation!r} is not supported', where=where)
-    return ACTIVATIONS[activation]
+    activation = config.get(family.activation_field, family.activation)
+    if activation not in family.activations:
+        message = f'{family.activation_field} {fields.shorten(activation)} is not supported'
+        raise UserError(message, where=where)
+    return family.activations[activation]
 
 
 def _layer_kinds(config: Config, family: Family, where: str) -> tuple[LayerKind, ...]:
     """Returns the kinds of the layers, as the shortest period that repeats up the stack."""
     n, types = config['num_hidden_layers'], family.layer_types(config)
     if len(types) != n or set(types) - {FULL, SLIDING}:
-        raise UserError(f'layer_types {types} is not supported', where=where)
-    kinds = [_layer_kind(config, family, layer_type, where) for layer_type in types]
+        message = f'layer_types {fields.shorten(types)} is not supported for {n} layers'
+        raise UserError(message, where=where)
+    kinds_by_type = {t: _layer_kind(config, family, t, where) for t in sorted(set(types))}
+    kinds = [kinds_by_type[layer_type] for layer_type in types]
     for period in range(1, n + 1):
         if all(kinds[i] == kinds[i % period] for i in range(n)):
             break
@@ -145,46 +181,86 @@ def _layer_kind(config: Config, family: Family, layer_type: str, where: str) -> 
     window = (config.get('sliding_window') or 0) if layer_type == SLIDING else 0
     if layer_type == SLIDING and not window:
         raise UserError("'sliding_window' is missing", where=where)
+    if window and family.window_switch and not config.get(family.window_switch):
+        message = f'layer_types names sliding layers, and {family.window_switch} is off'
+        raise UserError(message, where=where)
     return LayerKind(_rope(config, family, layer_type, where), window)
 
 
 def _rope(config: Config, family: Family, layer_type: str, where: str) -> Rope:
     """Returns the rotary embedding of the layers of one type.
 
-    Files of transformers 5 have `rope_parameters`, for some families (Gemma 3) one per layer type;
-    older files have `rope_theta`, `rope_scaling` and, for Gemma 3, `rope_local_base_freq`.
+    Files of transformers 5 have `rope_parameters`, older ones `rope_theta` and `rope_scaling`. A
+    theta among the parameters takes precedence.
+
+    A family with two thetas (Gemma 3) has parameters per layer type, or `rope_local_base_freq` and
+    a scaling of the full layers only.
     """
-    if config.get('rope_scaling') and config.get('rope_parameters'):
+    scaling, parameters = config.get('rope_scaling') or {}, config.get('rope_parameters') or {}
+    if scaling and parameters:
         message = 'rope_scaling and rope_parameters are both there'
         raise UserError(message, where=where, fix='keep one')
-    parameters = config.get('rope_parameters') or {}
-    parameters = parameters.get(layer_type, parameters) or {}
-    if parameters:
-        theta = parameters.get('rope_theta') or config.get('rope_theta') or DEFAULT_ROPE_THETA
-    elif family.local_rope_theta and layer_type == SLIDING:
-        theta = config.get('rope_local_base_freq') or family.local_rope_theta
+    is_nested = bool({FULL, SLIDING} & (scaling.keys() | parameters.keys()))
+    own, theta, theta_field = scaling or parameters, family.rope_theta, 'rope_theta'
+    if not family.local_rope_theta:
+        if is_nested:
+            message = f'{family.model_type} has one rotary embedding, not one per layer type'
+            raise UserError(message, where=where)
+        # This field takes precedence over that of the scaling, as in transformers.
+        if config.get(_LLAMA3[-1]) is not None:
+            own = own | {_LLAMA3[-1]: config[_LLAMA3[-1]]}
     else:
-        theta = config.get('rope_theta') or family.rope_theta
-        parameters = config.get('rope_scaling') or {}
-    return _scaled_rope(float(theta), parameters, where)
+        _check_two_ropes(scaling, parameters, is_nested, where)
+        own = scaling if layer_type == FULL else {}
+        if parameters:
+            own = parameters.get(layer_type) or {}
+        if layer_type == SLIDING:
+            theta, theta_field = family.local_rope_theta, 'rope_local_base_freq'
+    if not isinstance(own, dict):
+        raise UserError(f'rope parameters {fields.shorten(own)} are no object', where=where)
+    theta = _positive(own, 'rope_theta', where, config.get(theta_field) or theta)
+    return _scaled_rope(theta, own, config, where)
 
 
-def _scaled_rope(theta: float, scaling: Config, where: str) -> Rope:
+def _check_two_ropes(scaling: Config, parameters: Config, is_nested: bool, where: str) -> None:
+    """Refuses what transformers reads past in a family with a rotary embedding per layer type."""
+    if parameters and not is_nested:
+        message = f'rope_parameters must have an entry {FULL} and one {SLIDING}'
+        raise UserError(message, where=where)
+    if scaling and (is_nested or ('type' in scaling and 'rope_type' not in scaling)):
+        message = f'rope_scaling {fields.shorten(scaling)} is not supported'
+        fix = "name its kind by 'rope_type', which alone transformers 5 reads in this family"
+        raise UserError(message, where=where, fix=fix)
+
+
+def _positive(parameters: Config, field: str, where: str, default: Any = None) -> float:
+    """Returns a field of rope parameters; raises UserError unless it is a number above 0."""
+    value = default if parameters.get(field) is None else parameters[field]
+    if value is None:
+        raise UserError(f'rope scaling {fields.shorten(parameters)} lacks {field!r}', where=where)
+    if not (fields.is_number(value) and value > 0):
+        message = f'{field!r} of the rope parameters is not a number above 0'
+        raise UserError(f'{message}: {fields.shorten(value)}', where=where)
+    return float(value)
+
+
+def _scaled_rope(theta: float, scaling: Config, config: Config, where: str) -> Rope:
     """Returns a rotary embedding with the frequency scaling that a config names."""
     kind = scaling.get('rope_type', scaling.get('type', 'default'))
-    try:
-        if kind == 'default':
-            return Rope(theta)
-        if kind == 'linear':
-            return Rope(theta, float(scaling['factor']))
-        if kind == 'llama3':
-            return Rope(
-                theta,
-                float(scaling['factor']),
-                float(scaling['low_freq_factor']),
-                float(scaling['high_freq_factor']),
-                int(scaling['original_max_position_embeddings']),
-            )
-    except KeyError as error:
-        raise UserError(f'rope scaling {scaling} lacks {error}', where=where) from error
-    raise UserError(f'rope scaling {scaling} is not supported', where=where)
+    # transformers heeds this factor only where it scales, and then fails.
+    field = 'partial_rotary_factor'
+    partial = _positive(scaling, field, where, config.get(field) or 1)
+    if kind == 'default':
+        return Rope(theta)
+    if kind not in ('linear', 'llama3') or partial != 1:
+        raise UserError(f'rope scaling {fields.shorten(scaling)} is not supported', where=where)
+    if kind == 'linear':
+        return Rope(theta, _positive(scaling, 'factor', where))
+    defaults = {_LLAMA3[-1]: config['max_position_embeddings']}
+    factor, low, high, original = (
+        _positive(scaling, field, where, defaults.get(field)) for field in _LLAMA3
+    )
+    if high <= low:
+        message = f'high_freq_factor {high} is not above low_freq_factor {low}'
+        raise UserError(message, where=where)
+    return Rope(theta, factor, low, high, math.floor(original))

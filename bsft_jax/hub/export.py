@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,12 +24,14 @@ from safetensors.numpy import save_file
 
 from bsft_jax import places
 from bsft_jax.config import LoraConfig
-from bsft_jax.data.tokenizer import load_tokenizer
+from bsft_jax.data.tokenizer import load_tokenizer, template_texts
 from bsft_jax.hub import files, peft, tables
 from bsft_jax.hub.files import INDEX, SINGLE, TensorFiles
 from bsft_jax.hub.pretrained import Model
 from bsft_jax.models import linear, lora
 from bsft_jax.pytrees import flatten, to_host
+
+Dtypes = Mapping[str, np.dtype]
 
 SHARD_BYTES = 5 * 2**30
 
@@ -39,8 +41,8 @@ def write_export(
 ) -> pathlib.Path:
     """Writes the model as a Hugging Face checkpoint or as an adapter for `peft`.
 
-    Merged weights keep the dtype of the base's files (float32 where it has none); an adapter is
-    float32. The folder appears only once it is complete and has been read back. With several
+    Each merged tensor keeps the dtype that it has in the base's files (float32 where there are
+    none); an adapter is float32. The folder appears only once it is complete and has been read back. With several
     processes all must call this; only the first writes.
 
     Args:
@@ -94,9 +96,9 @@ def _write_folder(model: Model, folder: pathlib.Path, stop_id: int, format: str)
 
 
 def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:
-    stored_dtype = files.stored_dtype(model.spec.directory)
-    _write_weights(model, folder, jnp.dtype(stored_dtype))
-    config = _exported_config(model, stored_dtype)
+    dtypes = _stored_dtypes(model)
+    _write_weights(model, folder, dtypes)
+    config = _exported_config(model, dtypes[files.TABLE].name)
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
     hf_config = model.spec.hf_config
     generation = {
@@ -106,7 +108,15 @@ def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:
     }
     generation['eos_token_id'] = stop_id
     (folder / 'generation_config.json').write_text(json.dumps(generation, indent=2) + '\n')
-    _verify_weights(model, folder, jnp.dtype(stored_dtype))
+    _verify_weights(model, folder, dtypes)
+
+
+def _stored_dtypes(model: Model) -> Dtypes:
+    """Returns the dtype of each tensor in the base's files; that of the table for others."""
+    stored = files.stored_dtypes(model.spec.directory)
+    default = jnp.dtype(stored.get(files.TABLE, 'float32'))
+    known = {name: jnp.dtype(dtype) for name, dtype in stored.items()}
+    return collections.defaultdict(lambda: default, known)
 
 
 def _checkpoint_tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
@@ -159,11 +169,11 @@ def _with_behavior_rows(table: np.ndarray, rows: np.ndarray, ids: tuple[int, ...
     return table
 
 
-def _shards(model: Model, dtype: np.dtype) -> Iterator[dict[str, np.ndarray]]:
+def _shards(model: Model, dtypes: Dtypes) -> Iterator[dict[str, np.ndarray]]:
     """Yields the tensors of the checkpoint in groups of at most `SHARD_BYTES`."""
     shard, size = {}, 0
     for name, tensor in _checkpoint_tensors(model):
-        tensor = tensor.astype(dtype)
+        tensor = tensor.astype(dtypes[name])
         if shard and size + tensor.nbytes > SHARD_BYTES:
             yield shard
             shard, size = {}, 0
@@ -172,9 +182,9 @@ def _shards(model: Model, dtype: np.dtype) -> Iterator[dict[str, np.ndarray]]:
     yield shard
 
 
-def _write_weights(model: Model, directory: pathlib.Path, dtype: np.dtype) -> None:
+def _write_weights(model: Model, directory: pathlib.Path, dtypes: Dtypes) -> None:
     temporary, weight_map, total = [], {}, 0
-    for i, shard in enumerate(_shards(model, dtype)):
+    for i, shard in enumerate(_shards(model, dtypes)):
         path = directory / f'shard-{i}.safetensors'
         save_file(shard, path, metadata={'format': 'pt'})
         path.chmod(0o644)  # safetensors lets only the owner read it
@@ -193,26 +203,30 @@ def _write_weights(model: Model, directory: pathlib.Path, dtype: np.dtype) -> No
     (directory / INDEX).write_text(json.dumps(index, indent=2) + '\n')
 
 
-def _verify_weights(model: Model, directory: pathlib.Path, dtype: np.dtype) -> None:
+def _verify_weights(model: Model, directory: pathlib.Path, dtypes: Dtypes) -> None:
     """Raises OSError unless the files hold exactly the tensors of the model."""
     written = TensorFiles(directory)
     for name, tensor in _checkpoint_tensors(model):
-        if not np.array_equal(written.read(name), tensor.astype(dtype)):
+        if not np.array_equal(written.read(name), tensor.astype(dtypes[name])):
             raise OSError(f'{name} reads back differently: disk full or damaged? ({directory})')
 
 
 def _exported_config(model: Model, dtype: str) -> dict[str, Any]:
-    """Returns the base's `config.json` with the new dtype, vocabulary size and a `bsft` section."""
+    """Returns the base's `config.json` with the new dtype, vocabulary size and a `bsft` section.
+
+    The dtype has two names, since readers of before transformers 4.56 know the older one only.
+    """
     config = {
         key: value
         for key, value in model.spec.hf_config.items()
         if key not in ('torch_dtype', 'dtype', 'bsft')
     }
-    config['dtype'] = dtype
+    config |= {'dtype': dtype, 'torch_dtype': dtype}
+    config['tie_word_embeddings'] = model.network.arch.tied
     behaviors = model.behaviors
     if behaviors.ids:
         config['vocab_size'] = max(config['vocab_size'], max(behaviors.ids) + 1)
-    template = model.tokenizer.chat_template or ''
+    template, *_ = template_texts(model.tokenizer)
     tokens = {
         b.name: {'token': b.token, 'id': i}
         for b, i in zip(behaviors.token_behaviors, behaviors.ids, strict=True)

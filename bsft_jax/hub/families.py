@@ -27,8 +27,15 @@ PRE_AND_POST_NORMS = {
 }
 QK_NORMS = {'self_attn.q_norm': 'attention/q_norm', 'self_attn.k_norm': 'attention/k_norm'}
 
+# Activations of the gate: name in `config.json` -> name in the decoder.
+ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
+
 # Config fields that the decoder cannot compute -> error message.
-UNSUPPORTED = {'use_bidirectional_attention': 'bidirectional attention is not supported'}
+UNSUPPORTED = {
+    'use_bidirectional_attention': 'bidirectional attention is not supported',
+    'per_layer_config': 'layers of different sizes (per_layer_config) are not supported',
+    'transformers_weights': 'weights in another file (transformers_weights) are not supported',
+}
 
 
 def full_layers(config: Config) -> list[str]:
@@ -42,12 +49,12 @@ def sliding_layers(config: Config) -> list[str]:
 
 
 def upper_layers_slide(config: Config) -> list[str]:
-    """Returns sliding attention from layer `max_window_layers` on.
+    """Returns sliding attention from layer `max_window_layers` on; `layer_types` takes precedence.
 
-    `layer_types` takes precedence. Without `use_sliding_window` all layers have full attention.
+    Without `use_sliding_window` there is no window.
     """
     if not config.get('use_sliding_window'):
-        return full_layers(config)
+        return config.get('layer_types') or full_layers(config)
     return config.get('layer_types') or [
         SLIDING if layer >= config['max_window_layers'] else FULL
         for layer in range(config['num_hidden_layers'])
@@ -110,11 +117,13 @@ class Family:
       tied: default of `tie_word_embeddings`.
       activation_field: config field of the gate's activation.
       activation: default of `activation_field`.
+      activations: what `activation_field` may hold, `{its value: the decoder's activation}`.
       norm_scale_offset: added to the scale of every norm (Gemma stores the difference from one).
       query_scale: returns the factor of the attention scores; 0 stands for `head_dim ** -0.5`.
       embedding_scale: returns the factor of the embeddings.
       attn_softcap_field: config field of the soft cap of the attention scores; '' for no cap.
       logit_softcap_field: config field of the soft cap of the logits; '' for no cap.
+      window_switch: config field without which there is no sliding window; '' for none such.
       rope_theta: default of `rope_theta`, for files without `rope_parameters`.
       local_rope_theta: default of `rope_local_base_freq`, the theta of sliding layers in files
         without `rope_parameters`; 0 for families with one theta for all layers.
@@ -133,11 +142,13 @@ class Family:
     tied: bool = False
     activation_field: str = 'hidden_act'
     activation: str = 'silu'
+    activations: Mapping[str, str] = dataclasses.field(default_factory=lambda: ACTIVATIONS)
     norm_scale_offset: float = 0.0
     query_scale: Callable[[Config], float] = default_query_scale
     embedding_scale: Callable[[Config], float] = unit_embedding_scale
     attn_softcap_field: str = ''
     logit_softcap_field: str = ''
+    window_switch: str = ''
     rope_theta: float = DEFAULT_ROPE_THETA
     local_rope_theta: float = 0.0
     unsupported: Mapping[str, str] = dataclasses.field(default_factory=lambda: UNSUPPORTED)
@@ -155,7 +166,7 @@ class Family:
         return 'attention_post_norm' in self.norms.values()
 
 
-# Shared by the families of Gemma.
+# Shared by Gemma 2 and 3.
 _GEMMA: dict[str, Any] = {
     'tied': True,
     'activation_field': 'hidden_activation',
@@ -165,19 +176,22 @@ _GEMMA: dict[str, Any] = {
     'embedding_scale': gemma_embedding_scale,
 }
 
+_QWEN_DEFAULTS = {'sliding_window': 4096, 'max_window_layers': 28, 'num_key_value_heads': 32}
+
 _FAMILIES = (
     Family('llama', mlp_bias='mlp_bias'),
     Family(
         'mistral',
         layer_types=sliding_layers,
-        defaults={'sliding_window': 4096},
+        defaults={'sliding_window': 4096, 'num_key_value_heads': 8},
         qkv_bias=False,
         output_bias=False,
     ),
     Family(
         'qwen2',
         layer_types=upper_layers_slide,
-        defaults={'sliding_window': 4096, 'max_window_layers': 28},
+        defaults=_QWEN_DEFAULTS,
+        window_switch='use_sliding_window',
         qkv_bias=True,
         output_bias=False,
     ),
@@ -185,7 +199,18 @@ _FAMILIES = (
         'qwen3',
         layer_types=upper_layers_slide,
         norms=PRE_NORMS | QK_NORMS,
-        defaults={'sliding_window': 4096, 'max_window_layers': 28, 'head_dim': 128},
+        defaults=_QWEN_DEFAULTS | {'head_dim': 128},
+        window_switch='use_sliding_window',
+    ),
+    Family(
+        'gemma',
+        defaults={'num_key_value_heads': 16, 'head_dim': 256},
+        tied=True,
+        activation='gelu_pytorch_tanh',
+        # The first files of this family name the other function and mean this one.
+        activations=ACTIVATIONS | {'gelu': 'gelu_tanh'},
+        norm_scale_offset=1.0,
+        embedding_scale=gemma_embedding_scale,
     ),
     Family(
         'gemma2',
@@ -193,6 +218,7 @@ _FAMILIES = (
         norms=PRE_AND_POST_NORMS,
         defaults={
             'sliding_window': 4096,
+            'num_key_value_heads': 4,
             'head_dim': 256,
             'attn_logit_softcapping': 50.0,
             'final_logit_softcapping': 30.0,

@@ -6,6 +6,7 @@ Safetensors files are checked before any tensor is read.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bsft_jax.errors import UserError
-from bsft_jax.hub import configs
+from bsft_jax.hub import configs, fields
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -22,12 +23,23 @@ ASSETS = pathlib.Path(__file__).resolve().parent.parent / 'assets'
 
 HUB_FILES = ['*.json', '*.jinja']
 HUB_WEIGHTS = '*.safetensors'
-# The same weights in another layout, and subfolders.
-HUB_IGNORED = ['consolidated*', '*/*']
+# The same weights in another layout, and subfolders but for named chat templates.
+HUB_IGNORED = ['consolidated*', '*/*.json', '*/*.safetensors']
+
+TABLE, HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
+DTYPES = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
 
 # Both layouts that checkpoints with a vision tower have had.
 _TEXT_MODEL = re.compile(r'(?:model\.)?language_model\.(?:model\.)?(?P<lm_head>lm_head\.)?')
-_DTYPES = {'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
+# What torch.compile adds to the names of a module.
+_COMPILED = '_orig_mod.'
+# Tensors that quantized checkpoints hold beside or in place of a weight: GPTQ, AWQ,
+# compressed-tensors, FP8 and bitsandbytes.
+_QUANTIZED = re.compile(
+    r'\.(qweight|qzeros|scales|g_idx|SCB|input_scale|weight_scale\w*|weight_packed|weight_shape'
+    r'|weight_zero_point|weight_g_idx|weight\.(absmax|quant_|nested_).*)$'
+)
+_COMPARED_VALUES = 2**24
 
 
 def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
@@ -41,11 +53,13 @@ def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
       weights: whether the weights of a hub repository are needed.
 
     Raises:
-      UserError: `base` is none of these.
+      UserError: `base` is none of these, or a folder that holds something else: an adapter or a
+        run.
     """
     path = pathlib.Path(base).expanduser()
     bundled = ASSETS / base
     for candidate in (path, bundled):
+        _check_is_model(candidate)
         if (candidate / 'config.json').is_file():
             return candidate
     if path.is_dir():
@@ -60,6 +74,25 @@ def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
         where='--config.model.base / --model',
         fix=f'name a Hugging Face model directory, a hub id or a bundled model ({names})',
     )
+
+
+def _check_is_model(folder: pathlib.Path) -> None:
+    """Raises UserError for a folder that holds an adapter or a run in place of a model."""
+    if (folder / 'adapter_config.json').is_file() and not has_weights(folder):
+        raise UserError(
+            'this is a PEFT adapter, not a model',
+            where=str(folder),
+            fix='export the run with --format=merged, or load the adapter with peft',
+        )
+    if not (folder / 'config.json').is_file():
+        return
+    config = _read_config(folder)
+    if isinstance(config, dict) and 'arm' in config and 'model_type' not in config:
+        raise UserError(
+            'this is a workdir, not a model',
+            where=str(folder),
+            fix='name it by --workdir, or export it first',
+        )
 
 
 def is_hub_id(base: str) -> bool:
@@ -93,8 +126,11 @@ def _download(repository: str, revision: str, weights: bool) -> pathlib.Path:
 
 
 def read_config(directory: pathlib.Path) -> dict[str, Any]:
-    """Returns the `config.json` of a model directory, reduced to its text model."""
-    return configs.text_config(_read_config(directory))
+    """Returns the `config.json` of a model directory, reduced to its text model.
+
+    Raises UserError for a file that cannot be read, or that has a field of the wrong kind.
+    """
+    return configs.text_config(_read_config(directory), str(directory / 'config.json'))
 
 
 def has_vision_tower(directory: pathlib.Path) -> bool:
@@ -102,12 +138,18 @@ def has_vision_tower(directory: pathlib.Path) -> bool:
     return configs.has_vision_tower(_read_config(directory))
 
 
-def _read_config(directory: pathlib.Path) -> dict[str, Any]:
+def _read_config(directory: pathlib.Path) -> Any:
     path = directory / 'config.json'
     try:
         return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
+    # Brackets within brackets, thousands deep, exhaust the parser's stack.
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'cannot be read ({error})', where=str(path)) from error
+
+
+def has_weights(directory: pathlib.Path) -> bool:
+    """Returns whether a directory has the safetensors of a model."""
+    return (directory / SINGLE).is_file() or (directory / INDEX).is_file()
 
 
 class TensorFiles:
@@ -140,12 +182,7 @@ class TensorFiles:
                 raise UserError(f'damaged or truncated ({error})', where=str(path)) from error
             names = self._open[file].keys()
             self._locations.update({name: (file, name) for name in names})
-        text_model = {name: match for name in self._locations if (match := _TEXT_MODEL.match(name))}
-        if text_model:
-            self._locations = {
-                (match['lm_head'] or 'model.') + name[match.end() :]: self._locations[name]
-                for name, match in text_model.items()
-            }
+        self._locations = _by_usual_names(self._locations)
 
     @property
     def names(self) -> set[str]:
@@ -169,8 +206,35 @@ class TensorFiles:
         return self._slice(name)[index or slice(None)]
 
 
+def _by_usual_names(locations: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Returns the locations of a text model's tensors by the names of its causal LM in a file.
+
+    Names may lack the prefix `model.`, as those of an encoder saved alone do, or have one that
+    `torch.compile` or a vision tower adds.
+    """
+    locations = {name.replace(_COMPILED, ''): place for name, place in locations.items()}
+    text_model = {name: match for name in locations if (match := _TEXT_MODEL.match(name))}
+    if text_model:
+        named = {
+            (match['lm_head'] or 'model.') + name[match.end() :]: locations[name]
+            for name, match in text_model.items()
+        }
+        # The newer layout has the LM head outside of the text model.
+        return named | ({HEAD: locations[HEAD]} if HEAD in locations else {})
+    if TABLE.removeprefix('model.') in locations:
+        return {
+            name if name == HEAD else f'model.{name}': place for name, place in locations.items()
+        }
+    return locations
+
+
 def _tensor_file_names(directory: pathlib.Path, single: str) -> list[str]:
-    """Returns the names of the safetensors files; raises UserError when none or not all exist."""
+    """Returns the names of the safetensors files; raises UserError when none or not all exist.
+
+    As in transformers, a single file counts before an index.
+    """
+    if (directory / single).is_file():
+        return [single]
     index = directory / INDEX
     if index.is_file():
         names = _indexed_names(index)
@@ -178,25 +242,65 @@ def _tensor_file_names(directory: pathlib.Path, single: str) -> list[str]:
             if not (directory / name).is_file():
                 raise UserError(f'names a missing file {name}', where=str(index))
         return names
-    if (directory / single).is_file():
-        return [single]
     pickled = [p.name for glob in ('*.bin', '*.pt*') for p in sorted(directory.glob(glob))]
     fix = f'convert {pickled[0]} to safetensors; pickles are not opened' if pickled else ''
     raise UserError(f'no {single} or {INDEX}', where=str(directory), fix=fix)
 
 
 def _indexed_names(index: pathlib.Path) -> list[str]:
-    """Returns the file names that an index lists; raises UserError if it cannot be read."""
+    """Returns the file names that an index lists.
+
+    Raises UserError for an index that cannot be read or that names a file of another folder.
+    """
     try:
-        return sorted(set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        names = set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         message = f'cannot be read ({type(error).__name__}: {error})'
         raise UserError(message, where=str(index)) from error
+    for name in names:
+        if not isinstance(name, str) or name in ('', '.', '..') or {'/', os.sep, '\0'} & {*name}:
+            message = f'names {fields.shorten(name)}, which is not a file of this folder'
+            raise UserError(message, where=str(index))
+    return sorted(names)
 
 
-def stored_dtype(directory: pathlib.Path) -> str:
-    """Returns the dtype of a checkpoint's embedding table; float32 without weights."""
-    try:
-        return _DTYPES.get(TensorFiles(directory).dtype('model.embed_tokens.weight'), 'float32')
-    except UserError:
-        return 'float32'
+def check_unquantized(tensors: TensorFiles) -> None:
+    """Raises UserError for a checkpoint whose weights are not plain floating-point numbers."""
+    for name in sorted(tensors.names):
+        dtype = tensors.dtype(name)
+        if dtype not in DTYPES or _QUANTIZED.search(name):
+            raise UserError(
+                f'the checkpoint is quantized ({name} is {dtype}), which is not supported',
+                where=str(tensors.directory),
+                fix='name the base that it was made from, in bfloat16 or float32',
+            )
+
+
+def has_own_head(tensors: TensorFiles) -> bool:
+    """Returns whether a checkpoint holds an LM head whose values are not those of its table."""
+    if not {TABLE, HEAD} <= tensors.names:
+        return False
+    rows, width = tensors.shape(TABLE)
+    if tensors.shape(HEAD) != (rows, width):
+        return True
+    step = max(1, _COMPARED_VALUES // width)
+    slices = (slice(start, start + step) for start in range(0, rows, step))
+    return not all(np.array_equal(tensors.read(TABLE, (s,)), tensors.read(HEAD, (s,))) for s in slices)
+
+
+def stored_dtypes(directory: pathlib.Path) -> dict[str, str]:
+    """Returns the dtype of each tensor of a directory by its name; none without weights."""
+    if not has_weights(directory):
+        return {}
+    tensors = TensorFiles(directory)
+    return {name: DTYPES.get(tensors.dtype(name), 'float32') for name in tensors.names}
+
+
+def is_bfloat16(directory: pathlib.Path) -> bool:
+    """Returns whether bfloat16 holds every matrix of a directory's weights exactly."""
+    if not has_weights(directory):
+        return False
+    tensors = TensorFiles(directory)
+    return all(
+        tensors.dtype(name) == 'BF16' for name in tensors.names if len(tensors.shape(name)) > 1
+    )

@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from bsft_jax.errors import UserError
-from bsft_jax.hub import tables
-from bsft_jax.hub.files import TensorFiles
+from bsft_jax.hub import files, tables
+from bsft_jax.hub.files import HEAD, TensorFiles
 from bsft_jax.models import linear
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import sharding
@@ -27,10 +27,10 @@ class BaseCheckpoint:
     """Reads the tensors of a model directory as the parameters of a network."""
 
     def __init__(self, directory: pathlib.Path, network: Network):
-        """Opens the files and checks names and shapes, without reading a tensor.
+        """Opens the files and checks names, shapes and dtypes, without reading a tensor.
 
         Raises:
-          UserError: for missing, unknown or wrongly shaped tensors.
+          UserError: for missing, unknown, quantized or wrongly shaped tensors.
         """
         self._files, self._abstract = TensorFiles(directory), flatten(network.abstract())
         self._table = tables.entries(network.arch, self._abstract)
@@ -43,9 +43,10 @@ class BaseCheckpoint:
             for name in entry.tensors:
                 expected[name] = shape[::-1] if entry.transpose else shape
         where = str(self._files.directory)
+        files.check_unquantized(self._files)
         present = {name for name in self._files.names if not name.endswith(IGNORED)}
         if tied:
-            present.discard('lm_head.weight')
+            present.discard(HEAD)
         if missing := sorted(expected.keys() - present):
             raise UserError(f'{len(missing)} tensors are missing, first {missing[0]}', where=where)
         if extra := sorted(present - expected.keys()):
@@ -96,7 +97,7 @@ def load_params(directory: pathlib.Path, network: Network, mesh: Mesh) -> Params
 
 
 def _read_parameter(
-    files: TensorFiles,
+    tensors: TensorFiles,
     entry: tables.Entry,
     shape: tuple[int, ...],
     dtype,
@@ -125,7 +126,7 @@ def _read_parameter(
     order = -1 if entry.transpose else 1
     for layer, name in enumerate(entry.tensors):
         tensor_index = tuple(slice(*edge) for edge in box[::order])
-        tensor = files.read(name, tensor_index).astype(dtype, copy=False)
+        tensor = _read_exactly(tensors, name, tensor_index).astype(dtype, copy=False)
         for index, shard in shards.items():
             inner = tuple(
                 slice(start - first, stop - first)
@@ -138,6 +139,30 @@ def _read_parameter(
                 target[...] = tensor[inner]
     arrays = [jax.device_put(shards[index], device) for device, index in indices.items()]
     return jax.make_array_from_single_device_arrays(shape, leaf_sharding, arrays)
+
+
+def _read_exactly(tensors: TensorFiles, name: str, index: tuple[slice, ...]) -> np.ndarray:
+    """Reads a tensor as its file holds it, or float64 as float32.
+
+    Raises UserError for values that are not finite, or that float32 would round.
+    """
+    tensor, where = tensors.read(name, index), str(tensors.directory)
+    if not _is_finite(tensor):
+        raise UserError(f"the base's weights are not finite: {name}", where=where)
+    if tensor.dtype != np.float64:
+        return tensor
+    rounded = tensor.astype(np.float32)
+    if not np.array_equal(rounded, tensor):
+        message = f'{name} is float64, and its values do not fit float32'
+        raise UserError(message, where=where, fix='save the base in float32')
+    return rounded
+
+
+def _is_finite(tensor: np.ndarray) -> bool:
+    """Returns whether no value is infinite or NaN; for bfloat16 by its bits, which is faster."""
+    if tensor.dtype == jnp.bfloat16:
+        return not np.any((tensor.view(np.uint16) & 0x7F80) == 0x7F80)
+    return bool(np.isfinite(tensor).all())
 
 
 def _transpose_into(source: np.ndarray, target: np.ndarray) -> None:

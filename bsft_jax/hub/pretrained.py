@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from bsft_jax.behaviors import Behavior, BehaviorSet, extend_tokenizer
+from bsft_jax.behaviors import PREFIX_KINDS, Behavior, BehaviorSet, extend_tokenizer
 from bsft_jax.config import ComputeConfig
-from bsft_jax.data.tokenizer import load_tokenizer
+from bsft_jax.config.checks import CHOICES
+from bsft_jax.data.tokenizer import load_tokenizer, template_texts
 from bsft_jax.errors import UserError
-from bsft_jax.hub import configs, files, loading
+from bsft_jax.hub import configs, fields, files, loading
 from bsft_jax.models import behavior_rows, lm_head
 from bsft_jax.models.network import Network, Params
 from bsft_jax.ops.attention import TokenLayout
@@ -52,25 +53,47 @@ class PretrainedSpec:
     name: str = ''
 
 
-def exported_behaviors(hf_config: dict[str, Any]) -> BehaviorSet:
+def exported_behaviors(hf_config: dict[str, Any], where: str = 'config.json') -> BehaviorSet:
     """Returns the behaviors that an exported checkpoint names in its `config.json`, else none.
 
-    Raises UserError for an export of another version of this package.
+    Raises UserError for an entry of another version of this package, or a damaged one.
     """
     stored = hf_config.get('bsft')
     if stored is None:
         return BehaviorSet()
+    fix = 'export the model again with this version'
     if 'prefix_kind' not in stored:
-        raise UserError(
-            'its `bsft` entry is from another version of bsft_jax',
-            where='config.json',
-            fix='export the model again with this version',
-        )
+        message = 'its `bsft` entry is from another version of bsft_jax'
+        raise UserError(message, where=where, fix=fix)
+    for field, choices, default in (
+        ('prefix_kind', PREFIX_KINDS, 'none'),
+        ('answer_format', CHOICES['data.answer_format'], 'letter'),
+    ):
+        if (value := stored.get(field, default)) not in choices:
+            message = f'bsft.{field} {fields.shorten(value)} is none of {", ".join(choices)}'
+            raise UserError(message, where=where, fix=fix)
+    entries = stored.get('behaviors', [])
+    is_list = isinstance(entries, list) and all(map(_is_behavior, entries))
+    if not is_list or len({entry['name'] for entry in entries}) < len(entries):
+        message = f'bsft.behaviors {fields.shorten(entries)} are no behaviors'
+        raise UserError(message, where=where, fix=fix)
     behaviors = tuple(
         Behavior(entry['name'], entry['level'], entry.get('description', entry['name']))
-        for entry in stored.get('behaviors', [])
+        for entry in entries
     )
     return BehaviorSet(behaviors, prefix_kind=stored['prefix_kind'])
+
+
+def _is_behavior(entry: Any) -> bool:
+    """Returns whether an entry of a `config.json` has what a behavior needs."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get('name'), str)
+        and entry['name'].isidentifier()
+        and fields.is_number(entry.get('level'))
+        and 0 <= entry['level'] <= 1
+        and isinstance(entry.get('description', ''), str)
+    )
 
 
 def read_pretrained(
@@ -81,6 +104,7 @@ def read_pretrained(
     prefix_kind: str = 'tokens',
     chat_template: str = '',
     row_init: str = 'description',
+    weights: bool = True,
 ) -> PretrainedSpec:
     """Reads configuration and tokenizer of a model directory and adds its behavior tokens.
 
@@ -91,19 +115,28 @@ def read_pretrained(
       prefix_kind: how answers begin with `behaviors`, one of `behaviors.PREFIX_KINDS`.
       chat_template: a Jinja file, for a tokenizer without a template.
       row_init: initial value of new behavior rows, see `PretrainedSpec`.
+      weights: whether the directory's weights are used, if it has any.
 
     Raises UserError for a directory that cannot be loaded exactly.
     """
     directory = files.resolve_directory(base)
     hf_config = files.read_config(directory)
-    arch = configs.architecture_of(hf_config, str(directory / 'config.json'))
+    where = str(directory / 'config.json')
+    arch = configs.architecture_of(hf_config, where)
+    if weights and files.has_weights(directory):
+        tensors = files.TensorFiles(directory)
+        files.check_unquantized(tensors)
+        # As in transformers, a head of its own is not overruled by the flag.
+        arch = dataclasses.replace(arch, tied=arch.tied and not files.has_own_head(tensors))
     tokenizer = load_tokenizer(directory, chat_template)
     _check_table_covers(tokenizer, arch.vocab_size, str(directory))
-    exported = exported_behaviors(hf_config)
+    exported = exported_behaviors(hf_config, where)
     exported_names = frozenset(b.name for b in exported.token_behaviors)
     if not behaviors:
         behaviors, prefix_kind = exported.behaviors, exported.prefix_kind
-    extended = extend_tokenizer(tokenizer, behaviors, prefix_kind, arch.vocab_size)
+    extended = extend_tokenizer(
+        tokenizer, behaviors, prefix_kind, arch.vocab_size, configs.used_ids(hf_config)
+    )
     network = Network(arch, extended.ids, compute or ComputeConfig(attention='auto'))
     return PretrainedSpec(
         directory, hf_config, tokenizer, extended, exported_names, network, row_init, base
@@ -116,14 +149,15 @@ def _check_table_covers(tokenizer, table_rows: int, where: str) -> None:
     Special tokens beyond the end are ignored unless the chat template writes them: Gemma 3 1B has
     one for images.
     """
-    template = tokenizer.chat_template or ''
-    beyond = {i: token for i, token in tokenizer.added_tokens_decoder.items() if i >= table_rows}
-    unused = all(token.special and token.content not in template for token in beyond.values())
-    if len(tokenizer) - len(beyond) > table_rows or not unused:
-        raise UserError(
-            f'the tokenizer has {len(tokenizer)} ids, the embedding table {table_rows} rows',
-            where=where,
-        )
+    template = '\n'.join(template_texts(tokenizer))
+    added = tokenizer.added_tokens_decoder
+    ids = tokenizer.get_vocab().values()
+    for i in (i for i in ids if i >= table_rows):
+        if i not in added or not added[i].special or added[i].content in template:
+            raise UserError(
+                f'the tokenizer has {max(ids) + 1} ids, the embedding table {table_rows} rows',
+                where=where,
+            )
 
 
 def pretrained_params(spec: PretrainedSpec, mesh: Mesh, seed: int = 0) -> Params:
@@ -274,6 +308,6 @@ class Model:
 def load_pretrained(spec: PretrainedSpec, mesh: Mesh | None = None) -> Model:
     """Loads the parameters of a model directory onto `mesh` (default: the first device)."""
     mesh = mesh or mesh_lib.single_device_mesh()
-    answer_format = spec.hf_config.get('bsft', {}).get('answer_format', 'letter')
+    answer_format = (spec.hf_config.get('bsft') or {}).get('answer_format', 'letter')
     params = pretrained_params(spec, mesh)
     return Model(spec, spec.network.for_mesh(mesh), params, mesh, answer_format)

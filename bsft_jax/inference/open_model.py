@@ -71,7 +71,7 @@ def _mesh_for(network: Network) -> Mesh:
 
 
 def _in_stored_dtype(spec: PretrainedSpec, platform: str) -> Network:
-    """Returns the network in the dtype of the checkpoint's files; in float32 on CPUs."""
-    if platform == 'cpu' or hub_files.stored_dtype(spec.directory) != 'bfloat16':
+    """Returns the network in bfloat16 where the files are, in float32 elsewhere and on CPUs."""
+    if platform == 'cpu' or not hub_files.is_bfloat16(spec.directory):
         return spec.network
     return spec.network.with_compute(dtype='bfloat16', base_dtype='bfloat16')

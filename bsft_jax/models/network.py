@@ -22,8 +22,9 @@ from bsft_jax.ops import attention_cudnn, attention_dispatch, cpu
 from bsft_jax.pytrees import path_of
 
 Params = dict[str, Any]
-# Parameters in float32 whatever the base's dtype: trainable ones, and scales of int8 kernels.
-_FLOAT32 = r'(^behavior|/lora)/|/kernel_scale$'
+# Parameters in float32 whatever the base's dtype: trainable ones, scales of int8 kernels, and the
+# vectors, which take no room and which some bfloat16 checkpoints hold in float32.
+_FLOAT32 = r'(^behavior|/lora)/|/(kernel_scale|scale|bias)$'
 
 
 @dataclasses.dataclass(frozen=True)

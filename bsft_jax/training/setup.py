@@ -35,6 +35,7 @@ def read_base(config: RunConfig) -> PretrainedSpec:
         prefix_kind=config.prefix_kind,
         chat_template=config.data.chat_template,
         row_init=config.model.row_init,
+        weights=config.model.init == 'checkpoint',
     )
 
 

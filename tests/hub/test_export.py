@@ -180,18 +180,21 @@ def test_wrong_checkpoints_get_one_line(directory, tmp_path):
         content = (base / files.SINGLE).read_bytes()
         (base / files.SINGLE).write_bytes(content[: len(content) // 2])
 
-    def point_nowhere(base):
-        (base / files.INDEX).write_text(
-            json.dumps({'weight_map': {norm: 'model-00009.safetensors'}})
-        )
+    def index(text):
+        def write(base):
+            (base / files.SINGLE).unlink()
+            (base / files.INDEX).write_text(text)
+
+        return write
 
     expect('1 tensors are missing, first model.norm.weight', save(**{norm: None}))
     expect('1 unknown tensors, first extra', save(extra=np.zeros(3, np.float32)))
     expect('model.norm.weight has shape', save(**{norm: np.zeros(3, np.float32)}))
     expect('damaged or truncated', truncate)
-    expect('missing file model-00009', point_nowhere)
-    expect('index.json: cannot be read', lambda b: (b / files.INDEX).write_text('{'))
-    expect('index.json: cannot be read', lambda b: (b / files.INDEX).write_text('{}'))
+    nowhere = {'weight_map': {norm: 'model-00009.safetensors'}}
+    expect('missing file model-00009', index(json.dumps(nowhere)))
+    expect('index.json: cannot be read', index('{'))
+    expect('index.json: cannot be read', index('{}'))
     expect('pickles are not opened', lambda b: (b / files.SINGLE).rename(b / 'pytorch_model.bin'))
     expect("unknown architecture 'bert'", lambda b: edit_config(b, model_type='bert'))
     expect(
