@@ -179,6 +179,9 @@ def _layer_kinds(config: Config, family: Family, where: str) -> tuple[LayerKind,
 
 def _layer_kind(config: Config, family: Family, layer_type: str, where: str) -> LayerKind:
     window = (config.get('sliding_window') or 0) if layer_type == SLIDING else 0
+    if layer_type == SLIDING and 'sliding_window' not in family.defaults:
+        message = f'layer_types names sliding layers, which {family.model_type} does not have'
+        raise UserError(message, where=where)
     if layer_type == SLIDING and not window:
         raise UserError("'sliding_window' is missing", where=where)
     if window and family.window_switch and not config.get(family.window_switch):

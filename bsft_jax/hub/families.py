@@ -39,13 +39,17 @@ UNSUPPORTED = {
 
 
 def full_layers(config: Config) -> list[str]:
-    """Returns full attention for every layer."""
-    return [FULL] * config['num_hidden_layers']
+    """Returns full attention for every layer, unless the file lists the layers."""
+    return config.get('layer_types') or [FULL] * config['num_hidden_layers']
 
 
 def sliding_layers(config: Config) -> list[str]:
-    """Returns sliding attention for every layer, or full attention where the file has no window."""
-    return [SLIDING if config.get('sliding_window') else FULL] * config['num_hidden_layers']
+    """Returns sliding attention for every layer, or full attention where the file has no window.
+
+    `layer_types` takes precedence: transformers reads such a file as a Ministral.
+    """
+    layer_type = SLIDING if config.get('sliding_window') else FULL
+    return config.get('layer_types') or [layer_type] * config['num_hidden_layers']
 
 
 def upper_layers_slide(config: Config) -> list[str]:
@@ -54,7 +58,7 @@ def upper_layers_slide(config: Config) -> list[str]:
     Without `use_sliding_window` there is no window.
     """
     if not config.get('use_sliding_window'):
-        return config.get('layer_types') or full_layers(config)
+        return full_layers(config)
     return config.get('layer_types') or [
         SLIDING if layer >= config['max_window_layers'] else FULL
         for layer in range(config['num_hidden_layers'])
