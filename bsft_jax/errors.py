@@ -1,5 +1,9 @@
 """The exceptions that a user is meant to see, and the exit codes of the commands."""
 
+import difflib
+import re
+from collections.abc import Iterable
+
 EXIT_USER = 2
 EXIT_DOES_NOT_FIT = 3
 EXIT_RESTART = 75
@@ -28,3 +32,21 @@ class DoesNotFit(Exception):
 
     Its one line names both sizes and what would fit.
     """
+
+
+# Share of letters in common from which a name counts as a misspelling of another.
+_MISSPELLING = 0.85
+
+
+def misspelt(name: str, known: Iterable[str]) -> str:
+    """Returns the known name that `name` misspells, also in case or punctuation; else ''.
+
+    A known name misspells nothing.
+    """
+    known = list(known)
+    if name in known:
+        return ''
+    plain = {re.sub(r'[\W_]', '', other).casefold(): other for other in known}
+    spelled = re.sub(r'[\W_]', '', name).casefold()
+    near = difflib.get_close_matches(spelled, plain, n=1, cutoff=_MISSPELLING)
+    return plain[near[0]] if near else ''

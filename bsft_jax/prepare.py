@@ -79,6 +79,8 @@ def main(argv: Sequence[str]) -> None:
     )
     for name, file in card['files'].items():
         print(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records')
+    for line in prepare.format_left_out(card):
+        print(line)
     print(f'behaviors: {prepare.behavior_totals(card["counts"])}')
     print(shortcuts.format_baselines(card['shortcuts']))
     if pairs := card['leakage']['pairs']:

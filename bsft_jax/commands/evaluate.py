@@ -14,7 +14,7 @@ from bsft_jax import api, files, places
 from bsft_jax import config as config_lib
 from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
 from bsft_jax.config import DataConfig
-from bsft_jax.data import checks, eval_records
+from bsft_jax.data import checks, eval_records, sources
 from bsft_jax.data.prompts import PromptStyle
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
@@ -93,6 +93,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 
 def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str, Any]:
     style = parse_prompt_flags(options.prompt, options.examples)
+    if options.data:
+        sources.check_name(options.data, '--data')
     if '/' in options.name or options.name in ('.', '..'):
         raise UserError(
             'is not the name of one folder',

@@ -219,6 +219,18 @@ def behavior_totals(counts: dict[str, dict[str, dict[str, int]]]) -> str:
     )
 
 
+def format_left_out(card: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each source of which rows were left out: how many, and why."""
+    lines = []
+    for source in card['sources']:
+        reasons = [
+            f'{entry["rows"]} ({": ".join([entry["reason"], *entry.get("errors", [])[:1]])})'
+            for entry in source['notes'].get('left_out', [])
+        ]
+        lines += [f'left out of {source["source"]}: {", ".join(reasons)}'] if reasons else []
+    return lines
+
+
 def _num_characters(record: Record) -> int:
     parts = (*(m.content for m in record.messages), *record.options, record.rationale, record.text)
     return sum(map(len, parts))

@@ -18,7 +18,7 @@ from bsft_jax.behaviorbench import adapters, splits
 from bsft_jax.behaviorbench.builders import records_of
 from bsft_jax.behaviorbench.pretraining import conversations
 from bsft_jax.behaviorbench.simulator.cases import simulate
-from bsft_jax.data import example_cache
+from bsft_jax.data import example_cache, source_names
 from bsft_jax.errors import UserError
 from bsft_jax.records import readers, tfds_reader
 from bsft_jax.records.column_map import ColumnMap
@@ -54,14 +54,30 @@ _SPLIT_READERS = {
 _WEIGHTED_SOURCE = re.compile(r'(\d+(?:\.\d*)?)\*(\S.*)')
 
 
+# Where most commands name their source; others say theirs to `check_name`.
+_FLAG = '--config.data.source'
+
+
 class NoSuchSplit(UserError):
     """Reports that a source exists but does not have the requested split."""
 
 
-def parse_mixture(source: str) -> list[tuple[str, float]]:
+def check_name(source: str, flag: str) -> None:
+    """Checks how the sources that a flag names are spelled.
+
+    Raises:
+      UserError: for a malformed mixture and an unknown scheme; it names the flag.
+    """
+    for part, _ in parse_mixture(source, flag):
+        scheme, _, rest = part.partition(':')
+        if not rest or scheme not in (*GENERATED, 'jsonl', *_SPLIT_READERS):
+            raise _unknown_source(part, flag)
+
+
+def parse_mixture(source: str, flag: str = _FLAG) -> list[tuple[str, float]]:
     """Splits `0.7*SOURCE + 0.3*SOURCE` into sources and their weights.
 
-    Any other source is returned alone, with weight 1.
+    Any other source is returned alone, with weight 1. Errors name the flag.
 
     Raises:
       UserError: for a weight of 0 and for a part without a weight.
@@ -74,7 +90,7 @@ def parse_mixture(source: str) -> list[tuple[str, float]]:
         if not match or not float(match[1]):
             raise UserError(
                 f'cannot read {part.strip()!r} in a mixture',
-                where='data source',
+                where=flag,
                 fix='write 0.7*SOURCE + 0.3*SOURCE with weights above 0',
             )
         weighted.append((match[2].strip(), float(match[1])))
@@ -117,8 +133,20 @@ def _generate_records(scheme: str, source: str, rest: str) -> list[Record]:
     return _simulate_records(num_cases, seed)
 
 
-def _unknown_source(source: str, syntax: str) -> UserError:
-    return UserError(f'unknown data source {source!r}', where='data source', fix=f'use {syntax}')
+def _unknown_source(source: str, flag: str = _FLAG) -> UserError:
+    is_prepare = flag == '--source'
+    known = (*GENERATED, 'jsonl', *_SPLIT_READERS, *PREPARE_ONLY)
+    scheme, _, rest = source.partition(':')
+    if rest and scheme in PREPARE_ONLY:
+        fix = f'{scheme}: goes through prepare first'
+    elif meant := source_names.guess(source, known):
+        scheme = meant.partition(':')[0]
+        hint = f'; {scheme}: goes through prepare first' if scheme in PREPARE_ONLY else ''
+        fix = f'did you mean {meant}?{"" if is_prepare else hint}'
+    else:
+        others = ', '.join(f'{name}:...' for name in PREPARE_ONLY)
+        fix = f'use {_SYNTAX}, {others}' if is_prepare else f'use {_SYNTAX}'
+    return UserError(f'unknown data source {source!r}', where=flag, fix=fix)
 
 
 def load_records(source: str, split: str) -> list[Record]:
@@ -164,8 +192,7 @@ def _load_part(source: str, split: str) -> list[Record]:
             )
         records = records_from_rows(rows_by_split.get(split) or rows_by_split[''], source)
     elif scheme != 'jsonl' or not rest:
-        hint = f'; {scheme}: goes through prepare first' if scheme in PREPARE_ONLY else ''
-        raise _unknown_source(source, _SYNTAX + hint)
+        raise _unknown_source(source)
     elif path.is_dir():
         file = path / f'{split}.jsonl'
         if not _has_records(file):
@@ -244,7 +271,7 @@ def load_raw(
         source whose rows are records already.
     """
     scheme, _, rest = source.partition(':')
-    named_rows = _open_rows(scheme, rest)
+    named_rows = _open_rows(scheme, rest, column_map)
     if named_rows is None and column_map is not None:
         raise UserError(
             'its rows are records already', where=source, fix='prepare it without --map'
@@ -267,13 +294,15 @@ def load_raw(
         present = [split for split in SPLITS if _has_records(pathlib.Path(rest, f'{split}.jsonl'))]
         # A folder without any file fails on the first split, with the error that says so.
         return [record for split in present or SPLITS for record in _load_part(source, split)], {}
-    raise _unknown_source(source, f'{_SYNTAX}, {", ".join(f"{name}:..." for name in PREPARE_ONLY)}')
+    raise _unknown_source(source, '--source')
 
 
-def _open_rows(scheme: str, rest: str) -> tuple[str, readers.Rows] | None:
+def _open_rows(
+    scheme: str, rest: str, column_map: ColumnMap | None
+) -> tuple[str, readers.Rows] | None:
     """Returns the name and the rows of a source that consists of rows; None for any other."""
     if scheme == 'csv' and rest:
-        return rest, readers.read_csv_rows(rest)
+        return rest, readers.read_csv_rows(rest, column_map and column_map.used_names)
     if scheme == 'jsonl' and rest and not pathlib.Path(rest).is_dir():
         return rest, readers.read_jsonl_rows(rest)
     if scheme in _SPLIT_READERS and rest:

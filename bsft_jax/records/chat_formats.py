@@ -1,8 +1,8 @@
 """Converts the chat layouts of other projects to the `messages` of a record.
 
-Three layouts are accepted beside the repository's own: `prompt` and `completion` (texts, or lists
-of messages), and ShareGPT's `conversations` with turns `{"from": ..., "value": ...}` and an
-optional `system` text.
+Accepted beside the repository's own are `prompt` and `completion` (texts, or lists of messages),
+and ShareGPT's `conversations` with turns `{"from": ..., "value": ...}`, both with an optional
+`system` text.
 """
 
 from __future__ import annotations
@@ -48,14 +48,19 @@ def normalize_layout(obj: dict[str, Any], where: str) -> dict[str, Any]:
             f"exactly one of 'messages' and 'text' (or 'prompt' or 'conversations') must be given, "
             f'got {" and ".join(layouts) or "none"}',
             where=where,
+            fix='' if layouts else 'prepare --map=FILE says which columns are which',
         )
     if layouts == ['prompt']:
-        obj['messages'] = _messages_of_prompt(obj.pop('prompt'), obj.pop('completion', []), where)
+        messages = _messages_of_prompt(obj.pop('prompt'), obj.pop('completion', []), where)
     elif layouts == ['conversations']:
-        obj['messages'] = _messages_of_sharegpt(
-            obj.pop('conversations'), obj.pop('system', ''), where
-        )
-    return obj
+        messages = _messages_of_sharegpt(obj.pop('conversations'), where)
+    else:
+        return obj
+    if system := obj.pop('system', ''):
+        if any(isinstance(turn, dict) and turn.get('role') == 'system' for turn in messages):
+            raise UserError("field 'system': the messages have a system turn", where=where)
+        messages = [{'role': 'system', 'content': system}, *messages]
+    return obj | {'messages': messages}
 
 
 def _without_nulls(value: Any) -> Any:
@@ -85,10 +90,10 @@ def _messages_of_prompt(prompt: Any, completion: Any, where: str) -> list[Any]:
     return messages
 
 
-def _messages_of_sharegpt(turns: Any, system: Any, where: str) -> list[dict[str, Any]]:
+def _messages_of_sharegpt(turns: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(turns, list):
         raise UserError("field 'conversations' must be a list", where=where)
-    messages: list[dict[str, Any]] = [{'role': 'system', 'content': system}] if system else []
+    messages: list[dict[str, Any]] = []
     for i, turn in enumerate(turns):
         turn_where = f'{where}: conversations[{i}]'
         if not isinstance(turn, dict):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import re
+import string
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bsft_jax import files
-from bsft_jax.errors import UserError
-from bsft_jax.records import chat_formats, readers, taxonomy
+from bsft_jax.errors import UserError, misspelt
+from bsft_jax.records import chat_formats, field_parsers, readers, taxonomy
 
 ROLES = ('system', 'user', 'assistant')
 SPLITS = ('train', 'validation', 'test')
@@ -63,6 +64,8 @@ class Record:
       must_mention: groups of phrases; a good free-text answer mentions one phrase of each group.
       must_not_mention: groups of phrases; a good free-text answer mentions none of them.
       text: pretraining text.
+      origin: where the record was read, `FILE:LINE` or the row of a data set; '' for one that was
+        made. It is in no file and does not make records differ.
     """
 
     messages: tuple[Message, ...] = ()
@@ -84,6 +87,11 @@ class Record:
     must_mention: tuple[tuple[str, ...], ...] = ()
     must_not_mention: tuple[tuple[str, ...], ...] = ()
     text: str = ''
+    origin: str = dataclasses.field(default='', compare=False)
+
+
+# The fields that files have.
+FIELD_NAMES = tuple(field.name for field in dataclasses.fields(Record) if field.compare)
 
 
 def behavior_of(record: Record) -> str:
@@ -117,11 +125,12 @@ def earlier_answers(record: Record) -> list[int]:
 
 
 def describe_record(record: Record) -> str:
-    """Returns how errors name a record: by its id, or by its first 40 characters."""
+    """Returns how errors name a record: by its id, or its first 40 characters, and its origin."""
+    origin = f' ({record.origin})' if record.origin else ''
     if record.id:
-        return f'record {record.id!r}'
+        return f'record {record.id!r}{origin}'
     opening = record.text or ''.join(message.content for message in record.messages[:1])
-    return f'the record that begins {opening[:40]!r}'
+    return f'the record that begins {opening[:40]!r}{origin}'
 
 
 def evenly_spaced_subset(records: Sequence[Record], limit: int) -> list[Record]:
@@ -140,44 +149,6 @@ def evenly_spaced_subset(records: Sequence[Record], limit: int) -> list[Record]:
     return subset[:limit]
 
 
-# Parsers of single fields: (JSON value, name of the field, where) → value of the Record's field.
-
-# NUL and lone surrogates: a UTF-8 text file cannot hold the latter and should not hold the former.
-_NOT_TEXT = re.compile('[\0\ud800-\udfff]')
-
-
-def _parse_text(value: Any, field: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(f'field {field!r} must be text', where=where)
-    if match := _NOT_TEXT.search(value):
-        raise UserError(f'field {field!r} holds the character U+{ord(match[0]):04X}', where=where)
-    return value
-
-
-def _parse_flag(value: Any, field: str, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise UserError(f'field {field!r} must be true or false', where=where)
-    return value
-
-
-def _parse_index(value: Any, field: str, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f'field {field!r} must be an index, got {value!r}', where=where)
-    return value
-
-
-def _parse_texts(value: Any, field: str, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UserError(f'field {field!r} must be a list of texts', where=where)
-    return tuple(_parse_text(item, field, where) for item in value)
-
-
-def _parse_text_groups(value: Any, field: str, where: str) -> tuple[tuple[str, ...], ...]:
-    if not isinstance(value, list) or not all(isinstance(group, list) for group in value):
-        raise UserError(f'field {field!r} must be a list of lists of texts', where=where)
-    return tuple(_parse_texts(group, field, where) for group in value)
-
-
 def _parse_message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
         raise UserError(f'a message must be an object, got {type(value).__name__}', where=where)
@@ -189,7 +160,7 @@ def _parse_message(value: Any, where: str) -> Message:
             raise UserError(f'unknown message field {key!r}', where=where)
         if not isinstance(text, str):
             raise UserError(f'message field {key!r} must be text', where=where)
-        _parse_text(text, key, where)
+        field_parsers.parse_text(text, key, where)
     if value['role'] not in ROLES:
         raise UserError(f'role {value["role"]!r} is not one of {", ".join(ROLES)}', where=where)
     if value.get('behavior') and value['role'] != 'assistant':
@@ -207,14 +178,14 @@ def _parse_messages(value: Any, field: str, where: str) -> tuple[Message, ...]:
 
 # Fields without an entry of their own are plain text.
 _PARSERS: dict[str, Callable[[Any, str, str], Any]] = {
-    **{field.name: _parse_text for field in dataclasses.fields(Record)},
+    **dict.fromkeys(FIELD_NAMES, field_parsers.parse_text),
     'messages': _parse_messages,
-    'hard': _parse_flag,
-    'options': _parse_texts,
-    'option_behaviors': _parse_texts,
-    'answer': _parse_index,
-    'must_mention': _parse_text_groups,
-    'must_not_mention': _parse_text_groups,
+    'hard': field_parsers.parse_flag,
+    'options': field_parsers.parse_options,
+    'option_behaviors': field_parsers.parse_texts,
+    'answer': field_parsers.parse_index,
+    'must_mention': field_parsers.parse_text_groups,
+    'must_not_mention': field_parsers.parse_text_groups,
 }
 
 
@@ -250,9 +221,16 @@ def _check_options(record: Record, where: str) -> None:
             f"field 'options': {num_options} options, {MIN_OPTIONS} to {MAX_OPTIONS} are possible",
             where=where,
         )
-    words = set(map(option_words, record.options))
-    if len(words) != num_options or '' in words:
-        raise UserError("field 'options': options must be distinct and not empty", where=where)
+    letters_by_words: dict[str, str] = {}
+    for letter, option in zip(string.ascii_uppercase, record.options, strict=False):
+        # Composed and decomposed accents look alike and have the same ids.
+        words = unicodedata.normalize('NFC', option_words(option))
+        same = letters_by_words.setdefault(words, letter)
+        if not words or same != letter:
+            what = f'{same} and {letter} are both {words[:80]!r}' if words else f'{letter} is empty'
+            raise UserError(
+                f"field 'options': options must be distinct and not empty, {what}", where=where
+            )
 
 
 def _check_option_behaviors(record: Record, where: str) -> None:
@@ -271,13 +249,21 @@ def _check_option_behaviors(record: Record, where: str) -> None:
 
 def _check_category(record: Record, where: str) -> None:
     category, group = record.category, record.group
+    # Other names are groups of one's own; `prepare` lists them.
+    if meant := misspelt(group, taxonomy.GROUPS):
+        raise UserError(
+            f"field 'group': {group!r}",
+            where=where,
+            fix=f'did you mean {meant!r}? A group of your own needs a name less like it',
+        )
     if not category:
         return
     if category not in taxonomy.CATEGORIES:
         raise UserError(
             f"field 'category': unknown category {category!r}",
             where=where,
-            fix=f'use one of {", ".join(taxonomy.CATEGORIES)}',
+            fix=f'use one of {", ".join(taxonomy.CATEGORIES)}; a category of your own is a '
+            "'group' without 'category'",
         )
     expected = taxonomy.group_of(category)
     if group not in ('', expected):
@@ -342,7 +328,7 @@ def record_to_dict(record: Record) -> dict[str, Any]:
     """Returns the JSON object of a record, without empty fields."""
     return {
         name: _to_json(value)
-        for name, value in vars(record).items()
+        for name, value in ((name, getattr(record, name)) for name in FIELD_NAMES)
         if value is not None and value is not False and value not in ('', ())
     }
 
@@ -369,7 +355,7 @@ def records_from_rows(
                     f"field 'id': {record.id!r} is also at {where_by_id[record.id]}", where=where
                 )
             where_by_id[record.id] = where
-        records.append(record)
+        records.append(dataclasses.replace(record, origin=where))
     if not records:
         raise UserError('no records in it', where=name)
     return records

@@ -39,6 +39,50 @@ def test_sources_that_do_not_exist(source, message):
         sources.load_records(source, 'train')
 
 
+@pytest.mark.parametrize(
+    ('source', 'meant'),
+    [
+        ('my.jsonl', 'jsonl:my.jsonl'),
+        ('some/where/my.json', 'jsonl:some/where/my.json'),
+        ('json:my.jsonl', 'jsonl:my.jsonl'),
+        ('JSONL:my.jsonl', 'jsonl:my.jsonl'),
+        ('jsnl:my.jsonl', 'jsonl:my.jsonl'),
+        ('my.parquet', 'hf:my.parquet'),
+        ('parquet:my.parquet', 'hf:my.parquet'),
+        ('openai/gsm8k', 'hf:openai/gsm8k'),
+        ('sinthetic:40', 'synthetic:40'),
+        ('my.csv', 'csv:my.csv'),
+        ('0.5*my.jsonl + 0.5*synthetic:40', 'jsonl:my.jsonl'),
+    ],
+)
+def test_a_mistyped_source_names_the_flag_and_what_was_probably_meant(source, meant):
+    hint = '; csv: goes through prepare first' if meant.startswith('csv') else ''
+    for flag, call in (
+        ('--config.data.source', lambda: sources.load_records(source, 'train')),
+        ('--data', lambda: sources.check_name(source, '--data')),
+    ):
+        with pytest.raises(UserError) as caught:
+            call()
+        given = source if '*' not in source else 'my.jsonl'
+        assert str(caught.value) == (
+            f'{flag}: unknown data source {given!r}; did you mean {meant}?{hint}'
+        )
+    if '*' not in source:
+        with pytest.raises(UserError, match=r'^--source: unknown data source .*; did you mean'):
+            sources.load_raw(source, 0)
+
+
+def test_a_folder_without_a_scheme_is_told_by_what_is_in_it(tmp_path):
+    with pytest.raises(UserError, match=f'did you mean hf:{tmp_path}'):
+        sources.load_records(str(tmp_path), 'train')
+    write(tmp_path / 'train.jsonl', '{}')
+    with pytest.raises(UserError, match=f'did you mean jsonl:{tmp_path}'):
+        sources.load_records(str(tmp_path), 'train')
+    for source in ('nowhere', 'web:x'):
+        with pytest.raises(UserError, match='use synthetic:CASES.*, jsonl:FILE_OR_PREPARED_DIR'):
+            sources.load_records(source, 'train')
+
+
 def test_a_file_serves_the_split_it_names(tmp_path):
     lines = [
         json.dumps(GOOD | {'id': str(i), 'split': split})

@@ -182,7 +182,7 @@ def test_an_answer_by_letter_index_number_or_text(kind, value, index, tmp_path):
         ({'Option B': 'choice A'}, 'distinct'),
         ({'Case': ['a', 'b']}, r"'Case': \['a', 'b'\] is neither text nor a number"),
         ({'Option B': {'t': 1}}, r"'Option B': \{'t': 1\} is neither text nor a number"),
-        ({'Gold': ['A']}, r"'answer': \['A'\] is neither text nor a number"),
+        ({'Gold': ['A', 'B']}, r"'answer': \['A', 'B'\] is neither text nor a number"),
     ],
 )
 def test_a_row_that_does_not_fit_is_named_and_counted(change, message, tmp_path):
@@ -234,7 +234,10 @@ def test_a_column_that_no_row_has(tmp_path):
         ({**MAP, 'columns': columns(colour='x')}, "columns: unknown field 'colour'"),
         ({**MAP, 'columns': columns(id=['a', 'b'])}, "'id' must name a column"),
         ({**MAP, 'columns': columns(text='x')}, 'give exactly one of'),
-        ({**MAP, 'answer': 'word'}, 'answer: says how .* use one of letter, index, number, text'),
+        (
+            {**MAP, 'answer': 'word'},
+            'answer: says how .* use one of letter, index, number, text, flags',
+        ),
         ({**MAP, 'columns': columns(answer=None)}, 'answer: says how'),
         ({**MAP, 'values': {'license': {}}}, "values: 'license' must be"),
         ({**MAP, 'values': []}, "'values' must be an object"),

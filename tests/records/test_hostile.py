@@ -32,7 +32,7 @@ FILES = {
         GOOD_LINE + b'{"text": "\xff"}\n',
         r':2: not UTF-8 \(invalid start byte at byte 10',
     ),
-    'UTF-16': (json.dumps(GOOD).encode('utf-16'), ':1: (not UTF-8|a NUL byte)'),
+    'UTF-16': (json.dumps(GOOD).encode('utf-16'), ':1: not UTF-8 but UTF-16; save'),
     'NUL bytes': (GOOD_LINE + b'{"text": "a\0b"}\n', ':2: a NUL byte in column 12'),
     'a tail of NUL bytes': (GOOD_LINE + b'\0' * 4096, ':2: a NUL byte in column 1'),
     'an escaped NUL': (
@@ -95,7 +95,7 @@ def test_a_hostile_file_is_one_clear_line_and_leaves_nothing(name, tmp_path):
 TABLES = {
     'a wide row': (b'q,a\n1,2\n1,2,3\n', ':3: 3 cells below 2 columns'),
     'a short row': (b'q,a\n1\n', ':2: 1 cells below 2 columns'),
-    'a double column': (b'q,q\n1,2\n', ':1: a column without a name, or two with the same'),
+    'a double column': (b'q,q\n1,2\n', ":1: two columns are called 'q'"),
     'an open quote': (b'q,a\n"1,2\n3,4\n', ':3: not valid CSV'),
     'text behind a quote': (b'q,a\n"1"x,2\n', ':2: not valid CSV'),
     'a NUL byte': (b'q,a\n1,\0\n', ':2: a NUL byte in column 3'),
