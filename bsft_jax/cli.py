@@ -7,11 +7,14 @@ a mistyped flag at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import itertools
 import os
 import re
+import select
 import sys
 import traceback
 import typing
@@ -21,8 +24,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from bsft_jax import config as config_lib
-from bsft_jax import places
+from bsft_jax import places, signals
 from bsft_jax.errors import (
+    EXIT_BROKEN_PIPE,
     EXIT_DOES_NOT_FIT,
     EXIT_INTERRUPTED,
     EXIT_RESTART,
@@ -30,6 +34,8 @@ from bsft_jax.errors import (
     DoesNotFit,
     Preempted,
     UserError,
+    as_user_error,
+    printable,
 )
 from bsft_jax.files import cache_home
 from bsft_jax.parallel import env
@@ -38,6 +44,8 @@ from bsft_jax.parallel import env
 MIN_CACHED_COMPILE_SECONDS = '0.1'
 # absl's verbosity for errors only.
 QUIET = -2
+# absl's flags that print a help.
+_HELP = re.compile(r'--?(\?|h|help|helpfull|helpshort|helpxml)(=.*)?')
 
 flags.disclaim_key_flags()
 
@@ -136,43 +144,123 @@ def enable_compilation_cache() -> None:
 def run(main: Callable[[Sequence[str]], None]) -> typing.NoReturn:
     """Parses the flags, calls `main`, and exits with a code of `bsft_jax.errors`.
 
-    UserError, and whatever is wrong with a flag or a config file, ends with one line on stderr and
-    exit code 2; `-v=1` adds the traceback. DoesNotFit exits 3, Preempted 75, Ctrl-C 130. Libraries
-    log errors only unless `--verbosity` says otherwise.
+    UserError, and whatever is wrong with a flag, a config file or this machine (full disks, too
+    little memory), ends with one line on stderr and exit code 2; `-v=1` adds the traceback.
+    DoesNotFit exits 3, Preempted 75, Ctrl-C 130, SIGTERM 143 or 75, and a closed pipe 141 without
+    a line. Libraries log errors only unless `--verbosity` says otherwise.
     """
+    signals.install()
+    signals.unwind_from_now_on()
     os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
     enable_compilation_cache()
     env.set_gpu_memory_fraction()
+    _open_output()
+    code: object = None
     try:
-        app.run(main, flags_parser=_parse_flags)
-    except UserError as error:
+        try:
+            app.run(main, flags_parser=_parse_flags)
+        except SystemExit as done:
+            code = done.code
+        _flush_output()
+    except BaseException as error:
+        if signals.received():
+            _drop_output()
+            signals.end()
+        code = _report(error)
+        _drop_output()
+    sys.exit(code)
+
+
+def _report(error: BaseException) -> int:
+    """Prints the line that ends a command and returns its exit code.
+
+    Raises `error` again unless it is known, so that a bug shows its traceback.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        line, code = 'interrupted', EXIT_INTERRUPTED
+    elif isinstance(error, DoesNotFit):
+        line, code = f'does not fit: {error}', EXIT_DOES_NOT_FIT
+    elif isinstance(error, Preempted):
+        line, code = f'stopped: {error}' if str(error) else 'stopped', EXIT_RESTART
+    elif isinstance(error, BrokenPipeError) and _reader_is_gone():
+        return EXIT_BROKEN_PIPE
+    elif explained := as_user_error(error, _memory_fix()):
+        line, code = f'error: {explained}', EXIT_USER
         if re.search(r'\s--?(v|verbosity)[= ]\d', ' '.join(sys.argv)):
-            traceback.print_exc()
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(EXIT_USER)
-    except DoesNotFit as verdict:
-        print(f'does not fit: {verdict}', file=sys.stderr)
-        sys.exit(EXIT_DOES_NOT_FIT)
-    except Preempted as stopped:
-        print(f'stopped: {stopped}' if str(stopped) else 'stopped', file=sys.stderr)
-        sys.exit(EXIT_RESTART)
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+            traceback.print_exception(error)
+    else:
+        raise error
+    with contextlib.suppress(OSError):
+        print(printable(line), file=sys.stderr)
+    return code
+
+
+def _memory_fix() -> str:
+    """Returns what a command may do about too little memory."""
+    if 'config' in flags.FLAGS:
+        return (
+            'lower --config.data.global_batch_rows or raise '
+            '--config.train.gradient_accumulation_steps, set --config.train.remat=full, or lower '
+            '--config.evaluation.tokens_per_batch'
+        )
+    return 'use a device with more memory, or a smaller model'
+
+
+def _open_output() -> None:
+    """Makes stdout and stderr files that take any text, even where the caller has closed them."""
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+
+
+def _flush_output() -> None:
+    """Writes what stdout still holds; raises UserError or BrokenPipeError where that fails."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(str(error.strerror), where='standard output') from error
+
+
+def _drop_output() -> None:
+    """Writes what stdout still holds, or drops it: the interpreter would fail at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _reader_is_gone() -> bool:
+    """Returns whether stdout is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _parse_flags(args: list[str]) -> list[str]:
     flags.FLAGS['verbosity'].value = QUIET
+    _check_encoding(args)
     path = _check_config_arguments(args) if 'config' in flags.FLAGS else ''
     try:
         rest = flags.FLAGS(args)
-    except SystemExit:
+    except SystemExit as done:
+        if not any(_HELP.fullmatch(arg) for arg in args):
+            raise UserError(
+                f'calls sys.exit({done.code!r}) instead of returning a RunConfig', where=path
+            ) from done
         # absl exits with 1 after --help.
         sys.exit(0)
     except flags.Error as error:
         raise _flag_error(error, path) from error
     except Exception as error:
-        raise UserError(f'{type(error).__name__}: {error}', where=path or 'flags') from error
+        what = f'{type(error).__name__}: {error}'
+        if what == "AttributeError: module 'config_config' has no attribute 'get_config'":
+            what = 'defines no get_config'
+        raise UserError(what, where=path or 'flags') from error
     if len(rest) > 1:
         raise UserError(f'unexpected argument {rest[1]!r}', fix='flags are spelled --name=value')
     if path and not isinstance(flags.FLAGS['config'].value, (config_lib.RunConfig, str)):
@@ -224,7 +312,20 @@ def _flag_error(error: flags.Error, path: str) -> UserError:
         if missing[1] == 'config' and path:
             return UserError('get_config() does not return a RunConfig', where=path)
         return UserError(f'flag --{missing[1]} is missing')
-    return UserError(message)
+    # absl raises tuples for Booleans.
+    return UserError(re.sub(r"\('Non-boolean .*?, (.*)\)$", r'\1 is not true or false', message))
+
+
+def _check_encoding(args: Sequence[str]) -> None:
+    """Raises UserError for an argument that is not text in the encoding of the terminal."""
+    for before, arg in itertools.pairwise(args):
+        if any('\ud800' <= c <= '\udfff' for c in arg):
+            flag = re.match('--?[^=]+', arg) or re.fullmatch('--?[^=]+', before)
+            raise UserError(
+                'is not valid text',
+                where=flag[0] if flag else 'flags',
+                fix=f'encode it as {sys.getfilesystemencoding()}',
+            )
 
 
 def _resolve_types(cls: type) -> None:

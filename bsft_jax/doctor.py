@@ -5,6 +5,11 @@ A line for each check; exits 2 when one fails. Nothing is written.
 
 from __future__ import annotations
 
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install()
+
 import sys
 
 from bsft_jax import cli
@@ -26,7 +31,8 @@ def main(argv) -> None:
     processes.start()
     failed = []
     for finding in doctor.Doctor(config, _WORKDIR.value)():
-        processes.log_first(finding.line(sys.stdout.isatty()), file=sys.stdout)
+        if processes.is_first():
+            print(finding.line(sys.stdout.isatty()))
         if finding.verdict == doctor.FAIL:
             failed.append(finding.name)
     if failed:

@@ -5,6 +5,11 @@ Writes DIR/eval/NAME/ and prints a table.
 
 from __future__ import annotations
 
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install()
+
 import sys
 
 from absl import flags

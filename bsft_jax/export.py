@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install()
+
 import sys
 
 from absl import flags

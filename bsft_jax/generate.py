@@ -5,8 +5,15 @@ Prints one JSON line per answer.
 
 from __future__ import annotations
 
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install()
+
 import json
+import re
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -44,7 +51,14 @@ def main(argv) -> None:
         sampling=sampling,
     )
     for answer in generate(options):
-        processes.log_first(json.dumps(answer, ensure_ascii=False), file=sys.stdout)
+        processes.log_first(format_answer(answer), file=sys.stdout)
+
+
+def format_answer(answer: dict[str, Any]) -> str:
+    """Returns an answer as a line of JSON without control characters."""
+    line = json.dumps(answer, ensure_ascii=False)
+    # JSON itself leaves DEL, the C1 characters and lone surrogates as they are.
+    return re.sub('[\x7f-\x9f\ud800-\udfff]', lambda match: f'\\u{ord(match[0]):04x}', line)
 
 
 if __name__ == '__main__':

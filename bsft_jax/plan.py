@@ -7,13 +7,18 @@ Compiles the real train step for the topology and prints what it needs; exits 3 
 
 from __future__ import annotations
 
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install()
+
 import pathlib
 
 from absl import flags
 
 from bsft_jax import cli, files, places
 from bsft_jax import config as config_lib
-from bsft_jax.errors import DoesNotFit
+from bsft_jax.errors import DoesNotFit, printable
 from bsft_jax.planning import topology as topology_lib
 
 _CONFIG = cli.define_config()
@@ -44,7 +49,7 @@ def main(argv) -> None:
     make_plan = search.search_plans if _SEARCH.value else compile_plan.make_plan
     plan = make_plan(config, topology, devices)
     plan['config'] = config.to_dict()
-    print(format_plan(plan))
+    print(printable(format_plan(plan)))
     if _OUTPUT.value:
         path = pathlib.Path(_OUTPUT.value)
         with files.writing(path):

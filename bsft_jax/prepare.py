@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install()
+
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +15,7 @@ from absl import flags
 
 from bsft_jax import cli
 from bsft_jax import config as config_lib
+from bsft_jax.errors import printable
 
 _CONFIG = cli.define_config(required=False)
 _SOURCE = flags.DEFINE_multi_string(
@@ -78,17 +84,15 @@ def main(argv: Sequence[str]) -> None:
         _SOURCE.value, _OUTPUT.value, _SEED.value, mapping, _FORMAT.value, inspect
     )
     for name, file in card['files'].items():
-        print(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records')
+        print(printable(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records'))
     for line in prepare.format_left_out(card):
-        print(line)
-    print(f'behaviors: {prepare.behavior_totals(card["counts"])}')
+        print(printable(line))
+    print(printable(f'behaviors: {prepare.behavior_totals(card["counts"])}'))
     print(shortcuts.format_baselines(card['shortcuts']))
     if pairs := card['leakage']['pairs']:
         first, second = card['leakage']['examples'][0]
-        print(
-            f'warning: {pairs} pairs of cases in different splits are nearly the same: '
-            f'{first}, {second}'
-        )
+        line = f'warning: {pairs} pairs of cases in different splits are nearly the same: '
+        print(printable(f'{line}{first}, {second}'))
     if shown:
         print(f'\n{inspection.format_legend(colour)}')
     for text in shown:

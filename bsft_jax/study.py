@@ -7,6 +7,11 @@ what is missing.
 
 from __future__ import annotations
 
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install(restart=True)
+
 import ast
 import dataclasses
 import pathlib
@@ -15,7 +20,7 @@ import sys
 from absl import flags
 
 from bsft_jax import cli
-from bsft_jax.errors import UserError
+from bsft_jax.errors import UserError, printable
 
 _CONFIG = flags.DEFINE_string(
     'config', None, 'FILE.py[:ARG], whose get_config(ARG) returns a Study.', required=True
@@ -67,10 +72,10 @@ def main(argv) -> None:
     points = launching.run_study(study, directory, launcher)
     rows = results.write_results(study, points, directory)
     for name, reason in launcher.failed.items():
-        print(f'failed: {name}: {reason}', file=sys.stderr)
+        print(printable(f'failed: {name}: {reason}'), file=sys.stderr)
     try:
         if rows:
-            print(reporting.write_report(study, points, rows, directory))
+            print(printable(reporting.write_report(study, points, rows, directory)))
     except UserError as error:
         # Without the failed points a comparison may be impossible; they are the error to report.
         if not launcher.failed:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import signal
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install()
 
 from bsft_jax import cli
+from bsft_jax.errors import printable
 
 _RUNS = cli.define_place('runs', None, 'Folder of workdirs (or one workdir).', required=True)
 
@@ -13,9 +17,7 @@ def main(argv) -> None:
     del argv
     from bsft_jax.report import table
 
-    # A reader such as `head` may close the pipe early; that is no error.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    print(table.format_table(table.read_evaluations(_RUNS.value)))
+    print(printable(table.format_table(table.read_evaluations(_RUNS.value))))
 
 
 if __name__ == '__main__':

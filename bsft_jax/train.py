@@ -5,6 +5,13 @@ Started again with the same --workdir it continues from the newest intact checkp
 
 from __future__ import annotations
 
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install(restart=True)
+
+from absl import flags
+
 from bsft_jax import cli
 from bsft_jax import config as config_lib
 

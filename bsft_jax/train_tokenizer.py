@@ -5,9 +5,15 @@
 
 from __future__ import annotations
 
+from bsft_jax import signals
+
+if __name__ == '__main__':
+    signals.install()
+
 from absl import flags
 
 from bsft_jax import cli
+from bsft_jax.errors import printable
 
 _SOURCE = flags.DEFINE_multi_string(
     'source', None, 'Source of the texts to learn from; repeatable.', required=True
@@ -24,7 +30,8 @@ def main(argv) -> None:
     del argv
     from bsft_jax.data import tokenizer_training
 
-    print(tokenizer_training.create_blank_model(_SOURCE.value, _VOCAB_SIZE.value, _OUTPUT.value))
+    folder = tokenizer_training.create_blank_model(_SOURCE.value, _VOCAB_SIZE.value, _OUTPUT.value)
+    print(printable(str(folder)))
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ import sys
 from absl import flags, logging
 
 from bsft_jax import cli
+from bsft_jax import config as config_lib
 from bsft_jax.errors import Preempted, UserError
 
 CONFIG = cli.define_config()
@@ -36,9 +37,21 @@ def main(_):
         raise Preempted('checkpoint 7 is saved')
     if WORKDIR.value == 'interrupted':
         os.kill(os.getpid(), signal.SIGINT)
+    if WORKDIR.value == 'file':
+        open('no/such\\x1b/file')
+    if WORKDIR.value == 'disk':
+        raise RuntimeError('I/O error: No space left on device (os error 28)')
+    if WORKDIR.value == 'memory':
+        raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\\nmore')
+    if WORKDIR.value == 'unicode':
+        b'\\xff'.decode()
+    if WORKDIR.value == 'nesting':
+        raise RecursionError('maximum recursion depth exceeded')
+    if WORKDIR.value == 'full':
+        print('x' * 100_000)
     if WORKDIR.value == 'bug':
         raise RuntimeError('a bug')
-    c = CONFIG.value
+    c = config_lib.validate(CONFIG.value)
     print(c.arm, c.seed, c.data.packed, c.optimizer.learning_rate, c.data.source)
 
 
@@ -53,6 +66,14 @@ from bsft_jax.errors import UserError
 def get_config(arg=''):
     if arg == 'raise':
         raise RuntimeError('no such\\nthing')
+    if arg == 'exit':
+        raise SystemExit(0)
+    if arg == 'types':
+        config = RunConfig()
+        config.data.packed = 1
+        return config
+    if arg == 'section':
+        return RunConfig(model=None)
     if arg == 'user':
         raise UserError('unknown arm', where='the variant')
     return None if arg == 'none' else {} if arg == 'dict' else RunConfig(arm=arg or 'behavior_sft')
@@ -113,7 +134,7 @@ def test_config_and_overrides(folder, arguments, printed):
         (['--config=good.py', '--config.seed=abc'], '--config.seed=abc'),
         (['--config=good.py', '--config.seed=1.5'], '--config.seed=1.5'),
         (['--config=good.py', '--config.optimizer.b1=high'], '--config.optimizer.b1=high'),
-        (['--config=good.py', '--config.data.packed=maybe'], '--config.data.packed=maybe'),
+        (['--config=good.py', '--config.data.packed=maybe'], "'maybe' is not true or false\n"),
         (['--config.seed=1', '--config=good.py'], 'before a value for --config'),
         (['--config.seed=1'], 'flag --config is missing'),
         ([], 'flag --config is missing'),
@@ -126,7 +147,17 @@ def test_config_and_overrides(folder, arguments, printed):
         (['--config=good.py:none'], 'good.py: get_config() does not return a RunConfig'),
         (['--config=good.py:dict'], 'good.py: get_config() does not return a RunConfig'),
         (['--config=syntax.py'], 'syntax.py: SyntaxError'),
-        (['--config=empty.py'], "has no attribute 'get_config'"),
+        (['--config=empty.py'], 'empty.py: defines no get_config'),
+        (['--config=good.py:exit'], 'good.py: calls sys.exit(0) instead of returning a RunConfig'),
+        (['--config=good.py:types'], '--config.data.packed: 1 is not true or false'),
+        (['--config=good.py:section'], '--config.model: None is not a ModelConfig'),
+        (['--config=good.py', '--limit=\udcff'], 'error: --limit: is not valid text'),
+        (['--config=good.py', '--limit', '\udcff'], 'error: --limit: is not valid text'),
+        (['--config=good.py', '\udcff'], 'error: flags: is not valid text'),
+        (
+            ['--config=good.py', '--limit=\x1b[31m'],
+            "invalid literal for int() with base 10: '\\x1b",
+        ),
         (['--config=good.py', '--limit=many'], '--limit=many'),
         (['--config=good.py', '--limits=3'], "Unknown command line flag 'limits'"),
         (['--config=good.py', 'stray'], "unexpected argument 'stray'"),
@@ -150,6 +181,22 @@ def test_a_missing_required_flag(folder):
         ('user', 2, 'error: tasks.jsonl:3: it is broken; repair it\n'),
         ('preempted', 75, 'stopped: checkpoint 7 is saved\n'),
         ('interrupted', 130, 'interrupted\n'),
+        ('file', 2, 'error: no/such\\x1b/file: No such file or directory\n'),
+        ('disk', 2, 'error: No space left on device; make room and start again\n'),
+        (
+            'memory',
+            2,
+            'error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.); lower '
+            '--config.data.global_batch_rows or raise --config.train.gradient_accumulation_steps, '
+            'set --config.train.remat=full, or lower --config.evaluation.tokens_per_batch\n',
+        ),
+        (
+            'unicode',
+            2,
+            "error: text that is not valid Unicode ('utf-8' codec can't decode byte 0xff in "
+            'position 0: invalid start byte); add -v=1 to see where\n',
+        ),
+        ('nesting', 2, 'error: data that is nested too deeply; add -v=1 to see where\n'),
     ],
 )
 def test_exit_codes(folder, workdir, code, stderr):
@@ -169,6 +216,36 @@ def test_a_bug_keeps_its_traceback(folder):
     done = start(folder, '--config=good.py', '--workdir=bug')
     assert done.returncode == 1
     assert 'Traceback' in done.stderr and 'error:' not in done.stderr
+
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_a_reader_may_close_the_pipe(folder, unbuffered):
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': unbuffered}
+    command = [sys.executable, 'app.py', '--config=good.py', '--workdir=full']
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=env)
+    for name in ('full', 'x'):
+        process = subprocess.Popen([*command[:-1], f'--workdir={name}'], **pipes)
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b'', 141)
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs a device that is full')
+@pytest.mark.parametrize('workdir', ['full', 'x'])
+def test_a_full_device_is_one_line(folder, workdir):
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': ''}
+    command = [sys.executable, 'app.py', '--config=good.py', f'--workdir={workdir}']
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run(
+            command, cwd=folder, env=env, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2 and done.stderr.count('\n') == 1
+    assert 'No space left on device' in done.stderr
+
+
+def test_closed_outputs_are_no_error(folder):
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
+    command = f'exec {sys.executable} app.py --config=good.py --workdir=x >&- 2>&-'
+    assert subprocess.run(command, shell=True, cwd=folder, env=env).returncode == 0
 
 
 def test_help_is_no_error(folder):

@@ -23,7 +23,7 @@ from bsft_jax import places
 from bsft_jax.commands import evaluators
 from bsft_jax.config import RunConfig
 from bsft_jax.data import pipeline, rendering, sources
-from bsft_jax.errors import UserError
+from bsft_jax.errors import UserError, printable
 from bsft_jax.hub import loading, pretrained
 from bsft_jax.parallel import env
 from bsft_jax.parallel import mesh as mesh_lib
@@ -58,7 +58,7 @@ class Finding:
         verdict = f'{self.verdict:<8}'
         if colour:
             verdict = f'\033[{_COLOURS[self.verdict]}m{verdict}\033[0m'
-        return f'{verdict}{self.name:<10}{self.message}'
+        return f'{verdict}{self.name:<10}{printable(self.message)}'
 
 
 class Warned(Exception):

@@ -19,7 +19,7 @@ from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior, extend_tokenizer
 from bsft_jax.data import checks, inspection, rendering
 from bsft_jax.data import sources as sources_lib
 from bsft_jax.data.tokenizer import load_tokenizer
-from bsft_jax.errors import UserError
+from bsft_jax.errors import UserError, printable
 from bsft_jax.records.column_map import ColumnMap
 from bsft_jax.records.record import SPLITS, Record, behavior_of, describe_record, write_jsonl
 
@@ -285,7 +285,7 @@ def inspect_records(records: Sequence[Record], options: InspectOptions) -> list[
     shown = records[: options.count]
     prefix_ids = frozenset(extended.ids)
     return [
-        f'{format_record(record)}\n\n'
+        f'{printable(format_record(record))}\n\n'
         f'{inspection.format_example(example, tokenizer, prefix_ids, options.colour)}\n'
         for record, example in zip(shown, renderer.examples(shown), strict=True)
     ]

@@ -22,7 +22,7 @@ from bsft_jax.training import loop, setup
 from bsft_jax.training import state as state_lib
 from bsft_jax.training import workdir as workdir_lib
 from bsft_jax.training.checkpoint import Checkpoints
-from bsft_jax.training.preemption import ShouldStop, preemption_signal, raise_if_preempted
+from bsft_jax.training.preemption import raise_if_preempted
 from bsft_jax.training.state import TrainState
 from bsft_jax.training.telemetry import Clock
 
@@ -37,18 +37,14 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     """
     config_lib.validate(config)
     evaluators.check_evaluators(config)
-    with preemption_signal() as should_stop:
-        _train(config, pathlib.Path(workdir), should_stop)
-
-
-def _train(config: RunConfig, workdir: pathlib.Path, should_stop: ShouldStop) -> None:
+    workdir = pathlib.Path(workdir)
     # Whatever can be refused is refused before the workdir is created or a weight is read.
     spec = setup.read_base(config)
     workdir_lib.check_workdir(workdir, config, spec)
     store, plan = pipeline.training_examples(
         config, spec.tokenizer, spec.behaviors, spec.network.arch.max_positions
     )
-    raise_if_preempted(should_stop)
+    raise_if_preempted()
     network = dataclasses.replace(spec.network, max_segments=plan.max_records_per_row)
     state_plan = setup.plan_state(config, network)
     mesh, network = state_plan.mesh, state_plan.network
@@ -84,7 +80,7 @@ def _train(config: RunConfig, workdir: pathlib.Path, should_stop: ShouldStop) ->
             ratio = pretrained.row_norm_ratio(state.params)
             processes.log_first(f"behavior rows: norm {ratio:.3f} of the table's")
         context = loop.TrainContext(config, network, mesh, source, workdir, run_evaluators)
-        state = loop.train(context, state, checkpoints, clock, should_stop)
+        state = loop.train(context, state, checkpoints, clock)
     processes.log_first(f'done: {workdir}, step {int(state.step)}', file=sys.stdout)
 
 

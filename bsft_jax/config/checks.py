@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from bsft_jax import behaviors as behaviors_lib
+from bsft_jax.config import types
 from bsft_jax.config.schema import ARMS, ATTENTION, LINEAR_MAPS, MESH_AXES, MODES, REMAT, RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.records import taxonomy
@@ -70,6 +71,7 @@ def validate(config: RunConfig) -> RunConfig:
 
     Raises UserError, which names the flag to change.
     """
+    types.check_types(config, '--config.')
     for field, allowed in CHOICES.items():
         _check_choice(field, _value(config, field), allowed)
     if config.data.exclude_category:
@@ -90,7 +92,9 @@ def _value(config: RunConfig, field: str):
 
 def _check_choice(field: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
-        raise UserError(f'{value!r} is not one of {", ".join(allowed)}', where=f'--config.{field}')
+        raise UserError(
+            f'{types.shown(value)} is not one of {", ".join(allowed)}', where=f'--config.{field}'
+        )
 
 
 def _lies_in(value: float, interval: str) -> bool:
@@ -119,6 +123,8 @@ def _check_steps(config: RunConfig) -> None:
         raise UserError(
             f'{optimizer.warmup_steps} warmup steps leave nothing of {optimizer.schedule_steps}',
             where='--config.optimizer.warmup_steps',
+            fix=f'set it below {optimizer.schedule_steps}, or raise '
+            '--config.optimizer.schedule_steps',
         )
     if data.global_batch_rows % train.gradient_accumulation_steps:
         raise UserError(
@@ -168,13 +174,13 @@ def _check_frozen(config: RunConfig) -> None:
         raise UserError('int8 needs weights of a checkpoint', where='--config.model.base_dtype')
     try:
         targets = re.compile(config.lora.targets)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise UserError(
             f'not a regular expression ({error})', where='--config.lora.targets'
         ) from error
     if not any(targets.fullmatch(path) for path in LINEAR_MAPS):
         raise UserError(
-            f'{config.lora.targets!r} matches no linear map',
+            f'{types.shown(config.lora.targets)} matches no linear map',
             where='--config.lora.targets',
             fix=f'choose from {", ".join(LINEAR_MAPS)}',
         )

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from bsft_jax import behaviors as behaviors_lib
+from bsft_jax.config.types import shown
 from bsft_jax.errors import UserError
 
 # Arm → how its answers begin, one of `behaviors.PREFIX_KINDS`.
@@ -322,11 +323,11 @@ class RunConfig:
         """Returns the steps that are traced; raises UserError for a misspelt range."""
         if not self.profile.trace_steps:
             return range(0)
-        match = re.fullmatch(r'(\d+):(\d+)', self.profile.trace_steps)
+        match = re.fullmatch('([0-9]{1,9}):([0-9]{1,9})', self.profile.trace_steps)
         steps = range(int(match[1]), int(match[2])) if match else range(0)
         if not steps or steps[0] < 1:
             raise UserError(
-                f'cannot read {self.profile.trace_steps!r}',
+                f'cannot read {shown(self.profile.trace_steps)}',
                 where='--config.profile.trace_steps',
                 fix='write FIRST:END, as 10:13 for steps 10, 11 and 12',
             )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import typing
 from typing import Any
 
-from bsft_jax.behaviors import Behavior
+from bsft_jax.config.checks import validate
 from bsft_jax.config.schema import RunConfig
+from bsft_jax.config.types import fields_of, shown
 from bsft_jax.errors import UserError
 
 
@@ -53,43 +55,61 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def from_dict(values: dict[str, Any], where: str = 'config.json') -> RunConfig:
-    """Builds a RunConfig from the result of `to_dict`.
+def from_dict(values: Any, *, complete: bool = False) -> RunConfig:
+    """Builds a RunConfig from the result of `to_dict`; `validate` checks its values.
+
+    Args:
+      values: the plain JSON values.
+      complete: refuses values that lack a field; otherwise it has its default.
 
     Raises UserError for a field that this version does not have, as in configs of earlier versions.
     """
+    return _build(RunConfig, values, '', complete)
 
-    def build(cls: type, tree: dict[str, Any], prefix: str) -> Any:
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        kwargs = {}
-        for key, value in tree.items():
-            if key not in fields:
-                raise UserError(
-                    f'unknown field {prefix}{key}: another version of bsft_jax wrote this config',
-                    where=where,
-                    fix='use that version, or start a new --workdir',
-                )
-            if section := _section_of(fields[key]):
-                value = build(section, value, f'{prefix}{key}.')
-            elif key == 'behaviors':
-                value = tuple(Behavior(**b) for b in value)
-            kwargs[key] = value
-        return cls(**kwargs)
 
-    return build(RunConfig, values, '')
+def _build(kind: Any, value: Any, path: str, complete: bool) -> Any:
+    """Returns the value of a field: a dataclass from an object, a tuple from a list."""
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f'must be a list, got {shown(value)}', where=path)
+        item = typing.get_args(kind)[0]
+        return tuple(_build(item, v, f'{path}[{i}]', True) for i, v in enumerate(value))
+    if not dataclasses.is_dataclass(kind):
+        return value
+    if not isinstance(value, dict):
+        raise UserError(f'must be an object, got {shown(value)}', where=path)
+    fields, prefix = fields_of(kind), f'{path}.' if path else ''
+    if unknown := [name for name in value if name not in fields]:
+        raise UserError(
+            f'unknown field {prefix}{unknown[0]}: another version of bsft_jax wrote this config',
+            fix='use that version, or start a new --workdir',
+        )
+    if complete and (missing := [name for name in fields if name not in value]):
+        raise UserError(
+            f'has no field {prefix}{missing[0]}: another version of bsft_jax wrote this config, or '
+            'it is damaged',
+            fix='use that version, or start a new --workdir',
+        )
+    return kind(
+        **{name: _build(fields[name], v, f'{prefix}{name}', complete) for name, v in value.items()}
+    )
 
 
 def read_workdir(workdir: str | pathlib.Path) -> RunConfig:
-    """Reads the resolved config of a workdir; raises UserError where there is none."""
+    """Reads the resolved config of a workdir; raises UserError where there is none or a bad one."""
     path = pathlib.Path(workdir) / 'config.json'
     try:
         values = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'not valid JSON ({error})', where=str(path)) from error
-    if 'arm' not in values:
+    if not isinstance(values, dict) or 'arm' not in values:
         raise UserError(
             'not a workdir: it holds no config.json of a run',
-            where=str(workdir),
+            where=f'--workdir={workdir}',
             fix='name a --workdir of train, or a Hugging Face directory by --model',
         )
-    return from_dict(values, str(path))
+    try:
+        return validate(from_dict(values, complete=True))
+    except UserError as error:
+        # Names of fields, not of flags: this config is in a file.
+        raise UserError(str(error).replace('--config.', ''), where=str(path)) from error

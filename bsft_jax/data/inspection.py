@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 from bsft_jax.data.examples import Example
+from bsft_jax.errors import printable
 
 _RESET, _DIM, _MAGENTA, _GREEN = '\033[0m', '\033[2m', '\033[1;35m', '\033[32m'
 _COLOUR = {'prompt': _DIM, 'prefix': _MAGENTA, 'answer': _GREEN}
@@ -40,7 +41,8 @@ def format_example(
 
     spans = []
     for kind, group in itertools.groupby(pairs, key=kind_of):
-        text = tokenizer.decode([token_id for token_id, _ in group], skip_special_tokens=False)
+        ids = [token_id for token_id, _ in group]
+        text = printable(tokenizer.decode(ids, skip_special_tokens=False))
         if colour:
             spans.append(f'{_COLOUR[kind]}{text}{_RESET}')
         else:

@@ -29,7 +29,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from bsft_jax.errors import UserError
+from bsft_jax.errors import UserError, printable
 
 JOIN_SECONDS = 300
 _RETRY_SECONDS = 0.2
@@ -74,8 +74,10 @@ def process_group(env: Mapping[str, str]) -> ProcessGroup | None:
 
 def _integer(env: Mapping[str, str], name: str, default: str | None = None) -> int:
     value = env.get(name, default)
-    if value is None or not value.isdigit():
-        raise UserError(f'{value!r} is not a number' if value else 'is not set', where=name)
+    if not value:
+        raise UserError('is not set', where=name)
+    if not re.fullmatch('[0-9]{1,9}', value):
+        raise UserError(f'{value!r} is not a number of at most 9 digits', where=name)
     return int(value)
 
 
@@ -83,13 +85,21 @@ def _explicit_group(
     env: Mapping[str, str], coordinator: str, count: str, index: str
 ) -> ProcessGroup | None:
     """Returns the group that three variables describe; None for a single process."""
-    address = env[coordinator]
-    if not re.fullmatch(r'.+:\d+', address):
-        raise UserError(f'{address!r} is not HOST:PORT', where=coordinator)
+    address = _address(env, coordinator)
     group = ProcessGroup(address, _integer(env, count), _integer(env, index))
     if not group.index < group.count:
         raise UserError(f'{group.index} is not below {count}={group.count}', where=index)
     return group if group.count > 1 else None
+
+
+def _address(env: Mapping[str, str], name: str) -> str:
+    """Returns an address; raises UserError unless it is a host and a port."""
+    match = re.fullmatch(r'(\S+):([0-9]{1,5})', env[name])
+    if not match or not 0 < int(match[2]) < 1 << 16:
+        raise UserError(
+            f'{env[name]!r} is not HOST:PORT', where=name, fix='a port is between 1 and 65535'
+        )
+    return env[name]
 
 
 def _slurm_group(env: Mapping[str, str]) -> ProcessGroup:
@@ -99,8 +109,9 @@ def _slurm_group(env: Mapping[str, str]) -> ProcessGroup:
     number.
     """
     count, index = _integer(env, 'SLURM_STEP_NUM_TASKS'), _integer(env, 'SLURM_PROCID')
-    address = env.get('JAX_COORDINATOR_ADDRESS')
-    if not address:
+    if env.get('JAX_COORDINATOR_ADDRESS'):
+        address = _address(env, 'JAX_COORDINATOR_ADDRESS')
+    else:
         nodes = env.get('SLURM_STEP_NODELIST', '')
         # The port that JAX would choose, so that jobs on one node do not collide.
         port = 61_440 + _integer(env, 'SLURM_JOB_ID') % 4096
@@ -122,8 +133,8 @@ def start(*, preemptible: bool = False) -> None:
     """Joins the processes of this run, if there are several, and prints a table of them.
 
     Args:
-      preemptible: whether the command asks JAX if SIGTERM came; otherwise SIGTERM ends the process
-        at once.
+      preemptible: whether the command asks JAX if SIGTERM came; otherwise the signal is handled as
+        it was before.
 
     Raises UserError in every process, with the names of those that did not join in time.
     """
@@ -148,8 +159,8 @@ def start(*, preemptible: bool = False) -> None:
         jax.distributed.initialize(initialization_timeout=seconds)
     if jax.distributed.is_initialized():
         if not preemptible:
-            # JAX has installed a handler of its own.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            # JAX has installed a handler of its own, of which Python does not know.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         log_first(format_process_table(jax.devices(), hosts))
         if not _cache_is_shared():
             disable_compilation_cache()
@@ -201,9 +212,9 @@ def is_first() -> bool:
 
 
 def log_first(text: str, *, file: TextIO | None = None) -> None:
-    """Prints a line in process 0, to stderr or to `file`."""
+    """Prints text in process 0, to stderr or to `file`, its control characters escaped."""
     if is_first():
-        print(text, file=file or sys.stderr)
+        print(printable(text), file=file or sys.stderr)
 
 
 def barrier(name: str) -> None:

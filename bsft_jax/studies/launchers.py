@@ -12,11 +12,28 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bsft_jax.errors import EXIT_RESTART, EXIT_USER, Preempted
+from bsft_jax import signals
+from bsft_jax.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_RESTART,
+    EXIT_TERMINATED,
+    EXIT_USER,
+    Preempted,
+    printable,
+)
 from bsft_jax.studies import resources
 
 MAX_TRIES = 2
-_TERMINATED = -signal.SIGTERM
+# Exit codes of commands that were told to stop.
+_STOPPED = (
+    EXIT_RESTART,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    -signal.SIGINT,
+    -signal.SIGTERM,
+)
+# What the line begins with that says why a command has ended.
+_REASONS = ('error: ', 'does not fit: ')
 
 
 class _Assigned(threading.local):
@@ -94,16 +111,16 @@ class LocalLauncher:
         path = self._logs / f'{name}.log'
         for _ in range(MAX_TRIES):
             with path.open('ab') as log:
+                begin = log.tell()
                 code = self._run(command, log)
-            if self._stopping.is_set() or code in (EXIT_RESTART, _TERMINATED):
+            if self._stopping.is_set() or code in _STOPPED:
                 raise Preempted(f'{name} was stopped; start the study again to continue')
             if code == 0:
                 self.failed.pop(name, None)
                 return True
             if code == EXIT_USER:
                 break
-        lines = path.read_text(encoding='utf-8', errors='replace').strip().splitlines()
-        self.failed[name] = f'exit code {code}: {lines[-1] if lines else "no output"} ({path})'
+        self.failed[name] = f'{_describe(code)}: {_reason(path, begin)} ({path})'
         return False
 
     def _run(self, command: Sequence[str], log) -> int:
@@ -112,7 +129,11 @@ class LocalLauncher:
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **self._assigned.resources.environment},
+            env={
+                **os.environ,
+                **self._assigned.resources.environment,
+                signals.PARENT: str(os.getpid()),
+            },
         )
         self._children.add(child)
         try:
@@ -122,6 +143,23 @@ class LocalLauncher:
             return child.wait()
         finally:
             self._children.discard(child)
+
+
+def _describe(code: int) -> str:
+    return f'killed by signal {-code}' if code < 0 else f'exit code {code}'
+
+
+def _reason(log: pathlib.Path, begin: int) -> str:
+    """Returns the line of a command's log that says why it failed, without what stood before it.
+
+    The last line that reports an error, or else the last one: libraries may print more after it.
+    """
+    with log.open('rb') as file:
+        file.seek(begin)
+        text = file.read().decode('utf-8', errors='replace')
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith(_REASONS)] or lines or ['no output']
+    return printable(reasons[-1])
 
 
 class DryRun:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from bsft_jax.config import RunConfig
 from bsft_jax.data import eval_records
+from bsft_jax.errors import printable
 from bsft_jax.studies import commands, results
 from bsft_jax.studies.launchers import Launcher
 from bsft_jax.studies.study import (
@@ -53,9 +54,10 @@ def run_study(study: Study, directory: pathlib.Path, launcher: Launcher) -> list
     if not launcher.dry_run:
         check_records(study, base.data.source)
         if warning := eval_records.unsplit_warning(base.data.source):
-            print(warning, file=sys.stderr)
+            print(printable(warning), file=sys.stderr)
         results.create_study_dir(study, directory)
-        print(f'{study.name}: {planned} runs, logs in {directory / "logs"}', file=sys.stderr)
+        line = f'{study.name}: {planned} runs, logs in {directory / "logs"}'
+        print(printable(line), file=sys.stderr)
     runner = _Runner(study, base, directory, launcher, planned)
 
     # 1. Every arm tries the same learning rates, with the first seed, on the validation split.

@@ -19,7 +19,7 @@ from bsft_jax.parallel import processes
 from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import step as step_lib
 from bsft_jax.training.checkpoint import Checkpoints
-from bsft_jax.training.preemption import ShouldStop, raise_if_preempted
+from bsft_jax.training.preemption import preemption_signal, raise_if_preempted
 from bsft_jax.training.state import TrainState
 from bsft_jax.training.telemetry import Clock, MetricsFile, MetricsLogger, Trace, progress
 
@@ -58,7 +58,6 @@ def train(
     state: TrainState,
     checkpoints: Checkpoints,
     clock: Clock,
-    should_stop: ShouldStop,
 ) -> TrainState:
     """Trains from `state.step` to `config.steps`, evaluating and saving on the way.
 
@@ -73,7 +72,7 @@ def train(
     start = int(state.step)
     if start >= config.steps:
         return state
-    raise_if_preempted(should_stop)
+    raise_if_preempted()
     optimizer = optimizer_lib.make_optimizer(config.optimizer)
     train_step = step_lib.make_train_step(
         context.network, optimizer, config.train.gradient_accumulation_steps, config.seed
@@ -92,6 +91,7 @@ def train(
         stack.enter_context(jax.set_mesh(mesh))
         batch = loader.to_device(next(batches), mesh, source.local_rows, source.rows)
         compiled_step = train_step.lower(state, batch).compile()
+        should_stop = stack.enter_context(preemption_signal())
 
         @contextlib.contextmanager
         def paused() -> Iterator[None]:

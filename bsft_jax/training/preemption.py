@@ -20,7 +20,8 @@ def preemption_signal() -> Iterator[ShouldStop]:
 
     `should_stop(n)` says whether the run was preempted by the n-th step since its start, the same
     in all processes. With several processes jax's runtime collects the signal and they all hear of
-    it at one step. A single process hears of it at once: n = 0 is before the first step.
+    it at one step. A single process hears of it at once; until it is here, there is nothing to
+    save, and `bsft_jax.signals` ends it.
     """
     if jax.distributed.is_initialized():
         yield multihost_utils.reached_preemption_sync_point
@@ -33,7 +34,10 @@ def preemption_signal() -> Iterator[ShouldStop]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def raise_if_preempted(should_stop: ShouldStop) -> None:
-    """Raises Preempted for a signal before the first step, when there is nothing to save yet."""
-    if should_stop(0):
+def raise_if_preempted() -> None:
+    """Raises Preempted in joined processes for a signal before the first step.
+
+    There is nothing to save yet.
+    """
+    if jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(0):
         raise Preempted('by a signal before the first step; start again to continue')

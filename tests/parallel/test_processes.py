@@ -65,7 +65,7 @@ def test_the_environment_describes_the_group(env, expected):
         ({'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESS': '0'}, 'BSFT_PROCESSES: is not set'),
         (
             {'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESSES': '2', 'BSFT_PROCESS': 'x'},
-            "'x' is not a number",
+            "'x' is not a number of at most 9 digits",
         ),
         ({'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESSES': '2', 'BSFT_PROCESS': '2'}, '2 is not below'),
         (SLURM | {'SLURM_STEP_NODELIST': ''}, 'names no node'),

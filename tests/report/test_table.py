@@ -96,4 +96,4 @@ def test_a_reader_of_the_table_may_stop_early(tmp_path):
     command = [sys.executable, '-u', '-m', 'bsft_jax.table', f'--runs={tmp_path}']
     printing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     printing.stdout.close()
-    assert printing.stderr.read() == '' and printing.wait() == -signal.SIGPIPE
+    assert printing.stderr.read() == '' and printing.wait() == 128 + signal.SIGPIPE
