@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -12,7 +13,33 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bsft_jax.errors import UserError
+from bsft_jax.errors import UserError, printable
+
+# In bytes. File systems allow 255, and some names are given an ending.
+MAX_NAME = 200
+
+
+def check_name(name: Any, where: str) -> None:
+    """Raises UserError unless a name can be that of one folder or file, wherever it stands."""
+    if not isinstance(name, str):
+        raise UserError(f'{name!r} is not a text', where=where)
+    if name in ('', '.', '..') or '/' in name or printable(name) != name or not name.isprintable():
+        raise UserError(
+            f'{name!r} is not the name of one folder',
+            where=where,
+            fix='leave out slashes and control characters',
+        )
+    if (size := len(name.encode())) > MAX_NAME:
+        raise UserError(f'a name of {size} bytes is too long', where=where, fix=f'{MAX_NAME} fit')
+
+
+def shorten_name(name: str) -> str:
+    """Returns a name that fits; one that is too long is cut and ends with a digest."""
+    encoded = name.encode()
+    if len(encoded) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:12]
+    return f'{encoded[: MAX_NAME - 13].decode(errors="ignore")}-{digest}'
 
 # A disk, a quota or the largest size of a file is exhausted.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

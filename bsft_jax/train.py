@@ -10,8 +10,6 @@ from bsft_jax import signals
 if __name__ == '__main__':
     signals.install(restart=True)
 
-from absl import flags
-
 from bsft_jax import cli
 from bsft_jax import config as config_lib
 

@@ -4,8 +4,9 @@
         -m bsft_jax.train --config=configs/quickstart.py --workdir=runs/two
 
 Everything after `--` is passed to `python` in every process. Each line of output begins with the
-number of its process. SIGTERM and Ctrl-C tell all processes to save and stop. When one fails, the
-others are stopped. When one has saved (75), the others have 300 s to end.
+number of its process. SIGTERM and Ctrl-C tell all processes to save and stop; a second Ctrl-C kills
+them. When one fails, the others are stopped, and the last line says which one it was. When one has
+saved (75), the others are told to and have 300 s to end. When this script is killed, so are they.
 `--devices_per_process` simulates that many CPU devices in each process; without it a process has
 the devices that it sees. The exit code is that of the first process that failed, or 0.
 """
@@ -13,6 +14,8 @@ the devices that it sees. The exit code is that of the first process that failed
 from __future__ import annotations
 
 import argparse
+import ctypes
+import functools
 import os
 import signal
 import socket
@@ -27,9 +30,12 @@ GRACE_SECONDS = 5
 SAVE_SECONDS = 300
 # In lines, sometimes broken ones, that CPU collectives print about every connection.
 NOISE = ('[Gloo]', 'peer ranks')
-POLL_SECONDS = 0.1
-# Exit code of a process that was asked to stop. The others were asked too: all save together.
+POLL_SECONDS = 0.05
+# Exit code of a process that was asked to stop. All save together.
 STOPPED = 75
+# Of prctl: the signal that a process gets when its parent ends.
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
 
 
 def environment(index: int, processes: int, port: int, devices: int) -> dict[str, str]:
@@ -82,6 +88,15 @@ def relay(index: int, process: subprocess.Popen) -> threading.Thread:
     return thread
 
 
+def end_with_parent(parent: int) -> None:
+    """Lets Linux kill this process, a child that has yet to start its program, with its parent."""
+    if sys.platform == 'linux':
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # It may have ended before.
+    if os.getppid() != parent:
+        os._exit(STOPPED)
+
+
 def send(running: list[subprocess.Popen], signal_number: int) -> None:
     """Sends a signal to every process that still runs."""
     for process in running:
@@ -89,21 +104,47 @@ def send(running: list[subprocess.Popen], signal_number: int) -> None:
             process.send_signal(signal_number)
 
 
-def watch(running: list[subprocess.Popen]) -> int:
-    """Waits for all processes, stops the others when one fails, and returns its exit code."""
-    failed, since = 0, 0.0
+def first_failure(running: list[subprocess.Popen]) -> int | None:
+    """Returns the index of a process that has failed; None if none has.
+
+    Of several that are found at once it is one that was killed: the others end because of it.
+    """
+    codes = {i: process.returncode for i, process in enumerate(running) if process.poll()}
+    return min(codes, key=lambda i: (codes[i] != -signal.SIGKILL, i), default=None)
+
+
+def watch(running: list[subprocess.Popen]) -> tuple[int, str]:
+    """Waits for all processes and stops the others when one fails.
+
+    Returns the exit code of that one, or 0, and a line that says what happened to it; an empty line
+    if all ended well or have saved.
+    """
+    failed, since, others = None, 0.0, False
     while any(process.poll() is None for process in running):
-        codes = [process.poll() for process in running]
-        if not failed and any(codes):
-            failed, since = next(code for code in codes if code), time.monotonic()
-            if failed != STOPPED:
-                send(running, signal.SIGTERM)
-        grace = SAVE_SECONDS if failed == STOPPED else GRACE_SECONDS
-        if failed and time.monotonic() - since > grace:
+        if failed is None and (failed := first_failure(running)) is not None:
+            others, since = any(process.poll() is None for process in running), time.monotonic()
+            send(running, signal.SIGTERM)
+        saved = failed is not None and running[failed].returncode == STOPPED
+        if failed is not None and time.monotonic() - since > (
+            SAVE_SECONDS if saved else GRACE_SECONDS
+        ):
             send(running, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
-    failed = failed or next((process.returncode for process in running if process.returncode), 0)
-    return failed if failed >= 0 else 128 - failed
+    if failed is None:
+        failed = first_failure(running)
+    code = 0 if failed is None else running[failed].returncode
+    line = f'process {failed} {describe(code)}' if code not in (0, STOPPED) else ''
+    if line and others:
+        line += '; the others are stopped'
+    return code if code >= 0 else 128 - code, line
+
+
+def describe(code: int) -> str:
+    """Returns in words how a process ended."""
+    if code >= 0:
+        return f'ended with exit code {code}'
+    verb = 'was killed' if code == -signal.SIGKILL else f'died of {signal.Signals(-code).name}'
+    return f'{verb} (signal {-code})'
 
 
 def main() -> int:
@@ -118,9 +159,10 @@ def main() -> int:
     port = free_port()
     running, stop_requested = [], threading.Event()
 
-    def stop(*_):
+    def stop(number, _):
+        again = number == signal.SIGINT and stop_requested.is_set()
         stop_requested.set()
-        send(running, signal.SIGTERM)
+        send(running, signal.SIGKILL if again else signal.SIGTERM)
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, stop)
@@ -133,15 +175,19 @@ def main() -> int:
             text=True,
             errors='replace',
             start_new_session=True,
+            # Safe here, since this process has no threads yet.
+            preexec_fn=functools.partial(end_with_parent, os.getpid()),
         )
         running.append(process)
     # A signal that came meanwhile has missed the processes started after it.
     if stop_requested.is_set():
         send(running, signal.SIGTERM)
     relays = [relay(index, process) for index, process in enumerate(running)]
-    code = watch(running)
+    code, line = watch(running)
     for thread in relays:
         thread.join()
+    if line:
+        print(line, file=sys.stderr)
     return code
 
 

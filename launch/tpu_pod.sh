@@ -54,6 +54,9 @@ done
 for option in name zone accelerator version; do
   [ -n "${!option}" ] || fail "--$option=… is missing; see the head of launch/tpu_pod.sh"
 done
+case "$name" in
+  [!a-z]* | *[!a-z0-9-]* | *-) fail "--name=$name is not a name of Google Cloud: lower-case letters, digits and dashes" ;;
+esac
 [ $# -gt 1 ] || fail 'nothing to run: -- -m bsft_jax.train --config=FILE --workdir=DIR'
 shift
 workdir='' previous=''
@@ -66,7 +69,13 @@ case "$workdir" in '' | /*) ;; *) workdir="bsft_jax/$workdir" ;; esac
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 location=("--zone=$zone" ${project:+"--project=$project"} --quiet)
-archive="${TMPDIR:-/tmp}/bsft-$name.tar.gz"
+# A folder that nobody else can guess or has made before.
+folder="${TMPDIR:-/tmp}/bsft.XXXXXX"
+if [ -z "$dry_run" ]; then
+  folder="$(mktemp -d "$folder")" || exit 1
+  trap 'rm -rf "$folder"' EXIT
+fi
+archive="$folder/bsft.tar.gz"
 
 # The commands that hosts run. The app has a session of its own, so that it outlives a lost connection.
 stop="pkill -TERM -f '[.]venv/bin/python'; for i in \$(seq 1800); do pgrep -f '[.]venv/bin/python' >/dev/null || break; sleep 1; done"

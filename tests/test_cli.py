@@ -150,7 +150,7 @@ def test_config_and_overrides(folder, arguments, printed):
         (['--config=empty.py'], 'empty.py: defines no get_config'),
         (['--config=good.py:exit'], 'good.py: calls sys.exit(0) instead of returning a RunConfig'),
         (['--config=good.py:types'], '--config.data.packed: 1 is not true or false'),
-        (['--config=good.py:section'], '--config.model: None is not a ModelConfig'),
+        (['--config=good.py:section'], '--config.model: None is no ModelConfig'),
         (['--config=good.py', '--limit=\udcff'], 'error: --limit: is not valid text'),
         (['--config=good.py', '--limit', '\udcff'], 'error: --limit: is not valid text'),
         (['--config=good.py', '\udcff'], 'error: flags: is not valid text'),

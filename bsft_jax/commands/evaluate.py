@@ -95,12 +95,8 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     style = parse_prompt_flags(options.prompt, options.examples)
     if options.data:
         sources.check_name(options.data, '--data')
-    if '/' in options.name or options.name in ('.', '..'):
-        raise UserError(
-            'is not the name of one folder',
-            where=f'--name={options.name}',
-            fix='leave out the slash',
-        )
+    if options.name:
+        files.check_name(options.name, '--name')
     _check_place(options)
     run_data = DataConfig() if options.model else config_lib.read_workdir(options.workdir).data
     defaults = {'subset': 'all', 'data': '' if options.model else run_data.source}
@@ -245,4 +241,4 @@ def evaluation_name(
             digest = hashlib.sha256(text.encode()).hexdigest()[:6]
             word = f'{word[-MAX_NAME_PART:].strip("-.")}-{digest}'
         words.append(word)
-    return '-'.join(words)
+    return files.shorten_name('-'.join(words))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsft_jax.errors import UserError, printable
@@ -25,10 +26,10 @@ def fields_of(cls: type) -> dict[str, Any]:
 
 
 def check_types(config: Any, prefix: str) -> None:
-    """Checks every field of a config, its sections and its behaviors.
+    """Checks every field of a config and of what it consists of.
 
     Args:
-      config: an instance of a dataclass.
+      config: an instance of a dataclass whose fields are scalars, dataclasses, tuples and mappings.
       prefix: what stands before the names of its fields in errors.
 
     Raises UserError for a value that is not of its field's type.
@@ -38,15 +39,23 @@ def check_types(config: Any, prefix: str) -> None:
 
 
 def _check(value: Any, kind: Any, path: str) -> None:
-    if typing.get_origin(kind) is tuple:
-        kind = typing.get_args(kind)[0]
-        if not isinstance(value, tuple):
-            raise UserError(f'{shown(value)} is not a tuple of {kind.__name__}', where=path)
-        for i, item in enumerate(value):
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return
+    if origin is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise UserError(f'{shown(value)} is not a tuple', where=path)
+        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        if len(kinds) != len(value):
+            raise UserError(f'{shown(value)} has not {len(kinds)} parts', where=path)
+        for i, (item, kind) in enumerate(zip(value, kinds, strict=True)):
             _check(item, kind, f'{path}[{i}]')
+    elif origin is Mapping:
+        if not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+            raise UserError(f'{shown(value)} is not a dictionary by name', where=path)
     elif dataclasses.is_dataclass(kind):
         if type(value) is not kind:
-            raise UserError(f'{shown(value)} is not a {kind.__name__}', where=path)
+            raise UserError(f'{shown(value)} is no {kind.__name__}', where=path)
         check_types(value, f'{path}.')
     else:
         _check_scalar(value, kind, path)

@@ -38,6 +38,8 @@ def create_study_dir(study: Study, directory: pathlib.Path) -> None:
     path = directory / 'study.json'
     current = json.loads(json.dumps({'study': study.name, 'endpoint': study.endpoint}))
     old = files.read_json(path) if path.is_file() else {}
+    if old and not (isinstance(old, dict) and old.keys() >= {'study', 'endpoint'}):
+        raise UserError('is not the file of a study', where=str(path), fix='name a new --workdir')
     if old and (old['study'], old['endpoint']) != (current['study'], current['endpoint']):
         raise UserError(
             f'was named before there were results: {old["study"]}, {old["endpoint"]}; '
@@ -86,7 +88,14 @@ def has_config_of(point: Point, directory: pathlib.Path) -> bool:
 def read_metrics(directory: pathlib.Path, workdir: str, name: str) -> dict[str, Any] | None:
     """Returns the metrics.json of the evaluation `name`, or None without one."""
     path = directory / workdir / 'eval' / name / 'metrics.json'
-    return files.read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    metrics = files.read_json(path)
+    if not (isinstance(metrics, dict) and metrics.keys() >= {'overall', 'policy', 'prompt'}):
+        raise UserError(
+            'holds no metrics of an evaluation', where=str(path), fix='delete it and start again'
+        )
+    return metrics
 
 
 def point_metrics(

@@ -13,8 +13,11 @@ from typing import Any
 
 from bsft_jax import config as config_lib
 from bsft_jax.config import RunConfig
+from bsft_jax.config.types import check_types
 from bsft_jax.data import eval_records, sources
+from bsft_jax.data.prompts import parse_prompt_style
 from bsft_jax.errors import UserError
+from bsft_jax.files import check_name
 
 # `auto` is evaluated; `oracle` is computed from the predictions of `auto`.
 POLICIES = ('auto', 'oracle')
@@ -130,6 +133,10 @@ def load_config(spec: str, kind: type) -> Any:
         config = get_config(argument) if argument else get_config()
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(
+            f'calls sys.exit({error.code!r}) instead of returning a {kind.__name__}', where=path
+        ) from error
     except Exception as error:
         raise UserError(f'{type(error).__name__}: {error}', where=spec) from error
     if not isinstance(config, kind):
@@ -194,7 +201,12 @@ def check_study(study: Study) -> None:
       UserError: names are not distinct, the endpoint names an unknown arm or policy, or the config
         of an arm is invalid.
     """
+    check_types(study, 'study: ')
     names = [arm.name for arm in study.arms]
+    for name in names:
+        check_name(name, 'name of an arm')
+    for prompt in study.base_prompts:
+        parse_prompt_style(prompt)
     if not names or len({*names, 'base'}) != len(names) + 1:
         raise UserError(
             f'arms must have distinct names and none is base, got {names}', where='study'

@@ -81,10 +81,16 @@ def test_the_default_name_holds_every_setting_that_is_not_the_default():
     assert long[0] != long[1] and all(len(n) < 60 and 'words-data' in n for n in long)
 
 
-@pytest.mark.parametrize('name', ['a/b', '..', '.'])
+@pytest.mark.parametrize('name', ['a/b', '..', '.', 'a\nb', '\x1b[2J'])
 def test_a_name_is_one_folder(name, tmp_path):
     with pytest.raises(UserError, match='not the name of one folder'):
         runs.evaluate(workdir=str(tmp_path), model='tiny-clinical', data='synthetic:10', name=name)
+
+
+def test_a_name_that_no_disk_takes_is_refused_before_the_model_is_read(tmp_path):
+    options = dict(workdir=str(tmp_path), model='absent', data='synthetic:10')
+    with pytest.raises(UserError, match='--name: a name of 300 bytes is too long'):
+        runs.evaluate(**options, name='a' * 300)
 
 
 def test_a_subset_without_a_record_is_refused(model, data, tmp_path):

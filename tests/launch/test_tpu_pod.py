@@ -104,6 +104,9 @@ def test_a_dry_run_prints_every_command(golden, options):
         (NEEDED[1:], '--name=… is missing'),
         (NEEDED, 'nothing to run'),
         ((*NEEDED, '--zones=x', '--', 'a'), 'unknown option --zones=x'),
+        ((*NEEDED, '--name=../x', '--', 'a'), '--name=../x is not a name'),
+        ((*NEEDED, '--name=a b', '--', 'a'), '--name=a b is not a name'),
+        ((*NEEDED, '--name=-x', '--', 'a'), '--name=-x is not a name'),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
@@ -174,12 +177,16 @@ def verbs(host):
 )
 def test_a_run_on_a_slice(code, before, options, created, kept, slice_):
     repository, host, _ = slice_
+    temporary, valuable = host.parent, host.parent / 'valuable'
+    valuable.write_text('mine')
+    (temporary / 'bsft-pod.tar.gz').symlink_to(valuable)
     if before:
         (host / 'state').write_text(before)
     running = launch(slice_, *options, app=(str(code), '--workdir=runs/one', 'two words'))
     output = running.communicate(timeout=60)[0]
     assert running.returncode == code, output
     assert 'the app runs as it is now' in output
+    assert valuable.read_text() == 'mine' and not list(temporary.glob('bsft.*'))
     assert (repository / 'runs' / 'pod' / 'metrics.jsonl').read_text() == 'two words'
     assert ('create' in verbs(host)) == created
     assert (verbs(host)[-1] == 'delete') == (not kept)

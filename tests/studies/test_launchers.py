@@ -57,3 +57,42 @@ def test_a_wrong_config_is_not_tried_again(tmp_path):
         assert not local(name, [sys.executable, '-c', f'print("why"); raise SystemExit({code})'])
         assert (tmp_path / 'logs' / f'{name}.log').read_text() == 'why\n' * tries
         assert local.failed[name].startswith(f'exit code {code}: why')
+
+
+@pytest.mark.parametrize(
+    ('program', 'reason'),
+    [
+        (
+            'print("error: data.jsonl:3: bad"); print("more")',
+            'exit code 1: error: data.jsonl:3: bad',
+        ),
+        ('print("x\\nImportError: sys.meta_path is None")', 'exit code 1: ImportError: sys.meta'),
+        ('print("error: a"); print("error: b\\x1b[2J")', 'exit code 1: error: b\\x1b[2J ('),
+        ('print("does not fit: 9 GB"); print()', 'exit code 1: does not fit: 9 GB'),
+        ('pass', 'exit code 1: no output'),
+        ('import os; os.kill(os.getpid(), 9)', 'killed by signal 9: no output'),
+    ],
+)
+def test_the_reason_of_a_failure_is_the_line_that_reports_it(tmp_path, program, reason):
+    local = launchers.LocalLauncher(tmp_path)
+    log = tmp_path / 'logs' / 'point.log'
+    log.parent.mkdir()
+    # What an earlier start of the study wrote is not the reason of this one.
+    log.write_text('error: of yesterday\n')
+    assert not local('point', [sys.executable, '-c', f'{program}\nraise SystemExit(1)'])
+    assert local.failed['point'].startswith(reason), local.failed
+
+
+@pytest.mark.parametrize('code', [75, 130, 143])
+def test_a_command_that_was_stopped_has_not_failed(tmp_path, code):
+    local = launchers.LocalLauncher(tmp_path)
+    with pytest.raises(Preempted, match='start the study again'):
+        local('point', [sys.executable, '-c', f'raise SystemExit({code})'])
+    assert not local.failed
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='asks Linux')
+def test_commands_are_told_which_process_they_belong_to(tmp_path):
+    local = launchers.LocalLauncher(tmp_path)
+    assert local('point', [sys.executable, '-c', 'import os; print(os.environ["BSFT_PARENT"])'])
+    assert (tmp_path / 'logs' / 'point.log').read_text() == f'{os.getpid()}\n'

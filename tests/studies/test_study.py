@@ -49,6 +49,22 @@ def study(tmp_path):
             "no test record of the group 'nonsense', known: .*overall",
         ),
         ({'overrides': {'data.source': 'jsonl:absent'}}, 'absent'),
+        ({'arms': (Arm('../../escaped'), Arm('b'))}, "name of an arm: '../../escaped' is not the"),
+        ({'arms': (Arm('a/b'), Arm('b'))}, "name of an arm: 'a/b' is not the name of one folder"),
+        ({'arms': (Arm('a' * 300), Arm('b'))}, 'a name of 300 bytes is too long'),
+        ({'arms': (Arm('a\x1b[2J'), Arm('b'))}, 'is not a plain text'),
+        ({'arms': ('a', 'b')}, r"study: arms\[0\]: 'a' is no Arm"),
+        ({'arms': (Arm('a', None), Arm('b'))}, r'study: arms\[0\].overrides: None is not a dict'),
+        ({'arms': None}, 'study: arms: None is not a tuple'),
+        ({'seeds': ('0',)}, r"study: seeds\[0\]: '0' is not an integer"),
+        ({'seeds': 3}, 'study: seeds: 3 is not a tuple'),
+        ({'seeds': (-1,)}, '--config.seed: -1 is not in'),
+        ({'learning_rates': ('x',)}, r"study: learning_rates\[0\]: 'x' is not a number"),
+        ({'base_prompts': ('../x',)}, "unknown prompt style '../x'"),
+        ({'test_limit': 'all'}, "study: test_limit: 'all' is not an integer"),
+        ({'endpoint': ('overall',)}, 'study: endpoint: .* has not 3 parts'),
+        ({'endpoint': ('overall', 'ab', 'cd')}, r"study: endpoint\[1\]: 'ab' is not a tuple"),
+        ({'name': None}, 'study: name: None is not a text'),
     ],
 )
 def test_a_study_that_cannot_run_is_refused_before_anything_runs(study, tmp_path, changes, message):
@@ -63,6 +79,15 @@ def test_a_torn_study_file_is_named(study, tmp_path):
     with pytest.raises(UserError, match='study/study.json: not valid JSON'):
         run(study, tmp_path / 'study')
     assert [path.name for path in (tmp_path / 'study').iterdir()] == ['study.json']
+
+
+@pytest.mark.parametrize('text', ['[]', '3', '"x"', '{"study": "tiny"}', '{"x": 1}'])
+def test_another_study_file_is_named(study, tmp_path, text):
+    (tmp_path / 'study').mkdir()
+    (tmp_path / 'study/study.json').write_text(text)
+    if text != '[]':
+        with pytest.raises(UserError, match='study/study.json: is not the file of a study'):
+            run(study, tmp_path / 'study')
 
 
 def on_file(study, path, records):
@@ -105,6 +130,9 @@ def test_two_test_records_with_one_id_are_refused_beforehand(study, tmp_path):
         ('import absent_module', "No module named 'absent_module'"),
         ('from bsft_jax.errors import UserError\nraise UserError("mine")', '^mine$'),
         ('', 'defines no get_config'),
+        ('raise SystemExit(0)', r'calls sys.exit\(0\) instead of returning a Study'),
+        ('import sys\ndef get_config():\n    sys.exit()', r'calls sys.exit\(None\)'),
+        ('def get_config():\n    return 1', 'does not return a Study'),
     ],
 )
 def test_a_broken_study_config_is_one_line(tmp_path, text, message):
