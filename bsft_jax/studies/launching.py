@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from bsft_jax import places
 from bsft_jax.config import RunConfig
 from bsft_jax.data import eval_records
 from bsft_jax.errors import printable
@@ -43,10 +44,13 @@ def run_study(study: Study, directory: pathlib.Path, launcher: Launcher) -> list
       All points of the study, finished or not.
 
     Raises:
-      UserError: the study cannot be run, or the folder belongs to another one.
+      UserError: the study cannot be run, or the folder belongs to another one or holds something
+        else or cannot be written.
       Preempted: the process was told to stop.
     """
     check_study(study)
+    if not launcher.dry_run:
+        places.check_study_folder(directory, 'workdir')
     trials, base = trial_points(study), base_config(study)
     # Until the learning rates are known, only the number of runs is.
     runs = [make_point(study, arm, seed, None) for arm in study.arms for seed in study.seeds]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bsft_jax import config as config_lib
-from bsft_jax import files, places
+from bsft_jax import files
 from bsft_jax.data import sources
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import SPLITS
@@ -31,10 +31,8 @@ def create_study_dir(study: Study, directory: pathlib.Path) -> None:
     the data sources.
 
     Raises:
-      UserError: the folder belongs to another study or endpoint or holds something else, or files
-        of records have changed.
+      UserError: the folder belongs to another study or endpoint, or files of records have changed.
     """
-    places.check_study_folder(directory, 'workdir')
     path = directory / 'study.json'
     current = json.loads(json.dumps({'study': study.name, 'endpoint': study.endpoint}))
     old = files.read_json(path) if path.is_file() else {}
