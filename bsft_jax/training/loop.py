@@ -65,8 +65,7 @@ def train(
 
     Raises:
       Preempted: SIGTERM came; the step in progress was finished and saved.
-      UserError: the loss or the gradient norm of a step is not finite, or a step cannot be saved;
-        earlier checkpoints stay.
+      UserError: a step has no finite loss or gradient, or cannot be saved; earlier ones stay.
     """
     config, source, mesh = context.config, context.source, context.mesh
     start = int(state.step)
