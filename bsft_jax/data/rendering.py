@@ -1,10 +1,10 @@
 """Rendering: records → token ids with loss weights, and the pieces that scoring needs.
 
-The chat template renders the messages. Options follow the last user turn as lines `A. …`. The
-answer is `prefix + "Answer: " + X + ". " + rationale + end of turn`; its prefix is a behavior token
-or words (`BehaviorSet`). An earlier turn of the assistant that has a behavior begins with its
-prefix, too. Prompt, prefix and answer are encoded separately and joined, so that no token spans a
-boundary.
+The chat template renders the whole conversation. Options follow the last user turn as lines `A. …`.
+The answer is `"Answer: " + X + ". " + rationale + end of turn`. The text is encoded at once, so its
+ids are those of `apply_chat_template`, and then split where the assistant's turns begin and end.
+There the prefix is put in: a behavior token or words (`BehaviorSet`). A conversation in which a
+token spans such a place is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import string
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -39,20 +39,6 @@ def list_options(content: str, options: Sequence[str]) -> str:
     """Returns the content of a user turn with its options below it, one lettered line each."""
     lines = (f'{a}. {b}' for a, b in zip(string.ascii_uppercase, options, strict=False))
     return '\n'.join([content, *lines])
-
-
-class _Span(NamedTuple):
-    """Holds a part of a rendered prompt.
-
-    Attributes:
-      text: the part.
-      behavior: name of the behavior whose prefix is written before it; '' for none.
-      weight: loss weight of its tokens.
-    """
-
-    text: str
-    behavior: str = ''
-    weight: float = 0.0
 
 
 class Renderer:
@@ -91,67 +77,50 @@ class Renderer:
         self.encoder = TextEncoder(tokenizer)
         self.chat_template = ChatTemplate(tokenizer, self.encoder, sample_answer=STEM)
         self.stop_id = self.chat_template.stop_id
+        # What precedes an answer from the last control token on: enough for the ids after it.
+        starts = self.encoder.control_pattern.finditer(self.chat_template.sample_prompt)
+        start = max((match.start() for match in starts), default=0)
+        self._context = self.chat_template.sample_prompt[start:]
         self._stem = self.chat_template.answer_separator + STEM
-        self.stem_ids = self.encoder.encode([self._stem])[0]
+        self.stem_ids = self._encode_answers([self._stem])[0]
+        self._letter_ids: dict[str, list[int]] = {}
 
     def prompt_ids_of(self, records: Sequence[Record]) -> list[list[int]]:
         """Returns the ids of each record's prompt, up to where the answer begins.
 
         The content of messages is ordinary text even where it spells a control token.
         """
-        return [prompt.ids.tolist() for prompt in self._prompts(records)]
+        return [prompt.ids.tolist() for prompt in self._conversations(records, answered=False)]
 
     def prompt_ids(self, record: Record) -> list[int]:
         """Returns `prompt_ids_of` for one record."""
         return self.prompt_ids_of([record])[0]
 
     def option_ids(self, record: Record) -> list[list[int]]:
-        """Returns the ids of each option after `stem_ids`, through the `.`, as they are trained."""
-        options = [self._option_text(record, option) for option in range(len(record.options))]
-        joint = self.encoder.encode_content([self._stem + option for option in options])
-        return [
-            self._encode_continuation(self.stem_ids, joint_ids, option)
-            for joint_ids, option in zip(joint, options, strict=True)
-        ]
+        """Returns the ids of each option after `stem_ids`, through the `.`, as they are trained.
+
+        Raises UserError for an option that the tokenizer joins with the stem.
+        """
+        texts = [self._option_text(record, option) for option in range(len(record.options))]
+        if not self._letters:
+            return self._encode_options(texts, record)
+        if new := [text for text in texts if text not in self._letter_ids]:
+            self._letter_ids |= zip(new, self._encode_options(new, record), strict=True)
+        return [self._letter_ids[text] for text in texts]
 
     def examples(self, records: Sequence[Record]) -> list[Example]:
         """Returns one training example per record.
 
-        Raises UserError for a record without an answer.
+        Raises UserError for a record without an answer, and for one whose ids would not be those of
+        the template.
         """
-        prompts = self._prompts([record for record in records if not record.text])
-        suffixes = [self._answer_suffix(record) for record in records]
-        options = [self._option_text(r, r.answer) if r.options else '' for r in records]
-        stems = [self._stem + option for option in options]
-        beginnings = [
-            stem if option else '' if record.text else self.chat_template.answer_separator
-            for stem, option, record in zip(stems, options, records, strict=True)
+        spoken = [record for record in records if not record.text]
+        conversations = iter(self._conversations(spoken, answered=True))
+        texts = iter(self.encoder.encode_content([r.text for r in records if r.text]))
+        return [
+            self._text_example(next(texts)) if record.text else next(conversations)
+            for record in records
         ]
-        # One batch for all records, which the tokenizer encodes in parallel.
-        stem_batch = self.encoder.encode_content(stems)
-        joint_batch = self.encoder.encode_content(
-            [beginning + suffix for beginning, suffix in zip(beginnings, suffixes, strict=True)]
-        )
-
-        examples = []
-        for record, option, suffix, stem_ids, joint_ids in zip(
-            records, options, suffixes, stem_batch, joint_batch, strict=True
-        ):
-            if record.text:
-                examples.append(self._text_example(joint_ids))
-                continue
-            answer_ids = joint_ids
-            if option:
-                answer_ids = self.stem_ids + self._encode_continuation(
-                    self.stem_ids, stem_ids, option
-                )
-                if suffix:
-                    answer_ids = answer_ids + self._encode_continuation(
-                        answer_ids, joint_ids, suffix
-                    )
-            answer = self._with_prefix(behavior_of(record), [*answer_ids, self.stop_id])
-            examples.append(concatenate_examples([next(prompts), answer]))
-        return examples
 
     def example(self, record: Record) -> Example:
         """Returns `examples` for one record."""
@@ -162,27 +131,76 @@ class Renderer:
 
         Raises UserError for a record without an answer.
         """
-        suffix = self._answer_suffix(record)
-        if not record.options:
-            return suffix
-        return STEM + self._option_text(record, record.answer) + suffix
+        if record.options:
+            if record.answer is None:
+                raise UserError(f'{describe_record(record)} has options but no answer to train on')
+            rationale = f' {record.rationale}' if record.rationale else ''
+            return STEM + self._option_text(record, record.answer) + rationale
+        if record.messages[-1].role != 'assistant':
+            raise UserError(f'{describe_record(record)} has no answer to train on')
+        return record.messages[-1].content
 
-    def _prompts(self, records: Sequence[Record]) -> Iterator[Example]:
-        """Yields each prompt with its loss weights, which are 0 except on trained earlier turns.
+    def _conversations(self, records: Sequence[Record], *, answered: bool) -> Iterator[Example]:
+        """Yields conversations, or prompts, with their loss weights.
 
-        Earlier turns that are trained on, or have a behavior, are encoded separately, as the last
-        answer is, so that no token spans their boundaries.
+        These are 0 except on answers and on trained earlier turns.
         """
-        prompts = [self._loss_spans(record) for record in records]
-        encoded = iter(self.encoder.encode([span.text for spans, _ in prompts for span in spans]))
-        for spans, tokens in prompts:
-            examples = []
-            for span in spans:
-                ids = next(encoded)
-                if tokens:
-                    ids = self.encoder.encode_marked(span.text, tokens)
-                examples.append(self._with_prefix(span.behavior, ids, span.weight))
+        spoken = [self.chat_template.merge_user_turns(record) for record in records]
+        turns = [self._prefixed_turns(record) for record in spoken]
+        written = [
+            self.chat_template.write(
+                [*self._messages(record), *([self._answer(record)] if answered else [])],
+                indices,
+                answered=answered,
+                record=record,
+            )
+            for record, indices in zip(spoken, turns, strict=True)
+        ]
+        # One batch for all records, which the tokenizer encodes in parallel.
+        batch = self.encoder.encode([conversation.text for conversation in written])
+        for record, indices, (text, marks, spans), ids in zip(
+            spoken, turns, written, batch, strict=True
+        ):
+            ids = self.encoder.encode_marked(text, marks) if marks else ids
+            cuts = [cut for span in spans for cut in span]
+            parts = self.encoder.split(text, ids, cuts, marks)
+            if parts is None:
+                raise _spanning_token(record, self.chat_template)
+            behaviors = [record.messages[index].behavior for index in indices]
+            weights = [float(self.trains_on_turns)] * len(indices)
+            if answered:
+                self._check_option(record, parts[2 * len(indices) + 1])
+                behaviors, weights = [*behaviors, behavior_of(record)], [*weights, 1.0]
+            examples = [self._with_prefix('', parts[0], 0.0)]
+            for turn, (behavior, weight) in enumerate(zip(behaviors, weights, strict=True)):
+                said, following = parts[2 * turn + 1 : 2 * turn + 3]
+                examples.append(self._with_prefix(behavior, said, weight))
+                if following:
+                    examples.append(self._with_prefix('', following, 0.0))
             yield concatenate_examples(examples)
+
+    def _prefixed_turns(self, record: Record) -> list[int]:
+        """Returns the earlier turns of the assistant that are trained on or have a behavior."""
+        return [
+            index
+            for index in earlier_answers(record)
+            if self.trains_on_turns or record.messages[index].behavior
+        ]
+
+    def _answer(self, record: Record) -> Message:
+        """Returns the assistant's last turn, without its prefix."""
+        return Message('assistant', self.answer_text(record))
+
+    def _check_option(self, record: Record, answer_ids: list[int]) -> None:
+        """Raises UserError unless an answer begins with the ids of its option that are scored."""
+        if not record.options:
+            return
+        scored = [*self.stem_ids, *self.option_ids(record)[record.answer]]
+        if answer_ids[: len(scored)] != scored:
+            raise UserError(
+                f'{describe_record(record)}: the tokenizer joins the option with the rationale',
+                fix='begin the rationale with a letter',
+            )
 
     def _messages(self, record: Record) -> list[Message]:
         """Returns the messages of a record's prompt: without the answer, with the options.
@@ -211,38 +229,6 @@ class Renderer:
             messages[last] = dataclasses.replace(messages[last], content=content)
         return messages
 
-    def _loss_spans(self, record: Record) -> tuple[list[_Span], dict[str, str]]:
-        """Returns the rendered prompt, cut at the boundaries of the assistant's turns.
-
-        The second value is that of `ChatTemplate.turns_of`: the control tokens for which
-        private-use characters stand.
-        """
-        template = self.chat_template
-        record = template.merge_user_turns(record)
-        turns, tokens = template.turns_of(self._messages(record))
-        prompt, spans, start = template.render(turns, prompt=True, record=record), [], 0
-        for index in earlier_answers(record):
-            behavior = record.messages[index].behavior
-            if not (self.trains_on_turns or behavior):
-                continue
-            answer = template.complete_answer(turns[index]['content'])
-            # No template renders an empty conversation, so the first turn has to be searched for.
-            before = (
-                template.render(turns[:index], prompt=True, record=record)
-                if index
-                else prompt.partition(answer)[0]
-            )
-            if not (prompt.startswith(before) and prompt.startswith(answer, len(before))):
-                raise UserError(
-                    f'{describe_record(record)}: it changes an earlier turn of the assistant',
-                    where='chat template',
-                    fix='use --config.data.train_on=answer and no behavior on earlier turns',
-                )
-            spans.append(_Span(prompt[start : len(before)]))
-            spans.append(_Span(answer, behavior, float(self.trains_on_turns)))
-            start = len(before) + len(answer)
-        return [*spans, _Span(prompt[start:])], tokens
-
     def _with_prefix(self, behavior: str, ids: list[int], weight: float = 1.0) -> Example:
         """Returns ids after the prefix of their behavior; `weight` is 1 with loss and 0 without."""
         prefix_ids = self.behaviors.prefix_ids(behavior) if behavior else ()
@@ -263,29 +249,48 @@ class Renderer:
             return f' {string.ascii_uppercase[option]}.'
         return f' {option_words(record.options[option])}.'
 
-    def _answer_suffix(self, record: Record) -> str:
-        """Returns what follows the `.` of the option; of other records the whole text or answer."""
-        if record.text:
-            return record.text
-        if record.options:
-            if record.answer is None:
-                raise UserError(f'{describe_record(record)} has options but no answer to train on')
-            return f' {record.rationale}' if record.rationale else ''
-        if record.messages[-1].role != 'assistant':
-            raise UserError(f'{describe_record(record)} has no answer to train on')
-        return self.chat_template.strip_answer(record.messages[-1].content)
+    def _encode_options(self, texts: Sequence[str], record: Record) -> list[list[int]]:
+        """Returns the ids of texts that follow the stem."""
+        encoded = self._encode_answers([self._stem + text for text in texts])
+        size = len(self.stem_ids)
+        if any(ids[:size] != self.stem_ids for ids in encoded):
+            raise UserError(
+                f'{describe_record(record)}: the tokenizer joins {STEM!r} with an option',
+                fix='begin the option with a letter',
+            )
+        return [ids[size:] for ids in encoded]
 
-    def _encode_continuation(
-        self, first_ids: list[int], joint_ids: list[int], text: str
-    ) -> list[int]:
-        """Returns the ids of `text` after `first_ids`.
+    def _encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of texts with which an answer may begin."""
+        texts, marks = self.encoder.mark(answers)
+        texts = [self._context + text for text in texts]
+        cut = len(self._context)
+        batch = (
+            [self.encoder.encode_marked(text, marks) for text in texts]
+            if marks
+            else self.encoder.encode(texts)
+        )
+        split = (
+            self.encoder.split(text, ids, [cut], marks)
+            for text, ids in zip(texts, batch, strict=True)
+        )
+        # Where a token spans the end of the prompt, the answer is scored after it, never trained.
+        return [
+            parts[1] if parts else self.encoder.encode_content([answer])[0]
+            for parts, answer in zip(split, answers, strict=True)
+        ]
 
-        They come from the joint encoding of both. Where a token of it spans the boundary, `text`
-        is encoded separately.
-        """
-        if joint_ids[: len(first_ids)] == first_ids:
-            return joint_ids[len(first_ids) :]
-        return self.encoder.encode_content([text])[0]
+
+def _spanning_token(record: Record, template: ChatTemplate) -> UserError:
+    """Returns the error for a conversation that no prefix can be put into."""
+    return UserError(
+        f'{describe_record(record)}: the tokenizer joins the beginning of an answer with what the '
+        'chat template writes before it',
+        fix='give a template whose prompt ends before the white space, with '
+        '--config.data.chat_template=FILE'
+        if template.joins_answers
+        else 'remove the white space at the beginning of its answers',
+    )
 
 
 def render_examples(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import json
 import os
 import pathlib
 import re
 import secrets
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bsft_jax.errors import UserError
 
 _CONTROL = re.compile(r'<\|.+\|>', re.DOTALL)
 _MARKUP = re.compile(r'<\S+>|\[\S+\]')
+# Unicode's private-use area: no template writes or interprets these characters.
+_PRIVATE, _MARK_END = '\ue000', '\ue001'
+# Texts before an answer whose ids are remembered; most records have the same.
+_MAX_CONTEXTS = 256
 _FROZEN_DATE = {
     '%d': '26',
     '%b': 'Jul',
@@ -71,6 +77,31 @@ def freeze_dates(template: str) -> str:
     return macro + template
 
 
+class Marks(NamedTuple):
+    """Holds the marks that stand for control tokens which records spell.
+
+    Attributes:
+      pattern: finds any of the marks.
+      tokens: mark → control token.
+    """
+
+    pattern: re.Pattern[str]
+    tokens: dict[str, str]
+
+    def restore(self, text: str) -> str:
+        """Returns a text with the control tokens in place of their marks."""
+        return self.pattern.sub(lambda match: self.tokens[match[0]], text)
+
+
+def unused_marks(texts: Sequence[str], count: int) -> list[str]:
+    """Returns texts that occur in none of `texts`, also where they touch.
+
+    A mark begins with a longer run of one private-use character than any of them has.
+    """
+    runs = [0, *map(len, re.findall(f'{_PRIVATE}+', '\0'.join(texts)))]
+    return [f'{_PRIVATE * (max(runs) + 1)}{number}{_MARK_END}' for number in range(count)]
+
+
 class TextEncoder:
     """Encodes text in which control tokens count, and text in which they are ordinary characters.
 
@@ -86,6 +117,10 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.control_tokens = control_tokens(tokenizer)
         self.control_pattern = token_pattern(self.control_tokens)
+        self._token_of = {tokenizer.convert_tokens_to_ids(t): t for t in self.control_tokens}
+        self._encode_context = functools.lru_cache(_MAX_CONTEXTS)(
+            lambda text: self.encode([text])[0]
+        )
 
     @functools.cached_property
     def _literal_tokenizer(self) -> Any:
@@ -113,24 +148,79 @@ class TextEncoder:
             for text, ids in zip(texts, self.encode(texts), strict=True)
         ]
 
-    def encode_marked(self, text: str, tokens: dict[str, str]) -> list[int]:
-        """Returns the ids of a rendered prompt whose messages spell control tokens.
-
-        The control tokens of the template count. Those of the messages are ordinary text.
+    def mark(self, texts: Sequence[str], *others: str) -> tuple[list[str], Marks | None]:
+        """Puts marks in place of the control tokens that texts of a record spell.
 
         Args:
-          text: the prompt, with private-use characters for the control tokens of the messages.
-          tokens: private-use character → control token, from `ChatTemplate.turns_of`.
+          texts: the texts.
+          others: further texts in which no mark may occur.
+
+        Returns:
+          The texts, and their marks; None for texts without a control token.
         """
-        ids, start, restore = [], 0, str.maketrans(tokens)
+        spelled = sorted({token for t in texts for token in self.control_pattern.findall(t)})
+        if not spelled:
+            return list(texts), None
+        marks = dict(zip(spelled, unused_marks([*texts, *others], len(spelled)), strict=True))
+        marked = [self.control_pattern.sub(lambda match: marks[match[0]], text) for text in texts]
+        tokens = {mark: token for token, mark in marks.items()}
+        return marked, Marks(token_pattern(tokens), tokens)
+
+    def encode_marked(self, text: str, marks: Marks) -> list[int]:
+        """Returns the ids of a rendered text in which marks stand for ordinary text.
+
+        The control tokens of the template count. What stands between two of them and has a mark is
+        encoded without control tokens, and everything else as in a text without marks.
+        """
+        ids, start, context = [], 0, ''
         for match in [*self.control_pattern.finditer(text), None]:
-            part = text[start : match.start() if match else len(text)].translate(restore)
-            if part:
-                ids += self._encode_literal(part)
+            part = text[start : match.start() if match else len(text)]
+            if marks.pattern.search(part):
+                ids += self._encode_literal(marks.restore(part))
+            elif part:
+                # A tokenizer may treat the beginning of a text in another way.
+                ids += self.encode([context + part])[0][bool(context) :]
             if match:
                 ids.append(self.tokenizer.convert_tokens_to_ids(match[0]))
-                start = match.end()
+                start, context = match.end(), match[0]
         return ids
+
+    def split(
+        self, text: str, ids: list[int], cuts: Sequence[int], marks: Marks | None = None
+    ) -> list[list[int]] | None:
+        """Splits the ids of a rendered text where the text is cut.
+
+        What a tokenizer makes of the text up to a cut, it makes of it in the whole text too, unless
+        a token spans the cut. The last control token before the cut is far enough to look back.
+
+        Args:
+          text: the text.
+          ids: its ids.
+          cuts: ascending positions in the text.
+          marks: as for `encode_marked`.
+
+        Returns:
+          The ids of each part, one more than there are cuts; None if a token spans a cut.
+        """
+        ends = [token.end() for token in self.control_pattern.finditer(text)]
+        places = [place for place, i in enumerate(ids) if i in self._token_of]
+        bounds = [0]
+        for cut in cuts:
+            # Counts the control tokens before the cut.
+            number = bisect.bisect_right(ends, cut)
+            start = place = 0
+            if number and len(ends) == len(places):
+                place = places[number - 1]
+                start = ends[number - 1] - len(self._token_of[ids[place]])
+            before = text[start:cut]
+            expected = self.encode_marked(before, marks) if marks else self._encode_context(before)
+            bounds.append(place + len(expected))
+            if ids[place : bounds[-1]] != expected:
+                return None
+        return [ids[a:b] for a, b in itertools.pairwise([*bounds, len(ids)])]
+
+    def _encode_one(self, text: str) -> list[int]:
+        return self.encode([text])[0]
 
     def _encode_literal(self, text: str) -> list[int]:
         return self._literal_tokenizer.encode(text, add_special_tokens=False).ids

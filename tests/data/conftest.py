@@ -15,7 +15,7 @@ SENTENCES = [
 STORIES_TEMPLATE = (
     '{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}'
     '{% endfor %}'
-    '{% if add_generation_prompt %}[assistant] {% endif %}'
+    '{% if add_generation_prompt %}[assistant]{% endif %}'
 )
 NAMES = ('qwen2.5', 'stories260k', 'trained')
 

@@ -65,7 +65,7 @@ TURN = '{% for m in messages %}<|im_start|>{{ m.content }}'
         ('{{ messages[7].content }}', 'the chat template fails'),
         (TURN + '\n{% endfor %}', 'does not end a turn'),
         (TURN + ' [END]{% endfor %}', 'does not end a turn'),
-        ('<|im_end|>{{ messages[0].content }}', 'does not end a turn'),
+        ('<|im_end|>{{ messages[0].content }}', 'does not write the answer'),
         (
             TURN + '<|im_end|>{% endfor %}{% if add_generation_prompt %}next:{% endif %}',
             'does not begin the whole',
@@ -100,13 +100,15 @@ def test_a_system_turn_that_the_template_drops_is_an_error(fresh_tokenizer):
     assert renderer.prompt_ids(Record(spoken.messages[1:], id='u'))
 
 
-def test_loss_on_turns_needs_a_template_that_keeps_them(make_renderer, tmp_path):
-    renderer = make_renderer('trained', tokens=False, train_on='turns')
-    template = renderer.chat_template
-    template.tokenizer = copy.deepcopy(template.tokenizer)
-    template.tokenizer.chat_template = template.tokenizer.chat_template.replace(
-        "message['content'] +", "message['content'] | upper +"
+def test_loss_on_turns_needs_a_template_that_keeps_them(make_renderer):
+    tokenizer = copy.deepcopy(make_renderer('trained', tokens=False).tokenizer)
+    # Writes earlier turns of the assistant in capitals.
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content'] +",
+        "(message['content'] | upper if message['role'] == 'assistant' and not loop.last "
+        "else message['content']) +",
     )
+    renderer = Renderer(tokenizer, BehaviorSet(), train_on='turns')
     turns = (
         Message('user', 'a'),
         Message('assistant', 'b'),

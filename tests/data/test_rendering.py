@@ -9,6 +9,7 @@ import pytest
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS
 from bsft_jax.data.checks import check_records
 from bsft_jax.data.rendering import STEM, render_examples
+from bsft_jax.data.tokenizer import Marks, token_pattern
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import Message, Record
 
@@ -47,6 +48,7 @@ PROMPT = (
     'Potassium 5.9 mmol/L after lisinopril 20 mg. What next?\n'
     'A. Stop the lisinopril.\nB. Give 40 mmol potassium\nC. No change'
 )
+NO_MARKS = Marks(token_pattern(()), {})
 
 
 def with_content(content, record=CHOICE):
@@ -265,9 +267,8 @@ def test_control_tokens_in_a_message_are_ordinary_text(make_renderer, name, toke
 @pytest.mark.parametrize('name', NAMES)
 def test_a_prompt_in_pieces_has_the_ids_of_the_whole(make_renderer, name):
     renderer = make_renderer(name)
-    turns, _ = renderer.chat_template.turns_of(renderer._messages(CHOICE))
-    text = renderer.chat_template.render(turns, prompt=True)
-    assert renderer.encoder.encode_marked(text, {}) == renderer.prompt_ids(CHOICE)
+    text = renderer.chat_template.write(renderer._messages(CHOICE), [], answered=False).text
+    assert renderer.encoder.encode_marked(text, NO_MARKS) == renderer.prompt_ids(CHOICE)
 
 
 @pytest.mark.parametrize('name', NAMES)
