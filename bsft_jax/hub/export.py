@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from bsft_jax import places
 from bsft_jax.config import LoraConfig
 from bsft_jax.data.tokenizer import load_tokenizer, template_texts
-from bsft_jax.hub import files, peft, tables
+from bsft_jax.hub import ends, files, peft, tables
 from bsft_jax.hub.files import INDEX, SINGLE, TensorFiles
 from bsft_jax.hub.pretrained import Model
 from bsft_jax.models import linear, lora
@@ -106,8 +106,11 @@ def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:
         for key in ('bos_token_id', 'pad_token_id')
         if hf_config.get(key) is not None
     }
-    generation['eos_token_id'] = stop_id
-    (folder / 'generation_config.json').write_text(json.dumps(generation, indent=2) + '\n')
+    # The end of a turn comes first; the base's own ends go on to end a text.
+    own = ends.end_ids(model.spec.directory, hf_config)
+    others = [i for i in own if i != stop_id]
+    generation['eos_token_id'] = [stop_id, *others] if others else stop_id
+    (folder / ends.FILE).write_text(json.dumps(generation, indent=2) + '\n')
     _verify_weights(model, folder, dtypes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsft_jax.errors import UserError
+from bsft_jax.hub import ends
 from bsft_jax.hub.pretrained import Model
 from bsft_jax.inference import policies
 from bsft_jax.inference.policies import Policy
@@ -95,13 +97,13 @@ class DecodeSpec:
       prefixes: token ids of each answer prefix.
       policy: how the behavior is chosen.
       max_new_tokens: longest answer in tokens.
-      stop_id: id that ends an answer.
+      stop_ids: ids that end an answer; the first one fills what follows.
     """
 
     prefixes: tuple[tuple[int, ...], ...]
     policy: Policy
     max_new_tokens: int
-    stop_id: int
+    stop_ids: tuple[int, ...]
 
 
 def sample(
@@ -162,8 +164,8 @@ def _decode(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Answers a batch of prompts.
 
-    Returns ids [B, max_new_tokens], filled with `stop_id` after the end, the branch [B], and the
-    log-probabilities of the answer prefixes [B, n].
+    Returns ids [B, max_new_tokens], filled with the first of `stop_ids` after the end, the branch
+    [B], and the log-probabilities of the answer prefixes [B, n].
     """
     tokens_BP, length_B, label_B, keys_B = prompts
     params = network.unstacked(params)
@@ -188,6 +190,8 @@ def _decode(
     padded = [tokens + (-1,) * (max_prefix - len(tokens)) for tokens in ((), *spec.prefixes)]
     forced_BS = jnp.asarray(padded)[branch_B]
 
+    stop_ids_N = jnp.asarray(spec.stop_ids)
+
     def is_unfinished(carry):
         step, _, _, _, done_B = carry
         return (step < spec.max_new_tokens) & ~done_B.all()
@@ -200,14 +204,14 @@ def _decode(
         token_B = sample(logits_BV, keys, temperature, top_p)
         forced_B = jnp.where(step < max_prefix, forced_BS[:, jnp.minimum(step, max_prefix - 1)], -1)
         token_B = jnp.where(forced_B >= 0, forced_B, token_B)
-        token_B = jnp.where(done_B, spec.stop_id, token_B)
+        token_B = jnp.where(done_B, spec.stop_ids[0], token_B)
         out_BT = jax.lax.dynamic_update_slice(out_BT, token_B[:, None], (0, step))
         layout = TokenLayout(jnp.ones((B, 1), jnp.int32), (length_B + step)[:, None])
         hidden_B1D, cache = decoder(token_B[:, None], layout, cache, cache_index=P + step)
         logits_BV = lm_head.logits(decoder, hidden_B1D)[:, 0]
-        return step + 1, out_BT, logits_BV, cache, done_B | (token_B == spec.stop_id)
+        return step + 1, out_BT, logits_BV, cache, done_B | jnp.isin(token_B, stop_ids_N)
 
-    out_BT = jnp.full((B, spec.max_new_tokens), spec.stop_id, jnp.int32)
+    out_BT = jnp.full((B, spec.max_new_tokens), spec.stop_ids[0], jnp.int32)
     done_B = length_B == 0
     carry = (jnp.int32(0), out_BT, logits_BV, cache.padded(spec.max_new_tokens), done_B)
     return jax.lax.while_loop(is_unfinished, advance, carry)[1], branch_B, behavior_Bn
@@ -235,7 +239,10 @@ def generate(
     tokens_per_batch: int = 8192,
     on_batch: Callable[[int], object] = lambda _: None,
 ) -> list[Generation]:
-    """Continues each prompt until `stop_id` or `sampling.max_new_tokens`, longest prompts first.
+    """Continues each prompt to its end or `sampling.max_new_tokens`, longest prompts first.
+
+    `stop_id` ends an answer, and so does each id that the model's own `generation_config.json`
+    names.
 
     The result of a prompt does not depend on the others: sampling keys are derived from the seed
     and its index.
@@ -257,7 +264,7 @@ def generate(
         model.behaviors.prefixes,
         policies.parse_policy(policy, model.behaviors),
         sampling.max_new_tokens,
-        stop_id,
+        tuple(dict.fromkeys([stop_id, *ends.end_ids(model.spec.directory, model.spec.hf_config)])),
     )
     longest = max(len(prompt) for prompt in prompts)
     max_positions = model.network.arch.max_positions
@@ -298,7 +305,7 @@ def generate(
             )
         for row, i in enumerate(chunk):
             results[i] = _to_generation(
-                model, out_BT[row].tolist(), int(branch_B[row]), behavior_Bn[row], stop_id
+                model, out_BT[row].tolist(), int(branch_B[row]), behavior_Bn[row], spec.stop_ids
             )
         on_batch(len(chunk))
     return [results[i] for i in range(num_prompts)]
@@ -321,9 +328,13 @@ def _pad_prompts(
 
 
 def _to_generation(
-    model: Model, ids: list[int], branch: int, behavior_logprobs_n: np.ndarray, stop_id: int
+    model: Model,
+    ids: list[int],
+    branch: int,
+    behavior_logprobs_n: np.ndarray,
+    stop_ids: Sequence[int],
 ) -> Generation:
-    ids = ids[: ids.index(stop_id)] if stop_id in ids else ids
+    ids = list(itertools.takewhile(lambda i: i not in stop_ids, ids))
     if not model.behaviors.is_selectable:
         return Generation(ids, None, None)
     names = model.behaviors.names

@@ -1,5 +1,6 @@
 """Tests of decoding: greedy answers without a cache, and sampling that no other prompt changes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -57,3 +58,48 @@ def test_sampling_depends_on_seed_and_record_not_on_the_batch(model, records):
         decoding.generate(
             model, prompts, policy='none', stop_id=2, sampling=decoding.Sampling(max_new_tokens=500)
         )
+
+
+@pytest.mark.parametrize(
+    ('generation', 'config'),
+    [(1, None), ([1, 2], None), ([2, 1], [0]), (None, [2, 1]), ('absent', 1)],
+)
+def test_every_end_that_the_models_own_files_name_ends_an_answer(
+    model, records, tmp_path, generation, config
+):
+    renderer = scoring.renderer_of(model)
+    prompts, stop = [renderer.prompt_ids(record) for record in records[:2]], renderer.stop_id
+
+    def run(model):
+        generations = decoding.generate(
+            model,
+            prompts,
+            policy='none',
+            stop_id=stop,
+            sampling=decoding.Sampling(max_new_tokens=8),
+        )
+        return [generation.ids for generation in generations]
+
+    def with_files(generation, config):
+        spec = dataclasses.replace(
+            model.spec,
+            directory=tmp_path,
+            hf_config=model.spec.hf_config | {'eos_token_id': config},
+        )
+        if generation != 'absent':
+            stored = json.dumps({'eos_token_id': generation, 'do_sample': True})
+            (tmp_path / 'generation_config.json').write_text(stored)
+        return dataclasses.replace(model, spec=spec)
+
+    endless = run(with_files('absent', None))
+    # Stands for 1 and 2: what the first answer says at its third place, and the stop.
+    ids = {1: endless[0][2], 2: stop, 0: endless[0][1]}
+    named = [
+        [ids[i] for i in end] if isinstance(end, list) else ids.get(end, end)
+        for end in (generation, config)
+    ]
+    ends = [
+        answer[: min([answer.index(i) for i in (ids[1],) if i in answer], default=8)]
+        for answer in endless
+    ]
+    assert run(with_files(*named)) == ends != endless
