@@ -280,12 +280,15 @@ def has_own_head(tensors: TensorFiles) -> bool:
     """Returns whether a checkpoint holds an LM head whose values are not those of its table."""
     if not {TABLE, HEAD} <= tensors.names:
         return False
-    rows, width = tensors.shape(TABLE)
-    if tensors.shape(HEAD) != (rows, width):
+    shape = tensors.shape(TABLE)
+    if tensors.shape(HEAD) != shape or len(shape) != 2:
         return True
-    step = max(1, _COMPARED_VALUES // width)
-    slices = (slice(start, start + step) for start in range(0, rows, step))
-    return not all(np.array_equal(tensors.read(TABLE, (s,)), tensors.read(HEAD, (s,))) for s in slices)
+    step = max(1, _COMPARED_VALUES // max(1, shape[1]))
+    return any(
+        not np.array_equal(tensors.read(TABLE, rows), tensors.read(HEAD, rows))
+        for start in range(0, shape[0], step)
+        for rows in [(slice(start, min(start + step, shape[0])),)]
+    )
 
 
 def stored_dtypes(directory: pathlib.Path) -> dict[str, str]:
