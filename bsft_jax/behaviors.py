@@ -292,8 +292,9 @@ def _rewrite(tokenizer, new: dict[str, int], new_names: dict[str, str]) -> None:
         for old, name in new_names.items():
             if old in vocabulary:
                 vocabulary[name] = vocabulary.pop(old)
-        # The library numbers added tokens by itself, but for those of the vocabulary.
-        vocabulary |= {} if new_names else new
+        if not new_names:
+            # The library numbers added tokens by itself, but for those of the vocabulary.
+            vocabulary |= {entry['content']: entry['id'] for entry in state['added_tokens']} | new
     else:
         for entry in vocabulary:
             entry[0] = new_names.get(entry[0], entry[0])

@@ -42,8 +42,8 @@ def write_export(
     """Writes the model as a Hugging Face checkpoint or as an adapter for `peft`.
 
     Each merged tensor keeps the dtype that it has in the base's files (float32 where there are
-    none); an adapter is float32. The folder appears only once it is complete and has been read back. With several
-    processes all must call this; only the first writes.
+    none); an adapter is float32. The folder appears only once it is complete and has been read
+    back. With several processes all must call this; only the first writes.
 
     Args:
       model: the model to write.

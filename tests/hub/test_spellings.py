@@ -72,7 +72,10 @@ ONE_ROPE = {
     'theta beside parameters': ({'rope_theta': 700.0, 'rope_parameters': LINEAR}, EQUAL),
     'parameters without theta': ({'rope_parameters': LINEAR}, EQUAL),
     'linear scaling': ({'rope_theta': 700.0, 'rope_scaling': LINEAR}, EQUAL),
-    'theta in scaling': ({'rope_theta': 90.0, 'rope_scaling': LINEAR | {'rope_theta': 700.0}}, EQUAL),
+    'theta in scaling': (
+        {'rope_theta': 90.0, 'rope_scaling': LINEAR | {'rope_theta': 700.0}},
+        EQUAL,
+    ),
     'old name of the kind': ({'rope_scaling': {'type': 'linear', 'factor': 4}}, EQUAL),
     'both names of the kind': ({'rope_scaling': LINEAR | {'type': 'default'}}, EQUAL),
     'llama3': ({'rope_theta': 700.0, 'rope_scaling': LLAMA3}, EQUAL),
@@ -93,13 +96,16 @@ ONE_ROPE = {
     'unknown kind': ({'rope_scaling': {'rope_type': ['linear']}}, UNSUPPORTED),
     'one per layer type': ({'rope_parameters': {FULL: LINEAR}}, 'has one rotary embedding'),
     'no factor': ({'rope_scaling': {'rope_type': 'linear'}}, "lacks 'factor'"),
-    'factor as text': ({'rope_scaling': LINEAR | {'factor': '4'}}, "'factor' .* not a number above 0"),
+    'factor as text': (
+        {'rope_scaling': LINEAR | {'factor': '4'}},
+        "'factor' .* not a number above 0",
+    ),
     'theta as text': ({'rope_theta': '700'}, "'rope_theta' is '700', not a number above 0"),
     'theta of zero': ({'rope_theta': 0}, "'rope_theta' is 0, not a number above 0"),
     'scaling as text': ({'rope_scaling': 'linear'}, "'rope_scaling' is 'linear', not an object"),
     'scaling twice': ({'rope_scaling': LINEAR, 'rope_parameters': LLAMA3}, 'both there'),
 }
-# Of these families every spelling of the rotary embedding is tried; it is read alike for the others.
+# Every spelling is tried for these families; others read the rotary embedding as they do.
 ONE_ROPE_FAMILIES = ('llama', 'qwen2')
 FEW_ROPES = ('nothing', 'parameters with theta', 'theta in scaling', 'llama3', 'one per layer type')
 

@@ -212,7 +212,9 @@ def test_every_tensor_is_exported_in_its_own_dtype_and_value(base, tmp_path):
 @pytest.mark.parametrize('base_dtype', ['bfloat16', 'int8'])
 def test_norms_and_biases_stay_float32_in_a_smaller_base(base, base_dtype):
     tensors = tensors_of(base)
-    save(base, tensors | {n: t.astype(jax.numpy.bfloat16) for n, t in tensors.items() if t.ndim > 1})
+    save(
+        base, tensors | {n: t.astype(jax.numpy.bfloat16) for n, t in tensors.items() if t.ndim > 1}
+    )
     spec = pretrained.read_pretrained(str(base), ComputeConfig(base_dtype=base_dtype))
     params = pretrained.pretrained_params(spec, mesh_lib.single_device_mesh())
     assert np.array_equal(params['norm']['scale'], tensors[NORM])
@@ -295,7 +297,9 @@ def test_quantized_checkpoints_are_named_before_anything_is_read(base, kind, mon
 def test_scales_of_a_cache_are_no_quantized_weights(base):
     tensors = tensors_of(base)
     save(base, tensors | {'model.layers.0.self_attn.k_scale': np.ones(1, np.float32)})
-    with pytest.raises(UserError, match='1 unknown tensors, first model.layers.0.self_attn.k_scale'):
+    with pytest.raises(
+        UserError, match='1 unknown tensors, first model.layers.0.self_attn.k_scale'
+    ):
         params_of(base)
 
 
