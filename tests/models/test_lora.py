@@ -145,7 +145,9 @@ def test_trainable_parameters_are_float32_beside_a_base_in_lower_precision():
         network = Network(ARCH, (95,), compute)
         flat = flatten(network.abstract())
         assert flat['layers/attention/q/kernel'].dtype == kernel
-        assert flat['embed/table'].dtype == flat['norm/scale'].dtype == 'bfloat16'
+        assert flat['embed/table'].dtype == 'bfloat16'
+        # Vectors take no room, and some bfloat16 checkpoints hold them in float32.
+        assert flat['norm/scale'].dtype == 'float32'
         assert flat['behavior/input'].dtype == flat['layers/mlp/up/lora/a'].dtype == 'float32'
         params = network.init(jax.random.key(0))
         assert {p: (x.shape, x.dtype) for p, x in flatten(params).items()} == {
