@@ -1,6 +1,7 @@
 """Generates answers: `python -m bsft_jax.generate --workdir=DIR --text="..."`.
 
-Prints one JSON line per answer.
+Prints one JSON line per answer. A record that is too long has a line with its `error`, and the
+command then exits with 2.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the sampling.')
 
 def main(argv) -> None:
     del argv
-    from bsft_jax.commands.generate import GenerateOptions, generate
+    from bsft_jax.commands.generate import GenerateOptions, check_answers, generate
     from bsft_jax.inference.decoding import Sampling
     from bsft_jax.inference.open_model import ModelSource
     from bsft_jax.parallel import processes
@@ -50,8 +51,10 @@ def main(argv) -> None:
         raw=_RAW.value,
         sampling=sampling,
     )
-    for answer in generate(options):
+    answers = generate(options)
+    for answer in answers:
         processes.log_first(format_answer(answer), file=sys.stdout)
+    check_answers(answers, options)
 
 
 def format_answer(answer: dict[str, Any]) -> str:

@@ -149,4 +149,11 @@ def make_evaluators(
     if not config.evaluation.interval:
         return ()
     check_evaluators(config)
-    return tuple(EVALUATORS[name](config, spec, network, mesh) for name in config.evaluation.names)
+    try:
+        return tuple(
+            EVALUATORS[name](config, spec, network, mesh) for name in config.evaluation.names
+        )
+    except UserError as error:
+        raise UserError(
+            str(error), fix='or train without validation: --config.evaluation.interval=0'
+        ) from error

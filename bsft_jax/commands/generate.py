@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from bsft_jax import api
@@ -16,6 +17,9 @@ from bsft_jax.inference.open_model import ModelSource, open_model
 from bsft_jax.parallel import processes
 from bsft_jax.records.record import Message, Record, read_jsonl
 from bsft_jax.training.telemetry import progress
+
+# Records that a line names.
+_MAX_NAMED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,8 @@ class GenerateOptions:
         """Raises UserError for options that do not go together."""
         if (self.text is None) == (not self.input_file):
             raise UserError('give either --text or --input')
+        if self.text is not None and not self.text.strip() and not self.raw:
+            raise UserError('is empty', where='--text', fix='say something')
         if not self.raw:
             return
         if self.text is None:
@@ -63,7 +69,8 @@ class GenerateOptions:
 def generate(options: GenerateOptions) -> list[dict[str, Any]]:
     """Returns an answer per record: `{id, text, ids, behavior, behavior_logprobs}`.
 
-    Raises UserError for options that do not go together and prompts that are too long.
+    A record that is too long has `{id, error}` instead. Raises UserError for options that do not go
+    together, and where every record is too long.
     """
     style = parse_prompt_flags(options.prompt, options.examples)
     options.check()
@@ -79,8 +86,52 @@ def generate(options: GenerateOptions) -> list[dict[str, Any]]:
         if style.shots and not (examples or options.source.model):
             examples = config_lib.read_workdir(options.source.workdir).data.source
         records = show_in_style(style, records, model, scoring.renderer_of(model), examples)
-        sampling = dataclasses.asdict(options.sampling)
-        return api.generate_answers(model, records, options.policy, on_batch=bar.update, **sampling)
+        problems = _too_long(model, records, options)
+        answers = iter(
+            api.generate_answers(
+                model,
+                [record for i, record in enumerate(records) if i not in problems],
+                options.policy,
+                on_batch=bar.update,
+                **dataclasses.asdict(options.sampling),
+            )
+        )
+        return [
+            {'id': record.id, 'error': problems[i]} if i in problems else next(answers)
+            for i, record in enumerate(records)
+        ]
+
+
+def check_answers(answers: Sequence[dict[str, Any]], options: GenerateOptions) -> None:
+    """Raises UserError that names the records without an answer, if there are any."""
+    failed = [answer for answer in answers if 'error' in answer]
+    if failed:
+        names = ', '.join(repr(answer['id']) for answer in failed[:_MAX_NAMED])
+        more = f' and {len(failed) - _MAX_NAMED} more' if len(failed) > _MAX_NAMED else ''
+        raise UserError(
+            f'no answer to {len(failed)} of {len(answers)} records: {names}{more}: '
+            f'{failed[0]["error"]}',
+            where=f'--input={options.input_file}' if options.input_file else '--text',
+            fix='shorten them, leave them out, or lower --max_new_tokens',
+        )
+
+
+def _too_long(model: Model, records: Sequence[Record], options: GenerateOptions) -> dict[int, str]:
+    """Returns by index what is wrong with each record that does not fit the model.
+
+    Raises UserError if none fits.
+    """
+    limit, new = model.network.arch.max_positions, options.sampling.max_new_tokens
+    lengths = [len(ids) for ids in scoring.renderer_of(model).prompt_ids_of(records)]
+    problems = {
+        i: f'a prompt of {length} tokens and {new} new ones exceed the {limit} positions of the '
+        'model'
+        for i, length in enumerate(lengths)
+        if length + new > limit
+    }
+    if records and len(problems) == len(records):
+        check_answers([{'id': records[i].id, 'error': p} for i, p in problems.items()], options)
+    return problems
 
 
 def _continue_text(model: Model, options: GenerateOptions, on_batch) -> list[dict[str, Any]]:

@@ -122,6 +122,11 @@ class PackPlan:
         """
         return len(self._epoch(0))
 
+    @property
+    def rows_per_epoch(self) -> int:
+        """Returns the number of rows of the first epoch."""
+        return sum(map(len, self._epoch(0)))
+
     def _locate(self, step: int) -> tuple[int, int]:
         """Returns the epoch of a step, and the step's index in it."""
         if not self.mixture:
@@ -154,8 +159,7 @@ class PackPlan:
     @property
     def fill(self) -> float:
         """Returns the share of the first epoch's row tokens that belong to records."""
-        rows = [row for step in self._epoch(0) for row in step]
-        return self._epoch_tokens / (len(rows) * self.sequence_length)
+        return self._epoch_tokens / (self.rows_per_epoch * self.sequence_length)
 
     @property
     def _epoch_tokens(self) -> int:

@@ -15,6 +15,9 @@ from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
 from bsft_jax.records.record import Record, evenly_spaced_subset
 
+# A step may have so many rows however few the records fill.
+MAX_PADDED_ROWS = 64
+
 
 def training_renderer(
     config: RunConfig, tokenizer: Any, behaviors: BehaviorSet
@@ -78,8 +81,22 @@ def training_examples(
     plan = packing.PackPlan(
         store.lengths, data.global_batch_rows, data.sequence_length, config.seed, mixture
     )
+    if not limit:
+        _check_rows(plan)
     processes.log_first(f'training on {plan.describe()}')
     return store, plan
+
+
+def _check_rows(plan: packing.PackPlan) -> None:
+    """Raises UserError for steps that are mostly padding; a few rows are none too many."""
+    rows = max(plan.rows_per_epoch, MAX_PADDED_ROWS)
+    if plan.global_batch_rows > rows:
+        raise UserError(
+            f'{plan.global_batch_rows} rows are more than the records of an epoch fill '
+            f'({plan.rows_per_epoch})',
+            where='--config.data.global_batch_rows',
+            fix=f'lower it to {rows} at most',
+        )
 
 
 def _cache_name(config: RunConfig, tokenizer: Any, behaviors: BehaviorSet) -> str:

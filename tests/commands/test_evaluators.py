@@ -15,7 +15,7 @@ from bsft_jax.errors import UserError
 from bsft_jax.hub import pretrained
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.records import taxonomy
-from bsft_jax.records.record import Message, write_jsonl
+from bsft_jax.records.record import Message, Record, write_jsonl
 from bsft_jax.training import setup
 from tests import run as runs
 from tests.conftest import ROOT
@@ -38,6 +38,22 @@ def make(evaluator, config, mesh):
 
 def score_evaluator(config):
     return make(evaluators.ScoreEvaluator, config, mesh_lib.single_device_mesh())
+
+
+@pytest.mark.parametrize('names', ['scores', 'scores,loss'])
+def test_records_that_cannot_be_validated_on_say_how_to_train_without(config, tmp_path, names):
+    texts = [Message('user', 'Hi'), Message('assistant', 'Hello')]
+    for split in ('train', 'validation'):
+        record = Record(tuple(texts), id=split, split=split)
+        write_jsonl(tmp_path / f'{split}.jsonl', [record])
+    config.data.source = f'jsonl:{tmp_path}'
+    config.evaluation = EvaluationConfig(interval=1, evaluators=names)
+    mesh, spec = mesh_lib.single_device_mesh(), setup.read_base(config)
+    network = spec.network.for_mesh(mesh)
+    with pytest.raises(UserError, match=r'or train without .*--config\.evaluation\.interval=0'):
+        evaluators.make_evaluators(config, spec, network, mesh)
+    config.evaluation.interval = 0
+    assert evaluators.make_evaluators(config, spec, network, mesh) == ()
 
 
 def test_a_category_is_left_out_of_validation(config):
