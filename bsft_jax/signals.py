@@ -28,6 +28,9 @@ GRACE_SECONDS = 3.0
 _BOUNCE_SECONDS = 0.3
 # Between an exception that was swallowed and the next attempt.
 _RETRY_SECONDS = 0.01
+# For the line that ends a command; its terminal may be stopped.
+_LINE_SECONDS = 1.0
+_ENDING = _thread.allocate_lock()
 # Name of the variable that holds the process with which a command must end.
 PARENT = 'BSFT_PARENT'
 _PR_SET_PDEATHSIG = 1
@@ -42,10 +45,9 @@ class _State:
       unwinds: whether the first signal raises an exception.
       number: the first signal; 0 without one.
       raised: whether it has been raised in the main thread.
-      said: whether the line that ends the command has been printed.
     """
 
-    installed = restart = unwinds = raised = said = False
+    installed = restart = unwinds = raised = False
     number = 0
 
 
@@ -91,8 +93,8 @@ def end() -> NoReturn:
         code, line = EXIT_TERMINATED, 'terminated'
         if _State.restart:
             code, line = EXIT_RESTART, 'stopped: by a signal; start again to continue'
-    if not _State.said:
-        _State.said = True
+    # Both threads may come here. The second one waits for the line of the first.
+    if _ENDING.acquire(timeout=_LINE_SECONDS):
         with contextlib.suppress(OSError):
             os.write(2, f'{line}\n'.encode())
     os._exit(code)
