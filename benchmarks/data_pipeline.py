@@ -86,7 +86,7 @@ def measure_pipeline(path: pathlib.Path) -> dict:
     plan = stage('plan', plan_first_epoch)
     del records
     stage('first start, whole', pipeline.training_examples, *inputs)
-    again, _ = stage('second start, whole', pipeline.training_examples, *inputs)
+    again, *_ = stage('second start, whole', pipeline.training_examples, *inputs)
     assert again.hash == store.hash
     source = loader.BatchSource(store, plan)
     batches = stage(

@@ -45,9 +45,10 @@ def _examples(source: str, tokens: int, rows: int):
     )
     config = RunConfig(arm='general_sft', model=ModelConfig(base='tiny-clinical'), data=data)
     base = setup.read_base(config)
-    return base, *pipeline.training_examples(
+    data = pipeline.training_examples(
         config, base.tokenizer, base.behaviors, base.network.arch.max_positions
     )
+    return base, data.store, data.plan
 
 
 def ours(source: str, tokens: int, rows: int, steps: int):

@@ -41,6 +41,11 @@ _MAX_DROPPED_FRACTION = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+_ALLOW_TRAINED_ON = flags.DEFINE_boolean(
+    'allow_trained_on',
+    False,
+    "Score a split of the run's own source although records of it were trained on.",
+)
 
 
 def main(argv) -> None:
@@ -65,6 +70,7 @@ def main(argv) -> None:
         chat_template=_MODEL.chat_template.value,
         answer_format=_FORMAT.value or '',
         max_dropped_fraction=_MAX_DROPPED_FRACTION.value,
+        allow_trained_on=_ALLOW_TRAINED_ON.value,
     )
     metrics = evaluate(options)
     name = _NAME.value or _MODEL.workdir.value

@@ -24,4 +24,5 @@ def generate(*, workdir='', model='', step=None, chat_template='', **options):
 def examples_of(config, spec, **options):
     """Returns the examples and plan of a run with this base."""
     positions = spec.network.arch.max_positions
-    return pipeline.training_examples(config, spec.tokenizer, spec.behaviors, positions, **options)
+    data = pipeline.training_examples(config, spec.tokenizer, spec.behaviors, positions, **options)
+    return data.store, data.plan

@@ -22,7 +22,8 @@ from packaging.specifiers import SpecifierSet
 from bsft_jax import places
 from bsft_jax.commands import evaluators
 from bsft_jax.config import RunConfig
-from bsft_jax.data import pipeline, rendering, sources
+from bsft_jax.data import contamination, labels, pipeline, rendering, sources
+from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError, printable
 from bsft_jax.hub import loading, pretrained
 from bsft_jax.parallel import env
@@ -176,7 +177,7 @@ class Doctor:
 
     def _data(self) -> tuple[str, None]:
         spec = self._results['base']
-        store, plan = pipeline.training_examples(
+        store, plan, _ = pipeline.training_examples(
             self._config,
             spec.tokenizer,
             spec.behaviors,
@@ -195,12 +196,19 @@ class Doctor:
 
     def _splits(self) -> tuple[str, None]:
         evaluators.check_evaluators(self._config)
-        source, counts = self._config.data.source, {}
+        source, counts, warnings = self._config.data.source, {}, []
+        trained = TrainedOn.of_records(())
         for split in SPLITS:
             try:
-                counts[split] = len(sources.load_records(source, split))
+                records = sources.load_records(source, split)
             except sources.NoSuchSplit:
-                counts[split] = 0
+                records = []
+            counts[split] = len(records)
+            if split == 'train':
+                kept = labels.exclude_category(records, self._config.data.exclude_category)
+                trained = TrainedOn.of_records(kept)
+            elif overlap := trained.overlap(records):
+                warnings.append(contamination.describe(overlap, f'{split} records'))
         if self._config.evaluation.interval and not counts['validation']:
             raise UserError(
                 'no validation records', where=source, fix='set --config.evaluation.interval=0'
@@ -208,6 +216,8 @@ class Doctor:
         message = ', '.join(f'{split} {count:,}' for split, count in counts.items())
         if not counts['test']:
             raise Warned(f'{message}: nothing to evaluate on later')
+        if warnings:
+            raise Warned('; '.join([message, *(w.removeprefix('warning: ') for w in warnings)]))
         return message, None
 
     def _mesh(self) -> tuple[str, setup.StatePlan]:

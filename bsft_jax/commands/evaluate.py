@@ -14,7 +14,7 @@ from bsft_jax import api, files, places
 from bsft_jax import config as config_lib
 from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
 from bsft_jax.config import DataConfig
-from bsft_jax.data import checks, eval_records, sources
+from bsft_jax.data import checks, contamination, eval_records, sources, trained_on
 from bsft_jax.data.prompts import PromptStyle
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
@@ -52,6 +52,8 @@ class EvaluateOptions:
       max_dropped_fraction: largest share of records that may be dropped as too long for the model;
         None for the run's.
       tokens_per_batch: approximate prompt tokens that a device scores at a time.
+      allow_trained_on: scores a test split of the run's own source although records of it were
+        trained on.
     """
 
     workdir: str
@@ -69,6 +71,7 @@ class EvaluateOptions:
     answer_format: str = ''
     max_dropped_fraction: float | None = None
     tokens_per_batch: int = 8192
+    allow_trained_on: bool = False
 
     @property
     def model_source(self) -> ModelSource:
@@ -108,6 +111,9 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     records = eval_records.choose_records(
         eval_records.load_scorable(source, options.split), source, options.subset, options.limit
     )
+    trained = trained_on.read(options.model_source.folder)
+    if not options.allow_trained_on:
+        contamination.check_scored(trained, source, options.split, records)
 
     model = open_model(options.model_source)
     checks.check_behaviors(records, model.behaviors.behaviors_or_default)
@@ -141,6 +147,9 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     _check_counts(metrics, scores)
     metrics |= {'left_out': len(records) - len(scored), 'split': options.split, **settings}
     metrics['step'] = model.step
+    overlap = None if trained is None else trained.overlap(scored)
+    metrics['trained_on'] = None if overlap is None else overlap.to_dict()
+    processes.log_first(contamination.describe(overlap))
     _write(directory, rows, metrics)
     at_step = '' if model.step is None else f', step {model.step}'
     processes.log_first(f'written: {directory}{at_step}')

@@ -12,7 +12,8 @@ from bsft_jax import config as config_lib
 from bsft_jax import files
 from bsft_jax.commands import evaluators
 from bsft_jax.config import RunConfig
-from bsft_jax.data import loader, pipeline
+from bsft_jax.data import contamination, loader, pipeline, trained_on
+from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError
 from bsft_jax.hub import pretrained
 from bsft_jax.hub.pretrained import PretrainedSpec
@@ -41,7 +42,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     # Whatever can be refused is refused before the workdir is created or a weight is read.
     spec = setup.read_base(config)
     workdir_lib.check_workdir(workdir, config, spec)
-    store, plan = pipeline.training_examples(
+    store, plan, trained = pipeline.training_examples(
         config, spec.tokenizer, spec.behaviors, spec.network.arch.max_positions
     )
     raise_if_preempted()
@@ -76,12 +77,29 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
         state, clock = _initial_or_restored(config, spec, state_plan, source, checkpoints)
         workdir_lib.update_config(workdir, config)
         workdir_lib.record_start(workdir, spec, int(state.step))
+        if processes.is_first():
+            _record_training(config, spec, workdir, trained)
         if spec.behaviors.ids:
             ratio = pretrained.row_norm_ratio(state.params)
             processes.log_first(f"behavior rows: norm {ratio:.3f} of the table's")
         context = loop.TrainContext(config, network, mesh, source, workdir, run_evaluators)
         state = loop.train(context, state, checkpoints, clock)
     processes.log_first(f'done: {workdir}, step {int(state.step)}', file=sys.stdout)
+
+
+def _record_training(
+    config: RunConfig, spec: PretrainedSpec, workdir: pathlib.Path, trained: TrainedOn
+) -> None:
+    """Writes what the run is trained on, its base included, and warns of validation records in it.
+
+    The records are known to be those of the checkpoint that the run continues from.
+    """
+    if (of_base := trained_on.read(spec.directory)) is not None:
+        trained = TrainedOn.joined([of_base, trained])
+    trained.write(workdir)
+    if config.evaluation.interval:
+        for line in contamination.split_warnings(trained, config.data.source, 'validation'):
+            processes.log_first(line)
 
 
 def _initial_or_restored(

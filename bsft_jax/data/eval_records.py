@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 from bsft_jax.data import sources
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
-from bsft_jax.records.record import Record, evenly_spaced_subset, read_jsonl
+from bsft_jax.records.record import Record, evenly_spaced_subset
 
 SUBSETS = ('all', 'hard')
 
@@ -59,16 +58,14 @@ def choose_records(records: Sequence[Record], source: str, subset: str, limit: i
 
 
 def unsplit_warning(source: str) -> str:
-    """Returns a warning for files whose records name no split, which serve training and test alike.
+    """Returns a warning for sets whose records name no split, which serve training and test alike.
 
     Returns an empty string for any other source.
     """
     warnings = []
     for part, _ in sources.parse_mixture(source):
-        scheme, _, path = part.partition(':')
-        if scheme != 'jsonl' or not pathlib.Path(path).is_file():
-            continue
-        if number := sum(not record.split for record in read_jsonl(path)):
+        if number := sources.count_without_split(part):
+            path = part.partition(':')[2]
             warnings.append(
                 f'warning: {number} records of {path} name no split, so what trains is what is '
                 'tested; prepare assigns splits'

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
 from bsft_jax.data import checks, example_cache, labels, packing, rendering, sources
 from bsft_jax.data.examples import ExampleStore
 from bsft_jax.data.mixture import Mixture
+from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
 from bsft_jax.records.record import Record, evenly_spaced_subset
@@ -32,6 +35,48 @@ def training_renderer(
     )
 
 
+class TrainingData(NamedTuple):
+    """Holds what a run trains on.
+
+    Attributes:
+      store: the rendered examples.
+      plan: which of them each step holds.
+      trained_on: hashes of their records.
+    """
+
+    store: ExampleStore
+    plan: packing.PackPlan
+    trained_on: TrainedOn
+
+
+class _Part(NamedTuple):
+    """Holds one part of a source: examples, a line about them, and what they were made of.
+
+    `digest` is of all training records; `trained_on` lacks an excluded category.
+    """
+
+    store: ExampleStore
+    report: str
+    trained_on: TrainedOn
+    digest: str
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the arrays that the cache holds."""
+        keys = {f'key_{name}': getattr(self.trained_on, name) for name in _KEYS}
+        return vars(self.store) | keys | {'digest': np.asarray(self.digest, np.bytes_)}
+
+    @classmethod
+    def from_cache(cls, arrays: example_cache.Arrays, report: str) -> _Part:
+        """Returns a part of a cache entry."""
+        arrays = dict(arrays)
+        digest = bytes(arrays.pop('digest')).decode()
+        keys = {name: arrays.pop(f'key_{name}') for name in _KEYS}
+        return cls(ExampleStore(**arrays), report, TrainedOn(**keys), digest)
+
+
+_KEYS = ('ids', 'cases', 'texts')
+
+
 def training_examples(
     config: RunConfig,
     tokenizer: Any,
@@ -39,7 +84,7 @@ def training_examples(
     max_positions: int,
     *,
     limit: int = 0,
-) -> tuple[ExampleStore, packing.PackPlan]:
+) -> TrainingData:
     """Renders the train split and plans every step, before a device is touched.
 
     Examples that took some seconds to render are cached for the next run that would render the
@@ -64,27 +109,36 @@ def training_examples(
     cached = example_cache.load(name) if name else None
     if cached is None:
         begin = time.monotonic()
-        stores, reports = _render_sources(config, tokenizer, behaviors, limit)
+        rendered = _render_sources(config, tokenizer, behaviors, limit)
         if name and time.monotonic() - begin > example_cache.MIN_RENDER_SECONDS:
-            example_cache.save(name, [vars(store) for store in stores], reports)
+            example_cache.save(
+                name, [part.arrays() for part in rendered], [part.report for part in rendered]
+            )
     else:
-        arrays, reports = cached
-        stores = [ExampleStore(**store) for store in arrays]
-    for report in reports:
-        processes.log_first(report)
+        rendered = [_Part.from_cache(*part) for part in zip(*cached, strict=True)]
+    for part in rendered:
+        processes.log_first(part.report)
 
     parts, mixture = sources.parse_mixture(data.source), None
     if len(parts) > 1:
-        mixture = Mixture(tuple(map(len, stores)), tuple(weight for _, weight in parts))
+        mixture = Mixture(
+            tuple(len(part.store) for part in rendered), tuple(weight for _, weight in parts)
+        )
         processes.log_first(mixture.describe())
-    store = ExampleStore.joined(stores)
+    store = ExampleStore.joined([part.store for part in rendered])
     plan = packing.PackPlan(
         store.lengths, data.global_batch_rows, data.sequence_length, config.seed, mixture
     )
     if not limit:
         _check_rows(plan)
     processes.log_first(f'training on {plan.describe()}')
-    return store, plan
+    trained_on = TrainedOn.joined(
+        [
+            part.trained_on.from_source(source, part.digest)
+            for part, (source, _) in zip(rendered, parts, strict=True)
+        ]
+    )
+    return TrainingData(store, plan, trained_on)
 
 
 def _check_rows(plan: packing.PackPlan) -> None:
@@ -117,10 +171,11 @@ def _cache_name(config: RunConfig, tokenizer: Any, behaviors: BehaviorSet) -> st
 
 def _render_sources(
     config: RunConfig, tokenizer: Any, behaviors: BehaviorSet, limit: int
-) -> tuple[list[ExampleStore], list[str]]:
-    """Returns the examples of each part of the source, and a line about each."""
+) -> list[_Part]:
+    """Returns the parts of the source, rendered."""
     data, names = config.data, [source for source, _ in sources.parse_mixture(config.data.source)]
     loaded = [sources.load_records(source, 'train') for source in names]
+    sources.check_apart(data.source)
     if limit:
         loaded = [evenly_spaced_subset(records, limit) for records in loaded]
     included = [labels.exclude_category(records, data.exclude_category) for records in loaded]
@@ -128,7 +183,7 @@ def _render_sources(
     relabelled = iter(
         _relabel(config, behaviors, renderer, list(itertools.chain.from_iterable(included)))
     )
-    stores, reports = [], []
+    rendered = []
     for source, before, part in zip(names, loaded, included, strict=True):
         records = list(itertools.islice(relabelled, len(part)))
         store, report = rendering.render_examples(
@@ -143,9 +198,10 @@ def _render_sources(
             report += (
                 f'; {excluded} of {len(before)} records of {data.exclude_category} are held out'
             )
-        stores.append(store)
-        reports.append(f'{source}: {report}')
-    return stores, reports
+        trained_on = TrainedOn.of_records(part)
+        whole = trained_on if len(part) == len(before) else TrainedOn.of_records(before)
+        rendered.append(_Part(store, f'{source}: {report}', trained_on, whole.digest))
+    return rendered
 
 
 def _relabel(

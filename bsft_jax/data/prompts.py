@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
 from bsft_jax.behaviors import Behavior
 from bsft_jax.data.rendering import Renderer, list_options
+from bsft_jax.data.trained_on import normalized, record_words
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import Message, Record, behavior_of, describe_record
 
@@ -66,13 +67,31 @@ def _is_solved(record: Record) -> bool:
     return record.answer is not None if record.options else record.messages[-1].role == 'assistant'
 
 
-def _origins(record: Record) -> set:
-    """Returns keys of a record's messages, case and pair.
+def _question(record: Record) -> tuple[str, ...]:
+    """Returns the normalized messages of a record."""
+    return tuple(normalized(message.content) for message in record.messages)
 
-    Records that share one of them would give each other's answers away.
+
+def _origins(record: Record, forms: Set[tuple[str, ...]]) -> set:
+    """Returns keys of a record's question, words, case and pair.
+
+    Records that share one of them would give each other's answers away. A question in `forms` is no
+    key: many records ask it, about what their options say.
     """
-    keys = {record.messages, ('case', record.case_id), ('pair', record.pair_id)}
-    return keys - {('case', ''), ('pair', '')}
+    names = {'case': record.case_id, 'pair': record.pair_id}
+    keys = {(kind, name) for kind, name in names.items() if name}
+    question = _question(record)
+    keys |= {('words', record_words(record)), ('question', question)}
+    return keys - {('question', form) for form in forms}
+
+
+def _forms(records: Sequence[Record]) -> frozenset[tuple[str, ...]]:
+    """Returns the questions that are asked with three sets of options or more."""
+    options_of: dict[tuple[str, ...], set[frozenset[str]]] = {}
+    for record in records:
+        options = frozenset(map(normalized, record.options))
+        options_of.setdefault(_question(record), set()).add(options)
+    return frozenset(question for question, options in options_of.items() if len(options) > 2)
 
 
 def choose_exemplars(
@@ -97,8 +116,13 @@ def choose_exemplars(
 
     Raises UserError when `pool` does not hold that many.
     """
-    excluded = set().union(*map(_origins, answered))
-    solved = [record for record in pool if _is_solved(record) and not _origins(record) & excluded]
+    forms = _forms(answered)
+    excluded = set().union(*(_origins(record, forms) for record in answered))
+    solved = [
+        record
+        for record in pool
+        if _is_solved(record) and excluded.isdisjoint(_origins(record, forms))
+    ]
     solved = [record for record in solved if record.options] or solved
     solved = [solved[i] for i in np.random.default_rng(_SEED).permutation(len(solved))]
     kinds = {(record.category, behavior_of(record)) for record in solved}

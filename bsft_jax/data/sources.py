@@ -9,9 +9,11 @@ are `synthetic_lists`, `synthetic_sheets` and `synthetic_text`, with `:CASES[:SE
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from bsft_jax.behaviorbench import adapters, splits
@@ -133,6 +135,11 @@ def _generate_records(scheme: str, source: str, rest: str) -> list[Record]:
     return _simulate_records(num_cases, seed)
 
 
+def is_generated(source: str) -> bool:
+    """Returns whether a source is simulated; its splits are by case."""
+    return source.partition(':')[0] in GENERATED
+
+
 def _unknown_source(source: str, flag: str = _FLAG) -> UserError:
     is_prepare = flag == '--source'
     known = (*GENERATED, 'jsonl', *_SPLIT_READERS, *PREPARE_ONLY)
@@ -156,8 +163,8 @@ def load_records(source: str, split: str) -> list[Record]:
     split.
 
     Raises:
-      UserError: for a source that does not exist, for records of which only some name a split, and
-        for an id that two parts of a mixture share.
+      UserError: for a source that does not exist, for records of which only some name a split, for
+        an id that two parts of a mixture share, and as `check_apart` does.
       NoSuchSplit: where no part has the split.
     """
     records, part_by_id, missing = [], {}, None
@@ -174,7 +181,88 @@ def load_records(source: str, split: str) -> list[Record]:
         records += part_records
     if missing is not None and not records:
         raise missing
+    check_apart(source)
     return records
+
+
+# (kind, name) of an id, a case or a pair → its split.
+_SplitOf = dict[tuple[str, str], str]
+_NAMES = {'record': 'id', 'case': 'case_id', 'pair': 'pair_id'}
+
+
+def check_apart(source: str) -> None:
+    """Raises UserError for an id, a case or a pair that is in two splits of a source.
+
+    Records that name no split are in none. The splits of a generated source are by case.
+    """
+    parts = [part for part, _ in parse_mixture(source)]
+    split_of: _SplitOf = {}
+    for part in parts:
+        scheme, _, rest = part.partition(':')
+        if is_generated(source):
+            continue
+        if scheme == 'jsonl':
+            files = [pathlib.Path(rest, f'{split}.jsonl') for split in SPLITS]
+            stats = [path.stat() for path in (pathlib.Path(rest), *files) if path.exists()]
+            own = _split_of_names(part, tuple((s.st_mtime_ns, s.st_size) for s in stats))
+        else:
+            own = _join_names(part, _names_in(part))
+        _join_names(part, ((*key, split) for key, split in own.items()), split_of)
+
+
+@functools.lru_cache(maxsize=4)
+def _split_of_names(source: str, stamps: tuple[tuple[int, int], ...]) -> _SplitOf:
+    """Returns the splits of the names in a source, once for the same state of its files."""
+    del stamps
+    return _join_names(source, _names_in(source))
+
+
+def _join_names(
+    source: str, names: Iterator[tuple[str, str, str]], known: _SplitOf | None = None
+) -> _SplitOf:
+    """Adds (kind, name, split) to `known` and returns it; raises UserError for a second split."""
+    known = {} if known is None else known
+    for kind, name, split in names:
+        if (first := known.setdefault((kind, name), split)) != split:
+            raise UserError(
+                f'{kind} {name!r} is in {first} and in {split}',
+                where=source,
+                fix='keep it in one split; prepare does so with records that name none',
+            )
+    return known
+
+
+def _names_in(source: str) -> Iterator[tuple[str, str, str]]:
+    """Yields (kind, name, split) for every id, case and pair of a source, without the records."""
+    scheme, _, rest = source.partition(':')
+    if scheme in GENERATED:
+        rows = ((r.split, vars(r)) for r in _generate_records(scheme, source, rest))
+    elif scheme in _SPLIT_READERS:
+        by_split = _SPLIT_READERS[scheme](rest)
+        rows = ((split, row) for split, own in by_split.items() for row in _named_rows(own))
+    elif pathlib.Path(rest).is_dir():
+        by_file = {split: pathlib.Path(rest, f'{split}.jsonl') for split in SPLITS}
+        rows = (
+            (split, row)
+            for split, file in by_file.items()
+            if _has_records(file)
+            for _, row in readers.read_jsonl_rows(file)
+        )
+    else:
+        rows = (('', row) for _, row in readers.read_jsonl_rows(rest))
+    for split, row in rows:
+        own = row.get('split') or split if isinstance(row, dict) else ''
+        for kind, field in _NAMES.items() if own else ():
+            if isinstance(name := row.get(field), str) and name:
+                yield kind, name, own
+
+
+def _named_rows(rows: readers.Rows) -> Iterator[Any]:
+    """Yields the rows of a table; none where it has no column for a name."""
+    for _, row in rows:
+        if row.keys().isdisjoint(_NAMES.values()):
+            return
+        yield row
 
 
 def _load_part(source: str, split: str) -> list[Record]:
@@ -235,6 +323,20 @@ def _check_all_or_none_name_a_split(records: list[Record], where: str) -> None:
             where=where,
             fix='name one in each or in none',
         )
+
+
+def count_without_split(source: str) -> int:
+    """Returns the number of records of a source, which is not a mixture, that name no split."""
+    scheme, _, rest = source.partition(':')
+    if is_generated(source) or (scheme == 'jsonl' and pathlib.Path(rest).is_dir()):
+        return 0
+    if scheme in _SPLIT_READERS and '' not in _SPLIT_READERS[scheme](rest):
+        return 0
+    # Whatever names no split serves every one, and all or none do.
+    try:
+        return sum(not record.split for record in _load_part(source, 'test'))
+    except NoSuchSplit:
+        return 0
 
 
 def fingerprint(source: str, split: str) -> str:

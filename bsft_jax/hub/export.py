@@ -93,6 +93,8 @@ def _write_folder(model: Model, folder: pathlib.Path, stop_id: int, format: str)
         _write_merged(model, folder, stop_id)
     _write_tokenizer(model, folder)
     _verify_tokenizer(model, folder)
+    if model.trained_on is not None:
+        model.trained_on.write(folder)
 
 
 def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:

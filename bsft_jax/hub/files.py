@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from bsft_jax.data import trained_on
 from bsft_jax.errors import UserError
 from bsft_jax.hub import configs, fields
 
@@ -21,7 +22,7 @@ SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / 'assets'
 
-HUB_FILES = ['*.json', '*.jinja']
+HUB_FILES = ['*.json', '*.jinja', trained_on.FILE]
 HUB_WEIGHTS = '*.safetensors'
 # The same weights in another layout, and subfolders but for named chat templates.
 HUB_IGNORED = ['consolidated*', '*/*.json', '*/*.safetensors']

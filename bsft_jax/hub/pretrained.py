@@ -15,7 +15,9 @@ from jax.sharding import Mesh
 from bsft_jax.behaviors import PREFIX_KINDS, Behavior, BehaviorSet, extend_tokenizer
 from bsft_jax.config import ComputeConfig
 from bsft_jax.config.checks import CHOICES
+from bsft_jax.data import trained_on
 from bsft_jax.data.tokenizer import load_tokenizer, template_texts
+from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError
 from bsft_jax.hub import configs, fields, files, loading
 from bsft_jax.models import behavior_rows, lm_head
@@ -274,6 +276,7 @@ class Model:
       mesh: the devices.
       answer_format: how the model names an option in its answer, `letter` or `text`.
       step: step of the checkpoint, for the model of a run.
+      trained_on: hashes of the records that the model was trained on; None where not known.
     """
 
     spec: PretrainedSpec
@@ -282,6 +285,7 @@ class Model:
     mesh: Mesh
     answer_format: str = 'letter'
     step: int | None = None
+    trained_on: TrainedOn | None = None
 
     @property
     def tokenizer(self):
@@ -310,4 +314,5 @@ def load_pretrained(spec: PretrainedSpec, mesh: Mesh | None = None) -> Model:
     mesh = mesh or mesh_lib.single_device_mesh()
     answer_format = (spec.hf_config.get('bsft') or {}).get('answer_format', 'letter')
     params = pretrained_params(spec, mesh)
-    return Model(spec, spec.network.for_mesh(mesh), params, mesh, answer_format)
+    network, trained = spec.network.for_mesh(mesh), trained_on.read(spec.directory)
+    return Model(spec, network, params, mesh, answer_format, trained_on=trained)

@@ -33,6 +33,14 @@ class ModelSource:
     step: int | None = None
     chat_template: str = ''
 
+    @property
+    def folder(self) -> pathlib.Path:
+        """Returns the folder of the run, or of the model's files."""
+        self.check()
+        if self.model:
+            return hub_files.resolve_directory(self.model)
+        return pathlib.Path(self.workdir)
+
     def check(self) -> None:
         """Raises UserError for settings that do not go together."""
         if self.model and self.step is not None:

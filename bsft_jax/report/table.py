@@ -72,7 +72,20 @@ def format_table(evaluations: Sequence[tuple[str, dict[str, Any]]]) -> str:
         f'{columns.legend()} -: does not apply.',
         _LEGEND_WIDTH,
     )
-    return '\n'.join([*align_columns(lines), '', legend])
+    return '\n'.join([*align_columns(lines), *contamination_lines(evaluations), '', legend])
+
+
+def contamination_lines(evaluations: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Returns a line for each evaluation of records that the model was trained on."""
+    lines = []
+    for name, metrics in evaluations:
+        counts = metrics.get('trained_on') or {}
+        if counts.get('records') or counts.get('cases'):
+            lines.append(
+                f'warning: {name}: {counts["records"]} of {metrics["overall"]["n"]} records were '
+                f'trained on, {counts["cases"]} are of cases that were'
+            )
+    return lines
 
 
 def align_columns(lines: Sequence[Sequence[str]], left: int = 2) -> list[str]:

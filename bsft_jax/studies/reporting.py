@@ -13,7 +13,7 @@ from bsft_jax.data import sources
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation.metrics import metrics_from_predictions
 from bsft_jax.inference import policies
-from bsft_jax.report import study_page
+from bsft_jax.report import study_page, table
 from bsft_jax.studies import summary as summary_lib
 from bsft_jax.studies.study import Point, Study
 
@@ -37,7 +37,8 @@ def write_report(
     summary = summary_lib.summarize_study(
         study.name, results, endpoint=study.endpoint, published=list(study.published)
     )
-    summary['notes'] = notes + summary['notes']
+    seen = table.contamination_lines([(row['arm'], row['metrics']) for row in rows])
+    summary['notes'] = [*dict.fromkeys(seen), *notes, *summary['notes']]
     train, test = (sources.load_records(config.data.source, split) for split in ('train', 'test'))
     summary['shortcuts'] = shortcuts.format_baselines(shortcuts.shortcut_baselines(train, test))
     files.write_json(directory / 'summary.json', summary)

@@ -240,7 +240,8 @@ def check_records(study: Study, source: str) -> None:
     """Checks before any run that the test records of `source` support the endpoint.
 
     Raises:
-      UserError: no test record can be scored, or none is of the endpoint's group.
+      UserError: no test record can be scored, none is of the endpoint's group, or the splits of
+        `source` share ids or cases.
     """
     records = eval_records.scorable(sources.load_records(source, 'test'), source)
     records = eval_records.choose_records(records, source, 'all', study.test_limit)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from bsft_jax import config as config_lib
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
+from bsft_jax.data import trained_on
 from bsft_jax.errors import UserError
 from bsft_jax.hub import pretrained
 from bsft_jax.hub.pretrained import Model, PretrainedSpec
@@ -163,4 +164,5 @@ def load_run(
         mesh,
         config.data.answer_format,
         int(restored.state.step),
+        trained_on.read(workdir),
     )
