@@ -93,6 +93,10 @@ def main(argv: Sequence[str]) -> None:
         first, second = card['leakage']['examples'][0]
         line = f'warning: {pairs} pairs of cases in different splits are nearly the same: '
         print(printable(f'{line}{first}, {second}'))
+        print(
+            'give both of a pair one `split` or leave one of them out; records that name no split '
+            'are kept together'
+        )
     if shown:
         print(f'\n{inspection.format_legend(colour)}')
     for text in shown:

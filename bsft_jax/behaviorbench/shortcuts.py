@@ -148,6 +148,11 @@ def _too_few(fitted: Sequence[Record]) -> str:
     return f'under {FOLDS} training cases' if len(set(splits.case_names(fitted))) < FOLDS else ''
 
 
+def _can_measure(fitted: Sequence[Record]) -> bool:
+    """Returns whether these records fill the folds; those of the same words are in one."""
+    return not _too_few(fitted) and len(set(splits.cluster_records(fitted))) >= FOLDS
+
+
 def _by_category(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Returns the records with messages by category, at most `MAX_RECORDS` of each.
 
@@ -241,7 +246,7 @@ def _measure(
     from sklearn.model_selection import GroupKFold
 
     rows = np.arange(len(fitted))
-    folds = GroupKFold(FOLDS).split(rows, groups=splits.case_names(fitted))
+    folds = GroupKFold(FOLDS).split(rows, groups=splits.cluster_records(fitted))
     held_out = len(fitted) + np.arange(len(scored))
     return {
         'held_out': hits(rows, held_out) if len(scored) else np.zeros(0),
@@ -261,7 +266,7 @@ def _behavior(fitted: Sequence[Record], scored: Sequence[Record]) -> Results:
 
     fitted, scored = (_select(records, lambda r: bool(r.behavior)) for records in (fitted, scored))
     behaviors = np.array([r.behavior for r in (*fitted, *scored)])
-    if _too_few(fitted) or len(set(behaviors[: len(fitted)])) < 2:
+    if not _can_measure(fitted) or len(set(behaviors[: len(fitted)])) < 2:
         return {}
     results = {}
     by_measure = {'held_out': behaviors[len(fitted) :], 'cross_validated': behaviors[: len(fitted)]}
@@ -295,7 +300,7 @@ def _answer(fitted: Sequence[Record], scored: Sequence[Record]) -> Results:
     fitted, scored = (
         _select(records, lambda r: r.answer is not None) for records in (fitted, scored)
     )
-    if _too_few(fitted):
+    if not _can_measure(fitted):
         return {}
     records = [*fitted, *scored]
     # Options of all records stand below each other: record i has rows first[i] to first[i + 1].

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import itertools
 import random
 import re
+import unicodedata
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +23,14 @@ MIN_SHINGLES = 20
 # In MEDEC two versions of a vignette share 0.49 of their shingles or more, two vignettes at most
 # 0.28.
 MIN_OVERLAP = 0.4
-# A shingle in more texts than this is part of an instruction or a form.
+# A shingle in more texts than this, or than this share of them, is part of a request or a form. In
+# a small set it is one in more than `MIN_FORM_TEXTS`, or in more than half of the texts.
 MAX_TEXTS_PER_SHINGLE = 100
+FORM_SHARE = 1 / 20
+MIN_FORM_TEXTS = 3
+# Near duplicates that chain more than this share of all clusters together fill in one form.
+MAX_CHAIN_SHARE = 1 / 10
+MIN_CHAIN = 5
 # Texts that are compared with all others at a time.
 _CHUNK = 256
 # Base of the polynomial hash of a shingle; odd.
@@ -56,11 +65,128 @@ def cluster_records(records: Sequence[Record]) -> list[str]:
     Records are in one cluster if they share a case, a pair or every word.
     """
     names = case_names(records)
-    labels = (
-        [('name', name), ('pair', record.pair_id), ('words', full_text(record))]
-        for name, record in zip(names, records, strict=True)
+    return [names[first] for first in _components(len(records), _same_names(records))]
+
+
+def _same_names(records: Sequence[Record]) -> Iterator[tuple[int, int]]:
+    """Yields (record, first record of the same case, pair or words)."""
+    return _pairs_by_label(
+        [('name', name), ('pair', record.pair_id), ('words', record_words(record))]
+        for name, record in zip(case_names(records), records, strict=True)
     )
-    return [names[first] for first in _components(len(records), _pairs_by_label(labels))]
+
+
+class NearDuplicates(NamedTuple):
+    """Holds the near duplicates among records, by their texts alone.
+
+    Attributes:
+      texts: the text of each record that is compared, as its number.
+      pairs: pairs of numbers, the larger one first, whose texts are near duplicates.
+    """
+
+    texts: list[int]
+    pairs: list[tuple[int, int]]
+
+
+def near_duplicates(records: Sequence[Record]) -> NearDuplicates:
+    """Finds records whose texts before the request are near duplicates.
+
+    What many records share is a form, and does not count: a text that is said before the requests
+    of many cases (their full texts are compared then), and shingles of many texts.
+    """
+    names, texts = case_names(records), [case_text(record) for record in records]
+    cases_of: dict[str, set[str]] = {}
+    for name, text in zip(names, texts, strict=True):
+        cases_of.setdefault(text, set()).add(name)
+    limit = _max_texts_of_form(len(set(names)))
+    number_of: dict[str, int] = {}
+    for i, record in enumerate(records):
+        if len(cases_of[texts[i]]) > limit:
+            texts[i] = full_text(record)
+    numbers = [number_of.setdefault(text, len(number_of)) for text in texts]
+    pairs = _near_pairs(list(number_of), _max_texts_of_form(len(number_of)))
+    return NearDuplicates(numbers, list(pairs))
+
+
+def _max_texts_of_form(count: int) -> int:
+    """Returns the most of `count` texts that may share what is no form."""
+    share = max(MIN_FORM_TEXTS, int(count * FORM_SHARE))
+    return min(MAX_TEXTS_PER_SHINGLE, share, max(2, count // 2))
+
+
+def join_near_duplicates(records: Sequence[Record], near: NearDuplicates) -> list[int]:
+    """Returns the cluster of each record as the index of its first record.
+
+    Records are in one cluster if they share a case, a pair or every word, or if their texts are
+    near duplicates. Near duplicates that chain many clusters together are texts of one form, and
+    are not joined.
+    """
+    by_name = _components(len(records), _same_names(records))
+    first_of = [-1] * (max(near.texts, default=-1) + 1)
+    same_text = []
+    for i, text in enumerate(near.texts):
+        if first_of[text] < 0:
+            first_of[text] = i
+        same_text.append((i, first_of[text]))
+    by_text = ((first_of[later], first_of[earlier]) for later, earlier in near.pairs)
+    joined = _components(len(records), itertools.chain(enumerate(by_name), same_text, by_text))
+    members: dict[int, set[int]] = {}
+    for i, cluster in enumerate(joined):
+        members.setdefault(cluster, set()).add(by_name[i])
+    limit = max(MIN_CHAIN, int(len(set(by_name)) * MAX_CHAIN_SHARE))
+    return [
+        cluster if len(members[cluster]) <= limit else by_name[i]
+        for i, cluster in enumerate(joined)
+    ]
+
+
+def assign_missing_splits(
+    records: Sequence[Record], clusters: Sequence[int], seed: int
+) -> list[Record]:
+    """Returns the records, each with a split, those without one by their cluster.
+
+    A cluster with records that name a split gets that split, of several the one that is held out
+    most. The others are divided by `assign_splits`.
+    """
+    names = case_names(records)
+    named: dict[int, set[str]] = {}
+    for cluster, record in zip(clusters, records, strict=True):
+        named.setdefault(cluster, set()).add(record.split)
+    split_of = {
+        cluster: next(split for split in ('test', 'validation', 'train') if split in own)
+        for cluster, own in named.items()
+        if own != {''}
+    }
+    free = [cluster for cluster in named if cluster not in split_of]
+    assigned = assign_splits([names[cluster] for cluster in free], seed)
+    split_of |= dict(zip(free, assigned, strict=True))
+    return [
+        record if record.split else dataclasses.replace(record, split=split_of[cluster])
+        for cluster, record in zip(clusters, records, strict=True)
+    ]
+
+
+def name_joined_cases(records: Sequence[Record], clusters: Sequence[int]) -> list[Record]:
+    """Returns the records, those of one cluster and split with the case of the first of them.
+
+    Only clusters that near duplicates make are renamed: other records keep the case they name.
+    """
+    by_name = _components(len(records), _same_names(records))
+    first_of: dict[tuple[int, str], int] = {}
+    parts: dict[tuple[int, str], set[int]] = {}
+    for i, key in enumerate(zip(clusters, (r.split for r in records), strict=True)):
+        first_of.setdefault(key, i)
+        parts.setdefault(key, set()).add(by_name[i])
+    renamed = []
+    for cluster, record in zip(clusters, records, strict=True):
+        key = cluster, record.split
+        if len(parts[key]) > 1:
+            first = records[first_of[key]]
+            words = '\0'.join(record_words(first)).encode()
+            name = cluster_of(vars(first)) or f'text-{hashlib.sha256(words).hexdigest()[:12]}'
+            record = dataclasses.replace(record, case_id=name)
+        renamed.append(record)
+    return renamed
 
 
 def cluster_near_duplicates(texts: Sequence[str], cases: Sequence[str] = ()) -> list[int]:
@@ -153,6 +279,21 @@ def full_text(record: Record) -> str:
     )
 
 
+def normalized(text: str) -> str:
+    """Returns a text without what a copy may change: case, spaces, and forms of a character."""
+    return ' '.join(unicodedata.normalize('NFKC', text).casefold().split())
+
+
+def record_words(record: Record) -> tuple[str, ...]:
+    """Returns the normalized messages, sorted options and text of a record, without empty ones.
+
+    Two records with the same words ask the same.
+    """
+    parts = [normalized(message.content) for message in record.messages]
+    parts += [*sorted(map(normalized, record.options)), normalized(record.text)]
+    return tuple(part for part in parts if part)
+
+
 def case_text(record: Record) -> str:
     """Returns a record's messages without their last paragraphs, which are the requests.
 
@@ -163,27 +304,33 @@ def case_text(record: Record) -> str:
     return '\n\n'.join(cases) if cases != contents else full_text(record)
 
 
-def leakage(records: Sequence[Record]) -> dict[str, Any]:
+def leakage(records: Sequence[Record], near: NearDuplicates | None = None) -> dict[str, Any]:
     """Counts near duplicates in different splits, from the texts of the records alone.
 
-    It uses nothing that made the splits. Shingles in more than `MAX_TEXTS_PER_SHINGLE` texts do not
-    count.
+    It uses nothing that made the splits.
+
+    Args:
+      records: the records.
+      near: their near duplicates, if they have been found already.
 
     Returns:
       `cases`, the number of cases compared; `pairs`, the number of pairs of cases that are near
       duplicates in different splits; and `examples`, the names of the first ten of these pairs.
     """
-    names = case_names(records)
+    names, near = case_names(records), near or near_duplicates(records)
     # The first case with each (text, split).
-    first_of: dict[tuple[str, str], str] = {}
-    for name, record in zip(names, records, strict=True):
-        first_of.setdefault((case_text(record), record.split), name)
-    keys = [(case, split) for (_, split), case in first_of.items()]
-    texts = [text for text, _ in first_of]
-    near = {(keys[i], keys[j]) for i, j in _near_pairs(texts, MAX_TEXTS_PER_SHINGLE)}
-    across = sorted(pair for pair in near if pair[0][1] != pair[1][1])
+    first_of: dict[int, dict[str, str]] = {}
+    for name, text, record in zip(names, near.texts, records, strict=True):
+        first_of.setdefault(text, {}).setdefault(record.split, name)
+    across = {
+        (later, earlier)
+        for i, j in itertools.chain(near.pairs, ((text, text) for text in first_of))
+        for split, later in first_of[i].items()
+        for other, earlier in first_of[j].items()
+        if split != other and (i != j or split > other)
+    }
     return {
         'cases': len(set(names)),
         'pairs': len(across),
-        'examples': [[first, second] for (first, _), (second, _) in across[:10]],
+        'examples': [[first, second] for first, second in sorted(across)[:10]],
     }

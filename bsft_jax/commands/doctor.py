@@ -198,6 +198,7 @@ class Doctor:
         evaluators.check_evaluators(self._config)
         source, counts, warnings = self._config.data.source, {}, []
         trained = TrainedOn.of_records(())
+        sources.check_apart(source)
         for split in SPLITS:
             try:
                 records = sources.load_records(source, split)

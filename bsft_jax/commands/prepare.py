@@ -9,11 +9,12 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bsft_jax import folders
 from bsft_jax.behaviorbench import shortcuts, splits
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior, extend_tokenizer
 from bsft_jax.data import checks, inspection, rendering
@@ -57,47 +58,63 @@ def prepare(
     Returns the card. Raises UserError for a source, a record or a folder that does not fit.
     """
     output = pathlib.Path(os.path.realpath(output))
-    partial, old = (output.with_name(output.name + end) for end in ('.partial', '.old'))
-    _check_replaceable(output, [CARD])
-    _check_replaceable(partial, [])
-    _check_replaceable(old, [CARD])
-    loaded = [(source, *sources_lib.load_raw(source, seed, column_map)) for source in sources]
-    _check_together(loaded)
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    _check_replaceable(output)
+    replaced = ''
+    with folders.whole_folder(output) as folder:
+        loaded, leakage = _load(sources, seed, column_map)
         by_split = {
             split: [r for _, records, _ in loaded for r in records if r.split == split]
             for split in SPLITS
         }
-        if format == 'tfds':
-            counts = _write_tfds(partial, loaded)
-        else:
-            counts = _write_jsonl(partial, by_split)
-        card = _make_card(loaded, by_split, partial, counts, seed)
+        counts = _write_tfds(folder, loaded) if format == 'tfds' else _write_jsonl(folder, by_split)
+        card = _make_card(loaded, by_split, folder, counts, seed, leakage)
         text = json.dumps(card, indent=2, ensure_ascii=False) + '\n'
-        (partial / CARD).write_text(text, encoding='utf-8')
+        (folder / CARD).write_text(text, encoding='utf-8')
         if inspect is not None:
             inspect(by_split['train'])
-        _replace_folder(partial, output, old)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f'cannot be written ({error.strerror})', where=str(output)) from error
-        raise
+        replaced = _describe_set(output)
+    if replaced:
+        print(f'replaced {replaced}', file=sys.stderr)
     return card
 
 
-# Source, its records, and notes about how they were made.
-Loaded = tuple[str, list[Record], dict[str, Any]]
+def _load(
+    sources: Sequence[str], seed: int, column_map: ColumnMap | None
+) -> tuple[list[sources_lib.Loaded], dict[str, Any]]:
+    """Returns the sources, each record with its split, and the leakage between the splits."""
+    try:
+        loaded, near = sources_lib.load_together(sources, seed, column_map)
+    except OSError as error:
+        raise UserError(
+            f'cannot be read ({error.strerror or error})', where=str(error.filename or sources[0])
+        ) from error
+    _check_together(loaded)
+    # Generated cases share their wording, which says nothing about leakage.
+    natural = [r for name, part, _ in loaded for r in part if not sources_lib.is_generated(name)]
+    return loaded, splits.leakage(natural, near)
+
+
+def _describe_set(folder: pathlib.Path) -> str:
+    """Returns the size and sources of the data set in a folder; '' where there is none."""
+    if not (folder / CARD).exists():
+        return ''
+    try:
+        card = json.loads((folder / CARD).read_text(encoding='utf-8'))
+        names = ' and '.join(entry['source'] for entry in card['sources'])
+        counts = {name.split('.')[0]: file['records'] for name, file in card['files'].items()}
+        parts = ', '.join(f'{name} {count}' for name, count in counts.items())
+        return f'{sum(counts.values())} records of {names} ({parts})'
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 'a data set whose card cannot be read'
 
 
 def _make_card(
-    loaded: Sequence[Loaded],
+    loaded: Sequence[sources_lib.Loaded],
     by_split: Mapping[str, Sequence[Record]],
     folder: pathlib.Path,
     counts: Mapping[str, int],
     seed: int,
+    leakage: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns the card; `counts` are records by file of `folder`."""
     records = [record for _, part, _ in loaded for record in part]
@@ -105,8 +122,6 @@ def _make_card(
         name: {'records': count, 'sha256': hashlib.sha256((folder / name).read_bytes()).hexdigest()}
         for name, count in counts.items()
     }
-    # Generated cases share their wording, which says nothing about leakage.
-    natural = [record for source, part, _ in loaded for record in part if not _is_generated(source)]
     return {
         'seed': seed,
         'sources': [
@@ -116,28 +131,10 @@ def _make_card(
         'licenses': sorted({record.license for record in records if record.license}),
         'counts': _count_behaviors(records),
         'characters_per_record': _length_stats([_num_characters(record) for record in records]),
-        'leakage': splits.leakage(natural),
+        'leakage': dict(leakage),
         'shortcuts': shortcuts.shortcut_baselines(by_split['train'], by_split['test']),
         'files': files,
     }
-
-
-def _replace_folder(new: pathlib.Path, output: pathlib.Path, old: pathlib.Path) -> None:
-    """Moves `new` to `output`; what was there is `old` meanwhile and comes back on failure."""
-    if output.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(output, old)
-    try:
-        os.replace(new, output)
-    except BaseException:
-        if old.exists():
-            os.replace(old, output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_generated(source: str) -> bool:
-    return source.partition(':')[0] in sources_lib.GENERATED
 
 
 def _write_jsonl(
@@ -149,7 +146,7 @@ def _write_jsonl(
     return {f'{split}.jsonl': len(records) for split, records in by_split.items()}
 
 
-def _write_tfds(directory: pathlib.Path, loaded: Sequence[Loaded]) -> dict[str, int]:
+def _write_tfds(directory: pathlib.Path, loaded: Sequence[sources_lib.Loaded]) -> dict[str, int]:
     """Writes a data set of TensorFlow Datasets; returns records by file."""
     from bsft_jax.data import tfds_builder
 
@@ -159,15 +156,14 @@ def _write_tfds(directory: pathlib.Path, loaded: Sequence[Loaded]) -> dict[str, 
     return tfds_builder.write_tfds(directory, config, records)
 
 
-def _check_replaceable(folder: pathlib.Path, required: Sequence[str]) -> None:
+def _check_replaceable(folder: pathlib.Path) -> None:
     """Raises UserError unless the folder is absent, empty, or holds only what `prepare` writes."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UserError('is not a folder', where=str(folder), fix='name another --output')
     names = {path.name for path in folder.iterdir()}
-    written = {*FILES, TFDS_FOLDER, *(f'{name}.partial' for name in FILES)}
-    if names and not set(required) <= names <= written:
+    if names and not (CARD in names and names <= {*FILES, TFDS_FOLDER}):
         raise UserError(
             'contains files that are not part of a data set',
             where=str(folder),
@@ -175,7 +171,7 @@ def _check_replaceable(folder: pathlib.Path, required: Sequence[str]) -> None:
         )
 
 
-def _check_together(loaded: Sequence[Loaded]) -> None:
+def _check_together(loaded: Sequence[sources_lib.Loaded]) -> None:
     """Raises UserError for an id that occurs twice and for a case or pair in two splits."""
     source_of: dict[str, str] = {}
     split_of: dict[tuple[str, str], str] = {}

@@ -34,8 +34,12 @@ def scorable(records: Sequence[Record], source: str) -> list[Record]:
 
 
 def load_scorable(source: str, split: str) -> list[Record]:
-    """Loads the records of a split that can be scored, and logs how many cannot."""
+    """Loads the records of a split that can be scored, and logs how many cannot.
+
+    Raises UserError also where the splits of the source share an id, a case or a pair.
+    """
     records = sources.load_records(source, split)
+    sources.check_apart(source)
     tasks = scorable(records, source)
     if missing := len(records) - len(tasks):
         processes.log_first(

@@ -12,9 +12,9 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
+from bsft_jax.behaviorbench.splits import normalized, record_words
 from bsft_jax.behaviors import Behavior
 from bsft_jax.data.rendering import Renderer, list_options
-from bsft_jax.data.trained_on import normalized, record_words
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import Message, Record, behavior_of, describe_record
 

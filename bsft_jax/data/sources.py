@@ -13,7 +13,7 @@ import functools
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bsft_jax.behaviorbench import adapters, splits
@@ -163,8 +163,8 @@ def load_records(source: str, split: str) -> list[Record]:
     split.
 
     Raises:
-      UserError: for a source that does not exist, for records of which only some name a split, for
-        an id that two parts of a mixture share, and as `check_apart` does.
+      UserError: for a source that does not exist, for records of which only some name a split, and
+        for an id that two parts of a mixture share.
       NoSuchSplit: where no part has the split.
     """
     records, part_by_id, missing = [], {}, None
@@ -181,7 +181,6 @@ def load_records(source: str, split: str) -> list[Record]:
         records += part_records
     if missing is not None and not records:
         raise missing
-    check_apart(source)
     return records
 
 
@@ -360,17 +359,19 @@ def load_raw(
 ) -> tuple[list[Record], dict[str, Any]]:
     """Loads all splits of a source that `prepare` accepts, the raw data sets included.
 
-    Args:
-      source: one source, not a mixture.
-      seed: assigns the splits of records that name none, and shuffles within adapters.
-      column_map: how the rows of `jsonl:FILE`, `csv:FILE` and `hf:SET` become records.
+    Returns the records, and notes for the card of `prepare`, as `load_together` does.
+    """
+    ((_, records, notes),), _ = load_together([source], seed, column_map)
+    return records, notes
 
-    Returns:
-      The records, and notes for the card of `prepare`.
 
-    Raises:
-      UserError: for a source that does not exist or cannot be read, and for a column map with a
-        source whose rows are records already.
+def _read_raw(
+    source: str, seed: int, column_map: ColumnMap | None
+) -> tuple[list[Record], dict[str, Any]]:
+    """Reads a source that `prepare` accepts; its rows may name no split.
+
+    Raises UserError for a source that does not exist or cannot be read, and for a column map with a
+    source whose rows are records already.
     """
     scheme, _, rest = source.partition(':')
     named_rows = _open_rows(scheme, rest, column_map)
@@ -385,8 +386,6 @@ def load_raw(
         else:
             records, notes = column_map.to_records(rows, name)
         _check_all_or_none_name_a_split(records, source)
-        if not records[0].split:
-            records = _assign_splits(records, splits.cluster_records(records), seed)
         return records, notes
     if scheme in adapters.ADAPTERS and rest:
         return adapters.load(scheme, rest, seed)
@@ -397,6 +396,65 @@ def load_raw(
         # A folder without any file fails on the first split, with the error that says so.
         return [record for split in present or SPLITS for record in _load_part(source, split)], {}
     raise _unknown_source(source, '--source')
+
+
+# Source, its records, and notes about how they were made.
+Loaded = tuple[str, list[Record], dict[str, Any]]
+
+
+def load_together(
+    names: Sequence[str], seed: int, column_map: ColumnMap | None = None
+) -> tuple[list[Loaded], splits.NearDuplicates]:
+    """Loads all splits of sources that `prepare` accepts, and assigns those that are missing.
+
+    Rows of one case, and near duplicates, stay together, whichever source they are from. Rows that
+    are near duplicates become one case. Generated records share their wording, which says nothing,
+    so their names alone count.
+
+    Args:
+      names: sources; none is a mixture.
+      seed: assigns the splits of records that name none, and shuffles within adapters.
+      column_map: how the rows of `jsonl:FILE`, `csv:FILE` and `hf:SET` become records.
+
+    Returns:
+      Name, records and notes for the card of each source; and the near duplicates among the records
+      that are not generated.
+
+    Raises:
+      UserError: for a source that does not exist or cannot be read, and for a column map with a
+        source whose rows are records already.
+    """
+    loaded: list[Loaded] = [(name, *_read_raw(name, seed, column_map)) for name in names]
+    owned = [(name, record) for name, part, _ in loaded for record in part]
+    natural = [i for i, (name, _) in enumerate(owned) if not is_generated(name)]
+    near = splits.near_duplicates([owned[i][1] for i in natural])
+    if not any(map(_has_rows, names)):
+        return loaded, near
+    # Texts of generated records are numbered after the others.
+    texts = list(range(len(owned), 2 * len(owned)))
+    for i, text in zip(natural, near.texts, strict=True):
+        texts[i] = text
+    clusters = splits.join_near_duplicates([r for _, r in owned], near._replace(texts=texts))
+    records = splits.assign_missing_splits([r for _, r in owned], clusters, seed)
+    together = iter(
+        zip(records, splits.name_joined_cases(records, clusters), strict=True),
+    )
+    complete = []
+    for name, part, notes in loaded:
+        own, joined = zip(*itertools.islice(together, len(part)), strict=True)
+        renamed = sum(a.case_id != b.case_id for a, b in zip(own, joined, strict=True))
+        if _has_rows(name) and renamed:
+            own, notes = joined, notes | {'joined_to_a_near_duplicate': renamed}
+        complete.append((name, list(own), notes))
+    return complete, near
+
+
+def _has_rows(source: str) -> bool:
+    """Returns whether a source consists of rows of a user, which `prepare` divides."""
+    scheme, _, rest = source.partition(':')
+    return scheme in ('csv', *_SPLIT_READERS) or (
+        scheme == 'jsonl' and not pathlib.Path(rest).is_dir()
+    )
 
 
 def _open_rows(

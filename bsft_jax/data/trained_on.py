@@ -11,7 +11,6 @@ import hashlib
 import io
 import os
 import pathlib
-import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,27 +18,13 @@ from typing import Any
 import numpy as np
 
 from bsft_jax import files
+from bsft_jax.behaviorbench.splits import record_words
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import Record
 
 FILE = 'trained_on.npz'
 # Schemes of sources that are paths; the same folder has many spellings.
 _PATH_SCHEMES = ('jsonl', 'hf', 'tfds')
-
-
-def normalized(text: str) -> str:
-    """Returns a text without what a copy may change: case, spaces, and forms of a character."""
-    return ' '.join(unicodedata.normalize('NFKC', text).casefold().split())
-
-
-def record_words(record: Record) -> tuple[str, ...]:
-    """Returns the normalized messages, sorted options and text of a record, without empty ones.
-
-    Two records with the same words ask the same.
-    """
-    parts = [*map(normalized, (message.content for message in record.messages))]
-    parts += [*sorted(map(normalized, record.options)), normalized(record.text)]
-    return tuple(part for part in parts if part)
 
 
 def _hash(kind: str, *parts: str) -> int:

@@ -243,6 +243,7 @@ def check_records(study: Study, source: str) -> None:
       UserError: no test record can be scored, none is of the endpoint's group, or the splits of
         `source` share ids or cases.
     """
+    sources.check_apart(source)
     records = eval_records.scorable(sources.load_records(source, 'test'), source)
     records = eval_records.choose_records(records, source, 'all', study.test_limit)
     groups = sorted({record.group for record in records} - {''})

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from bsft_jax.behaviorbench import splits as splits_lib
 from bsft_jax.commands import prepare as prepare_lib
 from bsft_jax.data.sources import load_records
 from bsft_jax.errors import UserError
@@ -92,16 +93,21 @@ def test_several_sources_and_notes(source, tmp_path, shared):
     assert sum(file['records'] for file in card['files'].values()) == 1625
 
 
-def test_an_earlier_data_set_is_replaced(source, tmp_path):
+def test_an_earlier_data_set_is_replaced_and_named(source, tmp_path, capsys):
     output = tmp_path / 'set'
     output.mkdir()
     prepare_lib.prepare([source], output, 0)
     write_jsonl(tmp_path / 'new.jsonl', records(6, 'n'))
-    (tmp_path / 'set.partial').mkdir()
-    (tmp_path / 'set.partial' / 'train.jsonl').write_text('left by a killed run')
+    capsys.readouterr()
     prepare_lib.prepare([f'jsonl:{tmp_path / "new.jsonl"}'], output, 0)
     assert {r.id for r in load_records(f'jsonl:{output}', 'train')} <= {f'n{i}' for i in range(6)}
-    assert not (tmp_path / 'set.partial').exists()
+    said = f'replaced 30 records of {source} (train 22, validation 4, test 4)\n'
+    assert capsys.readouterr().err == said
+    card = json.loads((output / 'card.json').read_text())
+    (output / 'card.json').write_text(json.dumps(card | {'files': 3}))
+    prepare_lib.prepare([source], output, 0)
+    assert 'replaced a data set whose card cannot be read' in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['new.jsonl', 'raw.jsonl', 'set']
 
 
 def test_a_data_set_may_be_prepared_from_itself(source, tmp_path):
@@ -209,6 +215,7 @@ def test_sources_that_share_texts_bring_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith('warning: '))
     assert line == 'warning: 1 pairs of cases in different splits are nearly the same: two, one'
+    assert 'give both of a pair one `split` or leave one of them out' in done.stdout
 
 
 def test_two_sources_without_ids_do_not_collide(tmp_path):
@@ -258,13 +265,154 @@ def test_a_folder_that_cannot_be_replaced_stays_whole(error, source, tmp_path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ['raw.jsonl', 'set']
 
 
-def test_a_neighbour_that_is_not_a_data_set_is_left_alone(source, tmp_path):
-    (tmp_path / 'set.old').mkdir()
-    (tmp_path / 'set.old' / 'mine.txt').write_text('mine')
-    message = r'set\.old: contains files that are not part of a data set'
-    with pytest.raises(UserError, match=message):
-        prepare_lib.prepare([source], tmp_path / 'set', 0)
-    assert (tmp_path / 'set.old' / 'mine.txt').exists()
+@pytest.mark.parametrize('name', ['set.old', 'set.partial', '.set.writing-mine'])
+@pytest.mark.parametrize('file', ['mine.txt', 'train.jsonl'])
+def test_a_neighbour_of_a_similar_name_is_left_alone(name, file, source, tmp_path):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / file).write_text('mine')
+    for seed in (0, 1):
+        prepare_lib.prepare([source], tmp_path / 'set', seed)
+    assert (tmp_path / name / file).read_text() == 'mine'
+
+
+def test_of_two_writers_one_wins_and_the_other_is_told(source, tmp_path):
+    """Tests that the second of two, which began meanwhile, is there whole and the first refused."""
+    output = tmp_path / 'set'
+
+    def write_meanwhile(_):
+        prepare_lib.prepare(['synthetic:10'], output, 0)
+
+    for _ in range(2):  # onto nothing, and onto a data set
+        with pytest.raises(UserError, match='another command wrote it meanwhile'):
+            prepare_lib.prepare([source], output, 0, inspect=write_meanwhile)
+        assert load_records(f'jsonl:{output}', 'test')[0].id.startswith('syn-')
+        assert sorted(path.name for path in tmp_path.iterdir()) == ['raw.jsonl', 'set']
+
+
+def test_commands_at_once_leave_one_whole_set(tmp_path):
+    commands = [
+        [sys.executable, '-m', 'bsft_jax.prepare', f'--source=synthetic:{n}', '--output=set']
+        for n in (10, 12, 14)
+    ]
+    running = [
+        subprocess.Popen(c, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for c in commands
+    ]
+    ended = [(process.communicate(), process.returncode) for process in running]
+    assert {code for _, code in ended} <= {0, 2} and 0 in {code for _, code in ended}
+    for (_, stderr), code in ended:
+        assert code == 0 or (stderr.startswith('error: ') and 'meanwhile' in stderr)
+    card = json.loads((tmp_path / 'set' / 'card.json').read_text())
+    for name, file in card['files'].items():
+        content = (tmp_path / 'set' / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == file['sha256']
+    assert [path.name for path in tmp_path.iterdir()] == ['set']
+
+
+def words(count, first=0):
+    return ' '.join(f'word{first + k}' for k in range(count))
+
+
+def splits_of(folder):
+    """Returns split → records of a prepared set."""
+    return {split: read_jsonl(folder / f'{split}.jsonl') for split in SPLITS}
+
+
+def apart(folder):
+    """Returns whether no words are in two splits of a prepared set."""
+    texts = [{splits_lib.record_words(r) for r in own} for own in splits_of(folder).values()]
+    return sum(map(len, texts)) == len(set().union(*texts)) and all(texts)
+
+
+@pytest.mark.parametrize('case', ['', 'c'])
+def test_sources_without_splits_are_split_together(case, tmp_path):
+    """Tests words that two sources share, without and with the same names of cases."""
+    sources = []
+    for name, count in (('a', 40), ('b', 30)):
+        rows = [
+            task(f'Question number {i} about the liver?', id=f'{name}{i}', case_id=case and f'c{i}')
+            for i in range(count)
+        ]
+        sources.append(write_source(tmp_path / f'{name}.jsonl', rows))
+    card = prepare_lib.prepare(sources, tmp_path / 'set')
+    assert apart(tmp_path / 'set') and card['leakage']['pairs'] == 0
+    for seed in range(1, 4):
+        prepare_lib.prepare(sources[::-1], tmp_path / 'set', seed)
+        assert apart(tmp_path / 'set')
+
+
+def test_a_source_follows_the_splits_that_another_one_names(tmp_path):
+    """Tests by case, by words in capitals with the options permuted, and by a near duplicate."""
+    notes = {i: words(40, 100 * i) for i in range(30)}
+    named = [task(notes[i], id=f'n{i}', case_id=f'c{i}', split=SPLITS[i % 3]) for i in range(30)]
+    free = [task('Another question.', id='f0', case_id='c1')]
+    free += [task(notes[2].upper(), id='f1', options=['b', 'a'])]
+    free += [task(f'{notes[5]} and fever', id='f2'), task(f'{notes[4]} and a cough', id='f3')]
+    sources = [
+        write_source(tmp_path / 'named.jsonl', named),
+        write_source(tmp_path / 'free.jsonl', free),
+    ]
+    for order in (sources, sources[::-1]):
+        card = prepare_lib.prepare(order, tmp_path / 'set')
+        split_of = {r.id: split for split, own in splits_of(tmp_path / 'set').items() for r in own}
+        assert [split_of[f'f{i}'] for i in range(4)] == ['validation', 'test', 'test', 'validation']
+        assert card['leakage']['pairs'] == 0
+
+
+def twins(count):
+    """Returns notes, each with a twin of another case that says one word otherwise."""
+    return [
+        task(
+            f'{words(30, 50 * i)} {kind} {words(10, 50 * i + 30)}\n\nIs there an error?',
+            id=f'{kind}{i}',
+            case_id=f'{kind}{i}',
+            behavior=behavior,
+            category='error_correction',
+        )
+        for i in range(count)
+        for kind, behavior in (('right', 'reactive'), ('wrong', 'proactive'))
+    ]
+
+
+def test_near_duplicates_of_other_cases_stay_together_and_in_one_fold(tmp_path, capsys):
+    source = write_source(tmp_path / 'notes.jsonl', twins(80))
+    card = prepare_lib.prepare([source], tmp_path / 'set')
+    assert card['leakage'] == {'cases': 80, 'pairs': 0, 'examples': []}
+    assert card['sources'][0]['notes'] == {'joined_to_a_near_duplicate': 80}
+    for own in splits_of(tmp_path / 'set').values():
+        cases = [r.case_id for r in own]
+        assert all(cases.count(case) == 2 for case in cases)
+    # In different folds each twin would be told by the other one, wrongly.
+    measured = card['shortcuts']['categories']['error_correction']['behavior']['bag_of_words']
+    assert measured['cross_validated'] > 0.4
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        # Requests and options outweigh the notes, in one paragraph and in two, before and behind.
+        lambda i: f'Finding {i * 7919} of {i * 31}. {words(40)}',
+        lambda i: f'Finding {i * 7919} of {i * 31}.\n\n{words(40)}',
+        lambda i: f'{words(40)}\n\nFinding {i * 7919} of {i * 31}.',
+        lambda i: f'{words(40, 100 * (i % 13))} Finding {i * 7919} of {i * 31}.',
+    ],
+)
+@pytest.mark.parametrize('count', [6, 130, 600])
+def test_distinct_notes_of_one_form_are_no_near_duplicates(content, count, tmp_path):
+    options = [words(15, 1000), words(15, 2000)]
+    rows = [task(content(i), id=f'r{i}', options=options) for i in range(count)]
+    card = prepare_lib.prepare([write_source(tmp_path / 'x.jsonl', rows)], tmp_path / 'set')
+    assert card['leakage'] == {'cases': count, 'pairs': 0, 'examples': []}
+    tenth = max(1, count // 10)
+    assert [f['records'] for f in card['files'].values()] == [count - 2 * tenth, tenth, tenth]
+
+
+def test_texts_that_fill_in_one_form_do_not_end_in_one_split(tmp_path):
+    """Tests records that chain all together, each near to the next."""
+    rows = [task(words(40, 12 * i), id=f'r{i}') for i in range(100)]
+    card = prepare_lib.prepare([write_source(tmp_path / 'x.jsonl', rows)], tmp_path / 'set')
+    assert [f['records'] for f in card['files'].values()] == [80, 10, 10]
+    assert card['leakage']['pairs'] > 0
 
 
 def test_a_printed_record_marks_the_answer():

@@ -153,15 +153,15 @@ def torn_sets(folder):
             yield f'jsonl:{folder}/{field}.jsonl', field
 
 
-def test_a_name_in_two_splits_is_refused_wherever_records_are_read(tmp_path):
+def test_a_name_in_two_splits_is_refused(tmp_path):
     for source, field in torn_sets(tmp_path):
         kind = {'id': 'record', 'case_id': 'case', 'pair_id': 'pair'}[field]
         for split in SPLITS:
             with pytest.raises(UserError, match=f"{kind} 'shared' is in train and in test"):
-                sources.load_records(source, split)
+                eval_records.load_scorable(source, split)
     rows = [{'prompt': 'a', 'completion': 'b', 'split': s, 'case_id': 'x'} for s in SPLITS]
     with pytest.raises(UserError, match="'x' is in train and in validation"):
-        sources.load_records(parquet(tmp_path / 'x.parquet', rows), 'test')
+        sources.check_apart(parquet(tmp_path / 'x.parquet', rows))
 
 
 def test_parts_of_a_mixture_are_apart_too(raw, tmp_path):
@@ -170,7 +170,7 @@ def test_parts_of_a_mixture_are_apart_too(raw, tmp_path):
         assert sources.load_records(f'jsonl:{tmp_path}/{name}.jsonl', split)
     mixture = f'0.5*jsonl:{tmp_path}/a.jsonl + 0.5*jsonl:{tmp_path}/b.jsonl'
     with pytest.raises(UserError, match="record 'r0' is in train and in test"):
-        sources.load_records(mixture, 'train')
+        sources.check_apart(mixture)
     prepare(['synthetic:20'], tmp_path / 'small')
     with pytest.raises(UserError, match='is in .* and in '):
         sources.check_apart(f'0.5*jsonl:{tmp_path}/small + 0.5*synthetic:40')
@@ -180,7 +180,7 @@ def test_a_set_that_changes_is_read_again(tmp_path):
     path = tmp_path / 'x.jsonl'
     records = [dataclasses.replace(r, split=s) for r, s in zip(tasks(3), SPLITS, strict=True)]
     write_jsonl(path, records)
-    assert len(sources.load_records(f'jsonl:{path}', 'test')) == 1
+    sources.check_apart(f'jsonl:{path}')
     write_jsonl(path, [dataclasses.replace(r, case_id='one') for r in records])
     with pytest.raises(UserError, match="case 'one' is in train and in validation"):
-        sources.load_records(f'jsonl:{path}', 'test')
+        sources.check_apart(f'jsonl:{path}')
