@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bsft_jax.errors import UserError
-from bsft_jax.evaluation import statistics
+from bsft_jax.evaluation import casewise, statistics
 from bsft_jax.records import taxonomy
 from bsft_jax.records.record import cluster_of
 
@@ -44,11 +44,8 @@ def confusion_macro_f1(confusion_KK: np.ndarray) -> np.ndarray:
     Leading axes are kept: [..., K, K] becomes float64[...]. NaN where there is no count at all.
     """
     confusion_KK = np.asarray(confusion_KK, dtype=np.float64)
-    support_K = confusion_KK.sum(-1) + confusion_KK.sum(-2)
     hits_K = np.diagonal(confusion_KK, axis1=-2, axis2=-1)
-    f1_K = 2 * hits_K / np.maximum(support_K, 1)
-    present = (support_K > 0).sum(-1)
-    return np.where(present > 0, f1_K.sum(-1) / np.maximum(present, 1), np.nan)
+    return casewise.macro_f1(hits_K, confusion_KK.sum(-1) + confusion_KK.sum(-2))
 
 
 def metrics_from_confusion(confusion_CKK: np.ndarray, categories: Sequence[str]) -> dict[str, Any]:
@@ -83,10 +80,12 @@ def metrics_from_predictions(
     policy: str,
     prompt: str,
     dial: float = 0.0,
-    seed: int = 0,
     positive: str = 'proactive',
 ) -> dict[str, Any]:
     """Returns the content of metrics.json from the rows of predictions.jsonl.
+
+    Intervals take whole cases as the units drawn (`case_id`, else `pair_id`; a record without
+    either is its own case). What rests on one case has none: null.
 
     Args:
       predictions: one row per record; rows whose `answer` or `prediction` is null (free text) are
@@ -94,8 +93,6 @@ def metrics_from_predictions(
       policy: copied into the result.
       prompt: copied into the result.
       dial: copied into the result.
-      seed: of the bootstrap by case (`case_id`, else `pair_id`; a record without either is its own
-        case).
       positive: the behavior of the highest level, whose probability `selection` judges and whose
         rates `intervention` counts.
 
@@ -113,35 +110,29 @@ def metrics_from_predictions(
     members = group_members(rows)
     categories = sorted(set(names_R))
 
-    answers_R = np.array([row['answer'] for row in rows])
-    predictions_R = np.array([row['prediction'] for row in rows])
+    answers_R = np.array([row['answer'] for row in rows], dtype=np.int64)
+    predictions_R = np.array([row['prediction'] for row in rows], dtype=np.int64)
     categories_R = np.array([categories.index(name) for name in names_R])
-    shape = (len(categories), *[int(max(answers_R.max(), predictions_R.max())) + 1] * 2)
-    confusion_CKK = confusion_counts(
-        answers_R, predictions_R, categories_R, categories=shape[0], options=shape[1]
-    )
-    # Resample whole cases: two questions about one case are not independent.
     clusters_R = statistics.cluster_ids([cluster_of(row) for row in rows])
-    cells_R = np.ravel_multi_index((categories_R, answers_R, predictions_R), shape)
-    resampled_ECKK = statistics.bootstrap_sums(
-        clusters_R, cells_R, int(np.prod(shape)), seed=seed
-    ).reshape(-1, *shape)
 
-    f1_C, f1_CE = confusion_macro_f1(confusion_CKK), confusion_macro_f1(resampled_ECKK).T
+    columns_R = clusters_R, answers_R, predictions_R
+    counts_C = _counts_by_case(categories_R, *columns_R)
 
     def values_of(names: Sequence[str]) -> dict[str, Any]:
         chosen = [categories.index(name) for name in names]
         in_chosen_R = np.isin(categories_R, chosen)
-        f1_E = statistics.nan_mean(f1_CE[chosen])
+        value, interval = _macro_f1_and_interval([counts_C[c] for c in chosen], clusters_R)
         return {
-            'macro_f1': float(f1_C[chosen].mean()),
-            'macro_f1_interval': statistics.percentile_interval(f1_E),
+            'macro_f1': value,
+            'macro_f1_interval': interval,
             'accuracy': float((answers_R == predictions_R)[in_chosen_R].mean()),
             'n': int(in_chosen_R.sum()),
             'cases': len(np.unique(clusters_R[in_chosen_R])),
         }
 
-    pooled_E = confusion_macro_f1(resampled_ECKK.sum(1))
+    pooled, pooled_interval = _macro_f1_and_interval(
+        _counts_by_case(np.zeros_like(categories_R), *columns_R), clusters_R
+    )
     return {
         'schema': SCHEMA,
         'policy': policy,
@@ -149,14 +140,37 @@ def metrics_from_predictions(
         'dial': dial,
         'overall': {
             **values_of(categories),
-            'macro_f1_pooled': float(confusion_macro_f1(confusion_CKK.sum(0))),
-            'macro_f1_pooled_interval': statistics.percentile_interval(pooled_E),
+            'macro_f1_pooled': pooled,
+            'macro_f1_pooled_interval': pooled_interval,
         },
         'groups': {group: values_of(names) for group, names in members.items()},
         'categories': {name: values_of([name]) for name in categories},
         'selection': selection_metrics(rows, positive=positive),
         'intervention': intervention_metrics(rows, positive=positive),
     }
+
+
+def _counts_by_case(
+    categories_R: np.ndarray,
+    clusters_R: np.ndarray,
+    answers_R: np.ndarray,
+    predictions_R: np.ndarray,
+) -> list[casewise.CategoryCounts]:
+    return casewise.count_by_case(
+        clusters_R,
+        categories_R,
+        answers_R,
+        predictions_R[None],
+        categories=int(categories_R.max()) + 1,
+    )
+
+
+def _macro_f1_and_interval(
+    counts: Sequence[casewise.CategoryCounts], clusters_R: np.ndarray
+) -> tuple[float, list[float] | None]:
+    mean = casewise.mean_macro_f1(counts, int(clusters_R.max()) + 1)
+    interval = statistics.unit_interval(mean.value, mean.bias, mean.influence_U, mean.weight_U)
+    return mean.value, interval
 
 
 def category_of(row: Mapping[str, Any]) -> str:

@@ -20,7 +20,8 @@ Records, scores and statistics (`inference`, `evaluation`, `studies`):
     R  records                            W  branches of a record (none, then each behavior)
     K  options of a record                C  categories
     X  suffix slots of a row              Y  scored positions of a row
-    E  bootstrap resamples                J  seeds
+    E  exchanges of a paired test         J  seeds
+    U  cases
 
 A lower-case letter is a block or a shard of its dimension: `q_BtNH` holds the queries of one block,
 `logits_mV` the logits of one tile of tokens. 1 is a dimension of size one.

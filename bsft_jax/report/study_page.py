@@ -129,7 +129,8 @@ def _results(rows: Sequence[dict[str, Any]]) -> str:
         cells += [_cell(_number(row.get(column.key))) for column in columns.COLUMNS]
         body.append('<tr>' + ''.join(cells) + '</tr>')
     legend = (
-        'overall and groups: mean macro-F1 of the categories, 95 % interval below it. '
+        'overall and groups: mean macro-F1 of the categories, 95 % interval below it; '
+        'a single case has none. '
         f'n: test records. {columns.legend()} –: does not apply.'
     )
     return (
@@ -161,7 +162,9 @@ def _comparisons(comparisons: Sequence[dict[str, Any]], effect: dict[str, Any] |
     body = []
     for item in comparisons:
         mark = ' (endpoint)' if item['endpoint'] else ''
-        interval = f'{_signed(item["low"])} to {_signed(item["high"])}'
+        interval = '–'
+        if item['low'] is not None:
+            interval = f'{_signed(item["low"])} to {_signed(item["high"])}'
         cells = [
             _cell(item['name'] + mark, 'name'),
             _cell(_signed(item['difference'])),
@@ -179,8 +182,11 @@ def _comparisons(comparisons: Sequence[dict[str, Any]], effect: dict[str, Any] |
         'comparisons; –: none.'
     )
     if effect:
+        smallest = _number(effect['difference'])
+        if effect['difference'] is None:
+            smallest = f'cannot be estimated ({escape(effect["reason"])})'
         text += (
-            f' Smallest difference the endpoint can show: {_number(effect["difference"])}, with '
+            f' Smallest difference the endpoint can show: {smallest}, with '
             f'{effect["proactive_records"]:,} proactive records.'
         )
     return text + '</p>'
@@ -342,7 +348,10 @@ def _number(value: float | None) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return '–' if value is None else f'{value:+.3f}'.replace('-', '−')
+    if value is None:
+        return '–'
+    # An exact zero has no sign.
+    return f'{value:+.3f}'.replace('-', '−') if value else '0.000'
 
 
 def _probability(value: float | None) -> str:

@@ -68,7 +68,8 @@ def format_table(evaluations: Sequence[tuple[str, dict[str, Any]]]) -> str:
             ]
         )
     legend = textwrap.fill(
-        'overall, groups: mean macro-F1 of the categories. 95 %: interval of overall, by case. '
+        'overall, groups: mean macro-F1 of the categories. 95 %: interval of overall, by case; one '
+        'case has none. '
         f'{columns.legend()} -: does not apply.',
         _LEGEND_WIDTH,
     )

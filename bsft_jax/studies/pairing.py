@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bsft_jax.errors import UserError
-from bsft_jax.evaluation import metrics, statistics
+from bsft_jax.evaluation import casewise, metrics, statistics
 from bsft_jax.records.record import cluster_of
 
 # Every result must have this share of the records of the largest one.
@@ -38,12 +38,12 @@ class SettingResults:
     Attributes:
       seeds: seeds in ascending order; (None,) for a model that was not trained.
       results: rows of results.jsonl in the order of `seeds`.
-      predictions_JR: predictions int[J, R] on the shared records.
+      counts: counts of each category of the shared records, by case and seed.
     """
 
     seeds: tuple
     results: list[dict[str, Any]]
-    predictions_JR: np.ndarray
+    counts: list[casewise.CategoryCounts]
 
 
 @dataclasses.dataclass
@@ -114,8 +114,15 @@ def pair_results(
     for setting, by_seed in by_setting.items():
         seeds = tuple(sorted(by_seed, key=seed_order))
         of_seeds = [by_seed[seed] for seed in seeds]
-        predictions_JR = np.array([predictions[id(result)] for result in of_seeds])
-        rows[setting] = SettingResults(seeds, of_seeds, predictions_JR)
+        predictions_JR = np.array([predictions[id(result)] for result in of_seeds], dtype=np.int64)
+        counts = casewise.count_by_case(
+            records.case_R,
+            records.category_R,
+            records.answer_R,
+            predictions_JR,
+            categories=len(records.categories),
+        )
+        rows[setting] = SettingResults(seeds, of_seeds, counts)
     return records, rows
 
 
@@ -157,7 +164,7 @@ def _align(
         categories=categories,
         members=members,
         category_R=np.array([categories.index(metrics.category_of(row)) for row in ordered]),
-        answer_R=np.array([row['answer'] for row in ordered]),
+        answer_R=np.array([row['answer'] for row in ordered], dtype=np.int64),
         case_R=statistics.cluster_ids([cluster_of(row) for row in ordered]),
         left_out=most - len(ordered),
     )

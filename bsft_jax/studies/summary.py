@@ -1,11 +1,7 @@
 """Summarizes the results of a study: its rows, its comparisons, one sentence on its endpoint.
 
 A row is one setting, an arm under one policy and prompt style. Its values are means over the seeds
-of the macro-F1 of `evaluation.metrics`. Intervals resample on two levels: the seeds, and the cases.
-Within a resample the cases are the same for every arm and seed, so that differences are paired.
-Arms trained from the same seeds share the draw of the seeds as well.
-
-Array letters are those of `bsft_jax.ops`.
+of the macro-F1 of `evaluation.metrics`. `studies.estimates` says what the intervals hold.
 """
 
 from __future__ import annotations
@@ -19,14 +15,12 @@ from bsft_jax.errors import UserError
 from bsft_jax.evaluation import statistics
 from bsft_jax.records import taxonomy
 from bsft_jax.report import columns, table
-from bsft_jax.studies.bootstrap import exact_macro_f1, resampled_macro_f1
+from bsft_jax.studies import estimates
 from bsft_jax.studies.pairing import Setting, SettingResults, SharedRecords, pair_results
 
 BASELINE = Setting('general_sft', 'auto', 'plain')
 COMPARED_GROUPS = (*taxonomy.GROUPS, 'overall')
 MIN_PROACTIVE_RECORDS = 1500
-# (z of a two-sided 5 % test) + (z of 80 % power) = 1.96 + 0.84
-_POWER_FACTOR = 2.80
 
 
 def summarize_study(
@@ -48,9 +42,9 @@ def summarize_study(
         the one comparison that the study was made for, first minus second.
       published: results of others, `{'method', 'source', group or 'overall': value or None}`,
         copied.
-      resamples: number of bootstrap resamples. No p is below 1/resamples, which Holm's adjustment
-        multiplies by the number of comparisons.
-      seed: of the bootstrap.
+      resamples: number of exchanges of two arms that a test makes. No p is below its inverse, which
+        Holm's adjustment multiplies by the number of comparisons.
+      seed: of the exchanges.
 
     Raises:
       UserError: there is no result, an evaluation occurs twice, evaluations are of different
@@ -70,23 +64,20 @@ def summarize_study(
             f'no record of the group {group!r} was scored', where=f'endpoint of {study}'
         )
 
-    f1_C = {setting: exact_macro_f1(records, row) for setting, row in rows.items()}
-    f1_EC = resampled_macro_f1(records, rows, resamples, seed)
-    comparisons, smallest = _compare(records, (group, first, second), f1_C, f1_EC)
+    comparisons = _compare(records, rows, (group, first, second), resamples, seed)
     return {
         'study': study,
         'outcome': _outcome_sentence(group, first, second, comparisons[0], resamples),
-        'rows': [
-            _summary_row(setting, row, records, f1_C[setting], f1_EC[setting])
-            for setting, row in rows.items()
-        ],
+        'rows': [_summary_row(setting, row, records) for setting, row in rows.items()],
         'comparisons': comparisons,
         'smallest_effect': {
-            'difference': smallest,
+            **estimates.smallest_effect(comparisons[0]),
             'proactive_records': records.count('proactive'),
         },
         'published': published,
-        'notes': _caveats(records, rows[first].seeds, rows[second].seeds, resamples),
+        'notes': _caveats(
+            records, rows[first].seeds, rows[second].seeds, comparisons[0], resamples
+        ),
         'runs': [
             {'arm': arm, 'seed': s, 'workdir': workdir}
             for arm, s, workdir in dict.fromkeys(
@@ -98,65 +89,39 @@ def summarize_study(
 
 def _compare(
     records: SharedRecords,
+    rows: dict[Setting, SettingResults],
     endpoint: tuple[str, Setting, Setting],
-    f1_C: dict[Setting, np.ndarray],
-    f1_EC: dict[Setting, np.ndarray],
-) -> tuple[list[dict[str, Any]], float]:
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
     """Compares the two sides of the endpoint, and every setting with the baseline in every group.
 
     Returns:
-      `comparisons` of summary.json, the endpoint first, and the smallest difference that the
-      endpoint detects with 80 % power.
+      `comparisons` of summary.json, the endpoint first.
     """
     pairs = [endpoint]
-    if BASELINE in f1_C:
+    if BASELINE in rows:
         pairs += [
             (group, setting, BASELINE)
-            for setting in f1_C
+            for setting in rows
             if setting != BASELINE
             for group in COMPARED_GROUPS
             if records.category_indices(group)
         ]
-    comparisons, smallest = [], 0.0
-    for group, setting, other in dict.fromkeys(pairs):
-        chosen = records.category_indices(group)
-        difference_E = statistics.nan_mean((f1_EC[setting] - f1_EC[other])[:, chosen].T)
-        is_endpoint = not comparisons
-        if is_endpoint:
-            smallest = _POWER_FACTOR * float(np.nanstd(difference_E, ddof=1))
-        low, high = statistics.percentile_interval(difference_E)
-        comparisons.append(
-            {
-                'name': f'{group}: {setting.label} - {other.label}',
-                'difference': float((f1_C[setting] - f1_C[other])[chosen].mean()),
-                'low': low,
-                'high': high,
-                'p': statistics.two_sided_p(difference_E),
-                'p_holm': None,
-                'endpoint': is_endpoint,
-            }
-        )
+    comparisons = [
+        estimates.compare(records, rows, *pair, resamples=resamples, seed=seed)
+        | {'p_holm': None, 'endpoint': pair == endpoint}
+        for pair in dict.fromkeys(pairs)
+    ]
     # The endpoint is one test, named beforehand; only the others are adjusted.
     others = comparisons[1:]
     for comparison, p in zip(others, statistics.holm_adjust([c['p'] for c in others]), strict=True):
         comparison['p_holm'] = p
-    return comparisons, smallest
+    return comparisons
 
 
-def _summary_row(
-    setting: Setting,
-    row: SettingResults,
-    records: SharedRecords,
-    f1_C: np.ndarray,
-    f1_EC: np.ndarray,
-) -> dict[str, Any]:
+def _summary_row(setting: Setting, row: SettingResults, records: SharedRecords) -> dict[str, Any]:
     """Returns one of `rows` of summary.json."""
-
-    def estimate(group: str) -> dict[str, float]:
-        chosen = records.category_indices(group)
-        low, high = statistics.percentile_interval(statistics.nan_mean(f1_EC[:, chosen].T))
-        return {'value': float(f1_C[chosen].mean()), 'low': low, 'high': high}
-
     metrics_of_seeds = [result['metrics'] for result in row.results]
     return {
         'arm': setting.arm,
@@ -164,9 +129,11 @@ def _summary_row(
         'prompt': setting.prompt,
         'seeds': len(row.seeds),
         'n': len(records.answer_R),
-        'overall': estimate('overall'),
-        'groups': {group: estimate(group) for group in records.members},
-        'categories': {name: float(f1_C[c]) for c, name in enumerate(records.categories)},
+        'overall': estimates.estimate(records, row, 'overall'),
+        'groups': {group: estimates.estimate(records, row, group) for group in records.members},
+        'categories': dict(
+            zip(records.categories, estimates.macro_f1_by_category(row), strict=True)
+        ),
         **{
             column.key: _mean_or_none([column.value(metrics) for metrics in metrics_of_seeds])
             for column in columns.COLUMNS
@@ -177,54 +144,82 @@ def _summary_row(
 def _outcome_sentence(
     group: str, first: Setting, second: Setting, comparison: dict[str, Any], resamples: int
 ) -> str:
-    """Returns one sentence: the difference, its interval, p, and whether that excludes zero."""
-    points, low, high = (100 * comparison[name] for name in ('difference', 'low', 'high'))
-    same_policy = first.policy == second.policy
-    other = second.arm if same_policy else f'{second.arm} with {second.policy}'
-    bound = '<=' if comparison['p'] <= 1 / resamples else '='
-    excludes = 'excludes' if low > 0 or high < 0 else 'does not exclude'
-    return (
-        f'{first.arm} with {first.policy} is {abs(points):.1f} points '
-        f'{"below" if points < 0 else "above"} {other} on {group} macro-F1 '
-        f'(95 % interval {low:.1f} to {high:.1f}, p {bound} {comparison["p"]:.2g}): '
-        f'the interval {excludes} zero.'
-    )
+    """Returns one sentence on what the endpoint found, and one on what it cannot tell."""
+    points = 100 * comparison['difference']
+    relation = f'{abs(points):.1f} points {"below" if points < 0 else "above"}'
+    if f'{abs(points):.1f}' == '0.0':
+        relation = 'equal to' if points == 0 else 'within 0.1 points of'
+    other = second.arm if first.policy == second.policy else f'{second.arm} with {second.policy}'
+    found = f'{first.arm} with {first.policy} is {relation} {other} on {group} macro-F1'
+    if comparison['reason']:
+        uncertainty = comparison['reason']
+    else:
+        low, high = 100 * comparison['low'], 100 * comparison['high']
+        bound = '<=' if comparison['p'] <= 1 / resamples else '='
+        uncertainty = f'95 % interval {low:.1f} to {high:.1f}, p {bound} {comparison["p"]:.2g}'
+    sentence = f'{found} ({uncertainty}): {_verdict(comparison)}.'
+    if comparison['trainings'] == 1:
+        sentence += ' One training of an arm cannot speak of other trainings.'
+    return sentence
+
+
+def _verdict(comparison: dict[str, Any]) -> str:
+    """Returns whether the interval excludes zero, or why it has no say."""
+    cases, fewest = comparison['cases'], statistics.fewest_cases()
+    if cases < fewest and comparison['difference']:
+        number = f'{cases} case{"s are" if cases > 1 else " is"}'
+        return f'{number} too few to tell a difference from chance, {fewest} at least are needed'
+    if comparison['reason']:
+        return f'no {"interval" if comparison["difference"] else "difference"} can be estimated'
+    if comparison['trainings'] == 1:
+        return 'this holds for these trained models, on other cases'
+    beyond = comparison['low'] > 0 or comparison['high'] < 0
+    excludes = beyond and comparison['p'] <= 1 - statistics.LEVEL
+    return f'the interval {"excludes" if excludes else "does not exclude"} zero'
 
 
 def _caveats(
-    records: SharedRecords, first_seeds: tuple, second_seeds: tuple, resamples: int
+    records: SharedRecords,
+    first_seeds: tuple,
+    second_seeds: tuple,
+    comparison: dict[str, Any],
+    resamples: int,
 ) -> list[str]:
     """Returns the caveats of the numbers; the seeds are those of the endpoint's two sides."""
     notes, proactive = [], records.count('proactive')
     if proactive < MIN_PROACTIVE_RECORDS:
         notes.append(
             f'Only {proactive} proactive records: below {MIN_PROACTIVE_RECORDS} a difference of '
-            'one or two points cannot be told from chance; see the smallest effect.'
+            'one or two points cannot be told from chance.'
         )
     if records.left_out:
         notes.append(
             f'{records.left_out} records are left out of macro-F1: '
             'a longer prompt could not hold them.'
         )
-    number = min(len(first_seeds), len(second_seeds))
+    number = comparison['trainings']
     if number == 1:
         notes.append(
-            'An arm of the endpoint has one seed: its interval holds no variation between '
-            'trainings.'
+            'An arm of the endpoint has one seed: its interval, its p and the smallest effect hold '
+            'no variation between trainings.'
         )
-    else:
-        # The variance of resampled means of J values is (J - 1) / J of the unbiased estimate.
+    elif number:
         notes.append(
-            f'{number} seeds: resampling them shows only {1 - 1 / number:.0%} of the variance '
-            'between trainings; where trainings differ much, intervals are too narrow.'
+            f"{number} seeds: trainings are taken as drawn at random, with Student's t of "
+            f'{number - 1} degree{"s" if number > 2 else ""} of freedom. '
+            'The fewer seeds, the wider the intervals.'
         )
     if first_seeds != second_seeds:
         notes.append(
-            'The arms of the endpoint have different seeds: their seeds are resampled apart.'
+            'The arms of the endpoint have different seeds: their trainings vary independently.'
         )
     notes.append(
-        f'Intervals: {resamples} replicates that resample seeds and whole cases, the same cases in '
-        'every row; p_holm is adjusted over all comparisons but the endpoint.'
+        'Intervals are by whole cases. Macro-F1 of small categories lies below its true value by '
+        'its nature; intervals are corrected for that, so that it can stand near their lower end.'
+    )
+    notes.append(
+        f'p: arms exchanged within cases, all ways or {resamples} of them; '
+        'p_holm is adjusted over all comparisons but the endpoint.'
     )
     return notes
 
@@ -251,7 +246,9 @@ def format_summary(summary: dict[str, Any]) -> str:
 
     lines = [['comparison', 'difference', '95 %', 'p', 'p (Holm)']]
     for c in summary['comparisons']:
-        difference, p = f'{c["difference"]:+.3f}', table.format_number(c['p'])
+        # An exact zero has no sign.
+        difference = f'{c["difference"]:+.3f}' if c['difference'] else '0.000'
+        p = table.format_number(c['p'])
         holm = 'endpoint' if c['endpoint'] else table.format_number(c['p_holm'])
         lines.append([c['name'], difference, _format_interval(c), p, holm])
     text += ['', *table.align_columns(lines, left=1)]
@@ -266,10 +263,13 @@ def format_summary(summary: dict[str, Any]) -> str:
         )
         text.append(f'  {item["method"]}: {values} ({item["source"]})')
     smallest = summary['smallest_effect']
+    if smallest['difference'] is None:
+        effect = f'cannot be estimated: {smallest["reason"]}'
+    else:
+        effect = f'{100 * smallest["difference"]:.1f} points'
     text += [
         '',
-        'Smallest effect found with 80 % power on the endpoint: '
-        f'{100 * smallest["difference"]:.1f} points '
+        f'Smallest effect found with 80 % power on the endpoint: {effect} '
         f'({smallest["proactive_records"]} proactive records).',
         *(f'Note: {note}' for note in summary['notes']),
         '',
@@ -279,6 +279,8 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def _format_interval(estimate: dict[str, Any]) -> str:
+    if estimate['low'] is None:
+        return '-'
     return f'{table.format_number(estimate["low"])} to {table.format_number(estimate["high"])}'
 
 

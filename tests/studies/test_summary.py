@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bsft_jax.errors import UserError
-from bsft_jax.evaluation import metrics, statistics
+from bsft_jax.evaluation import casewise, metrics, statistics
 from bsft_jax.studies import summary
 
 ENDPOINT = ('proactive', ('behavior_sft', 'auto'), ('general_sft', 'auto'))
@@ -88,57 +88,61 @@ def test_values_are_means_over_seeds_of_the_evaluation_metrics():
     assert found['runs'][0] == {'arm': 'general_sft', 'seed': 0, 'workdir': 'points/general_sft-s0'}
 
 
-def test_intervals_equal_a_plain_loop():
-    """Drawn cases and seeds are written out as longer lists of rows and scored by the metrics."""
-    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(3, 5), cases=5)
-    R, ids = 30, sorted(r['id'] for r in results[0]['predictions'])
-    case_of = {r['id']: r['case_id'] for r in results[0]['predictions']}
-    cases = list(dict.fromkeys(case_of[i] for i in ids))
-    rng = np.random.default_rng(7)
-    weights_EU = statistics.resample_counts(rng, len(cases), R)
-    weights_EJ = statistics.resample_counts(rng, 2, R)
-
-    def values(arm):
-        per_replicate = []
-        for r in range(R):
-            total = np.zeros(2)
-            for s, one in enumerate(r_ for r_ in results if r_['arm'] == arm):
-                drawn = [
-                    row
-                    for row in one['predictions']
-                    for _ in range(int(weights_EU[r, cases.index(row['case_id'])]))
-                ]
-                f1 = metrics.metrics_from_confusion(*confusion(drawn))
-                total += weights_EJ[r, s] * np.array([f1['overall'], f1['groups']['proactive']])
-            per_replicate.append(total / 2)
-        return np.array(per_replicate)
-
-    def confusion(rows):
-        counts = np.zeros((len(CATEGORIES), 4, 4))
-        for row in rows:
-            counts[CATEGORIES.index(row['category']), row['answer'], row['prediction']] += 1
-        return counts, CATEGORIES
-
-    general, behavior = values('general_sft'), values('behavior_sft')
-    found = summarize(results, resamples=R, seed=7)
-    for row, reference in zip(found['rows'], (general, behavior), strict=True):
-        for figure, column in ((row['overall'], 0), (row['groups']['proactive'], 1)):
-            expected = np.quantile(reference[:, column], [0.025, 0.975])
-            assert (figure['low'], figure['high']) == pytest.approx(tuple(expected), abs=1e-12)
-    difference = (behavior - general)[:, 1]
+def test_intervals_and_the_smallest_effect_are_those_of_the_statistics():
+    results = study({'general_sft': 0.5, 'behavior_sft': 0.7}, seeds=(3, 5), cases=10)
+    found = summarize(results, seed=7)
+    categories = CATEGORIES[2:]
+    ids = sorted(r['id'] for r in results[0]['predictions'] if r['category'] in categories)
+    row_of = [{row['id']: row for row in r['predictions']} for r in results]
+    case_R = statistics.cluster_ids([row_of[0][i]['case_id'] for i in ids])
+    category_R = np.array([categories.index(row_of[0][i]['category']) for i in ids])
+    answer_R = np.array([row_of[0][i]['answer'] for i in ids])
+    general, behavior = (
+        casewise.count_by_case(
+            case_R,
+            category_R,
+            answer_R,
+            np.array([[rows[i]['prediction'] for i in ids] for rows in row_of[n : n + 2]]),
+            categories=2,
+        )
+        for n in (0, 2)
+    )
+    cases = int(case_R.max()) + 1
+    means = [casewise.mean_macro_f1(counts, cases) for counts in (general, behavior)]
+    for row, mean in zip(found['rows'], means, strict=True):
+        expected = statistics.unit_interval(
+            mean.value,
+            mean.bias,
+            mean.influence_U,
+            mean.weight_U,
+            trainings=statistics.Trainings.of_seeds(mean.values_J),
+        )
+        figure = row['groups']['proactive']
+        assert (figure['low'], figure['high']) == pytest.approx(tuple(expected))
+        assert 0 <= figure['low'] < figure['value'] < figure['high'] <= 1
+    expected = statistics.paired_difference(
+        casewise.difference_by_case(behavior, general, cases, paired=True),
+        means[0].weight_U,
+        trainings=statistics.Trainings.of_seeds(means[1].values_J - means[0].values_J),
+        seed=7,
+    )
     endpoint = found['comparisons'][0]
-    expected = np.quantile(difference, [0.025, 0.975])
-    assert (endpoint['low'], endpoint['high']) == pytest.approx(tuple(expected), abs=1e-12)
-    smallest = 2.80 * difference.std(ddof=1)
+    assert (endpoint['low'], endpoint['high']) == pytest.approx(tuple(expected.interval), abs=0.02)
+    assert endpoint['p'] == pytest.approx(expected.p, abs=0.02)
+    assert endpoint['difference'] == pytest.approx(means[1].value - means[0].value)
+    assert (endpoint['cases'], endpoint['trainings'], endpoint['reason']) == (20, 2, None)
+    smallest = 2.80 / 1.96 * (endpoint['high'] - endpoint['low']) / 2
     assert found['smallest_effect'] == {
         'difference': pytest.approx(smallest),
-        'proactive_records': 20,
+        'reason': None,
+        'proactive_records': 40,
     }
 
 
 def test_a_planted_effect_is_found_and_a_null_is_not():
     better = {'omission_detection': 0.8, 'error_correction': 0.8}
-    found = summarize(study({'general_sft': 0.6, 'behavior_sft': better, 'other': 0.6}, cases=100))
+    arms = {'general_sft': 0.6, 'behavior_sft': better, 'other': 0.6}
+    found = summarize(study(arms, seeds=range(6), cases=100))
     names = {c['name']: c for c in found['comparisons']}
     endpoint = found['comparisons'][0]
     assert endpoint['endpoint'] and endpoint['p_holm'] is None
@@ -157,9 +161,9 @@ def test_a_planted_effect_is_found_and_a_null_is_not():
         'proactive: other/auto - general_sft/auto',
         'overall: other/auto - general_sft/auto',
     ]
-    assert names['overall: behavior_sft/auto - general_sft/auto']['p_holm'] == pytest.approx(
-        7 / 2000
-    )
+    overall = names['overall: behavior_sft/auto - general_sft/auto']
+    assert 1 / 2000 <= overall['p'] < 0.005
+    assert overall['p_holm'] == pytest.approx(7 * overall['p'])
     for name, c in names.items():
         if 'other' in name or 'bridging' in name:
             assert c['low'] < 0 < c['high'] and c['p_holm'] > 0.05, name
@@ -186,8 +190,8 @@ def test_p_is_below_five_per_cent_about_as_often_as_it_should_be():
     assert rejected <= 12
 
 
-def test_seeds_are_drawn_jointly_where_arms_share_them():
-    """Arms that vary together over the seeds have a constant gain; only a joint draw shows it."""
+def test_seeds_are_paired_where_arms_share_them():
+    """Arms that vary together over the seeds have a constant gain; only pairs of seeds show it."""
     rng = np.random.default_rng(0)
     by_seed = [predictions(rng, p, categories=CATEGORIES[2:3]) for p in (0.3, 0.6, 0.9)]
 
@@ -198,11 +202,11 @@ def test_seeds_are_drawn_jointly_where_arms_share_them():
         return found['comparisons'][0], found['notes']
 
     joint, notes = width((0, 1, 2))
-    assert joint['low'] == joint['high'] == 0 and joint['p'] == 1
-    assert not any('resampled apart' in note for note in notes)
+    assert (joint['low'], joint['high'], joint['p']) == (None, None, 1)
+    assert not any('vary independently' in note for note in notes)
     apart, notes = width((3, 4, 5))
     assert apart['low'] < -0.2 and apart['high'] > 0.2
-    assert any('resampled apart' in note for note in notes)
+    assert any('vary independently' in note for note in notes)
 
 
 def test_the_base_has_one_seed_and_missing_metrics_are_null():
