@@ -13,6 +13,8 @@ PATIENCE = 20
 # Seconds after its start by which an interpreter imports bsft_jax.cli.
 STARTED = 0.7
 COMMANDS = ('train', 'evaluate', 'generate', 'export', 'prepare', 'doctor', 'plan', 'study')
+# SIGTERM says of them that they are to be started again.
+RESTARTED = ('train', 'study')
 OTHERS = ('table', 'train_tokenizer')
 
 
@@ -61,8 +63,8 @@ def _ends_well(name: str, number: int, done: Done, after: float) -> str:
     if done.code == 0:
         # Only a command that was at its end already may say so.
         return '' if done.seconds < after + 2 else f'the signal is swallowed, {done.end}'
-    expected = {signal.SIGINT: (130,), signal.SIGTERM: (75,)}[number]
-    return '' if done.code in expected else done.end
+    expected = 130 if number == signal.SIGINT else 75 if name in RESTARTED else 143
+    return '' if done.code == expected else done.end
 
 
 def _leaves_nothing(place: Place) -> str:
