@@ -164,8 +164,7 @@ def main() -> int:
     root = pathlib.Path(tempfile.mkdtemp(prefix='campaign-')).resolve()
     try:
         place = Place(root)
-        place.build()
-        print(f'a run takes {place.seconds:.1f} s', file=sys.stderr)
+        place.build(with_run=any(case.needs_run for case in cases))
         results = try_all(place, cases, options.jobs)
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import importlib
 import os
 import pathlib
@@ -23,6 +24,8 @@ from collections.abc import Callable
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A command that takes longer hangs.
 LIMIT_SECONDS = 240
+# More than a command prints.
+_PIPE_BYTES = 1 << 20
 MODULES = (
     'commands.train',
     'commands.evaluate',
@@ -69,11 +72,46 @@ class Done:
         return f'exit {self.code}: {lines[-1][:200] if lines else "nothing on stderr"}'
 
 
-class Process:
-    """Holds a command that was started; its output goes to files of `folder`."""
+class Output:
+    """Holds the pipes of stdout and stderr: pipes, because files may not grow on a full disk."""
 
-    def __init__(self, pid: int, folder: pathlib.Path):
-        self.pid, self._folder, self._begun = pid, folder, time.monotonic()
+    def __init__(self):
+        self._pipes = [os.pipe(), os.pipe()]
+        for read_end, _ in self._pipes:
+            os.set_blocking(read_end, False)
+            fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def connect(self) -> None:
+        """Makes this process a group of its own that writes into the pipes."""
+        os.setsid()
+        for number, (_, write_end) in enumerate(self._pipes, start=1):
+            os.dup2(write_end, number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def close_write_ends(self) -> None:
+        """Leaves the write ends to the command."""
+        for _, write_end in self._pipes:
+            os.close(write_end)
+
+    def read(self) -> list[str]:
+        """Returns what is in the pipes and closes them."""
+        texts = []
+        for read_end, _ in self._pipes:
+            text = b''
+            # A process that the command left behind may still hold the other end.
+            with contextlib.suppress(BlockingIOError):
+                text = os.read(read_end, _PIPE_BYTES)
+            texts.append(text.decode(errors='replace'))
+            os.close(read_end)
+        return texts
+
+
+class Process:
+    """Holds a command that was started."""
+
+    def __init__(self, pid: int, output: Output):
+        self.pid, self._output, self._begun = pid, output, time.monotonic()
+        output.close_write_ends()
 
     def send(self, number: int, after: float = 0.0) -> None:
         """Sends a signal after some seconds, or does nothing where the command has ended."""
@@ -101,22 +139,9 @@ class Process:
         # A command that ended leaves nothing behind that runs on.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        out, err = (
-            (self._folder / f'{self.pid}.{name}').read_text(errors='replace')
-            for name in ('out', 'err')
-        )
+        out, err = self._output.read()
         code = None if hangs else os.waitstatus_to_exitcode(status)
         return Done(code, out, err, time.monotonic() - self._begun)
-
-
-def _redirect(folder: pathlib.Path) -> None:
-    """Makes this process a group of its own, with its output in files of `folder`."""
-    os.setsid()
-    pid = os.getpid()
-    for number, name in ((1, 'out'), (2, 'err')):
-        file = os.open(folder / f'{pid}.{name}', os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(file, number)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
 
 def start(
@@ -125,15 +150,16 @@ def start(
     """Starts a command in a fork of this process; `before` is called there first."""
     sys.stdout.flush()
     sys.stderr.flush()
+    output = Output()
     pid = os.fork()
     if pid:
-        return Process(pid, folder)
+        return Process(pid, output)
     code = 1
     try:
-        _redirect(folder)
+        output.connect()
         os.chdir(folder)
         before()
-        sys.argv = [f'bsft_jax/{name}.py', *map(os.fspath, map(_text, flags))]
+        sys.argv = [f'bsft_jax/{name}.py', *map(_text, flags)]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         runpy.run_module(f'bsft_jax.{name}', run_name='__main__')
         code = 0
@@ -145,8 +171,8 @@ def start(
     raise AssertionError('unreachable')
 
 
-def _text(flag: object) -> str | bytes:
-    return flag if isinstance(flag, bytes) else str(flag)
+def _text(flag: object) -> str:
+    return os.fsdecode(flag) if isinstance(flag, bytes) else str(flag)
 
 
 def _end(code: int) -> None:
@@ -166,14 +192,15 @@ def _end(code: int) -> None:
 def start_fresh(folder: pathlib.Path, name: str, *flags: object) -> Process:
     """Starts a command in a fresh interpreter; returns once that handles signals."""
     command = [sys.executable, '-m', f'bsft_jax.{name}', *map(str, flags)]
-    process = subprocess.Popen(command, cwd=folder, preexec_fn=lambda: _redirect(folder))
+    output = Output()
+    process = subprocess.Popen(command, cwd=folder, preexec_fn=output.connect)
     # Nobody but `Process` asks how it ended.
     process.returncode = 0
     status = pathlib.Path(f'/proc/{process.pid}/status')
     with contextlib.suppress(OSError):
         while not _handles_interrupts(status.read_text()):
             time.sleep(0.002)
-    return Process(process.pid, folder)
+    return Process(process.pid, output)
 
 
 def _handles_interrupts(status: str) -> bool:

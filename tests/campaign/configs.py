@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import random
 from typing import Any
 
@@ -71,11 +70,7 @@ def fits(value: Any, wrong: Any) -> bool:
 
 
 def _workdir(place: Place, text: str, command: str, names: str) -> str:
-    run = place.here / 'run'
-    # Nothing but config.json may be needed to refuse it.
-    run.mkdir()
-    (run / 'checkpoints').symlink_to(place.run / 'checkpoints')
-    (run / 'metrics.jsonl').symlink_to(place.run / 'metrics.jsonl')
+    run = place.copy(place.run)
     place.write('run/config.json', text)
     if command == 'train':
         done = place.train(run)
@@ -111,17 +106,13 @@ def _workdir_case(kind: str, command: str, edits: dict[str, Any]) -> Case:
 
 def _model(place: Place, edit: dict[str, Any] | str) -> str:
     """Expects one line, or what the undamaged model answers where the field does not matter."""
-    base = place.here / 'base'
-    base.mkdir()
-    for path in place.base.iterdir():
-        if path.name != 'config.json':
-            (base / path.name).symlink_to(path)
+    base = place.copy(place.base)
     if isinstance(edit, dict):
         text = json.dumps(json.loads((place.base / 'config.json').read_text()) | edit)
     else:
         text = edit
     (base / 'config.json').write_text(text)
-    return one_line_or_same(place, place.answer(base), names=str(pathlib.Path('base')))
+    return one_line_or_same(place, place.answer(base), names='base')
 
 
 def one_line_or_same(place: Place, done: Done, names: str = '') -> str:

@@ -205,7 +205,14 @@ def cases(rng: random.Random) -> list[Case]:
     found = []
 
     def add(kind: str, name: str, check, *arguments) -> None:
-        found.append(Case(kind, name, lambda place: functools.partial(check, place)(*arguments)))
+        found.append(
+            Case(
+                kind,
+                name,
+                lambda place: functools.partial(check, place)(*arguments),
+                needs_run=kind == 'flags',
+            )
+        )
 
     for command, wrong in WRONG.items():
         for flag, says in wrong:

@@ -98,7 +98,7 @@ def _something_else(place: Place, command: str, what: str) -> str:
     done = place.command(command, *_flags(place, command, folder))
     lost = [path for path, content in before.items() if not path.exists()]
     changed = [p for p, content in before.items() if p.exists() and p.read_bytes() != content]
-    if lost or any(path.suffix not in ('.out', '.err') for path in changed):
+    if lost or changed:
         return f'{[path.name for path in lost + changed]} changed, {done.end}'
     return refused(done)
 

@@ -22,8 +22,8 @@ FIELDS = {
     'messages': ('x', 3, [], [3], [{}], [{'role': 'user'}], [{'role': 'nurse', 'content': 'x'}]),
     'options': ('x', 3, ['one'], [1, 2], ['x', 'x'], [f'{i}' for i in range(27)], [None, 'x']),
     'answer': (2, -1, 'B', True, 1.5, [1]),
-    'behavior': (3, [], 'nonsense', True),
-    'option_behaviors': ('x', ['reactive'], [1, 2], ['nonsense', 'reactive']),
+    'behavior': (3, [], True),
+    'option_behaviors': ('x', ['reactive'], [1, 2]),
     'category': (3, 'nonsense', []),
     'group': (3, 'nonsense'),
     'split': (3, 'trian'),
@@ -50,7 +50,6 @@ LINES = {
     'bytes that are no UTF-8': GOOD_LINE.encode().replace(b'K 5.9', b'\xff\xfe'),
     'a line of 17 MiB': GOOD_LINE.replace('K 5.9', 'x' * (17 << 20)),
     'NaN': GOOD_LINE.replace('"answer": 1', '"answer": NaN'),
-    'a key twice': GOOD_LINE[:-1] + ', "id": "b"}',
     'the id of line 1': json.dumps(GOOD | {'id': 'first'}),
 }
 TABLE = 'q,a,b,gold,label\nK 5.9?,stop,go on,B,Act\nNa 120?,stop,go on,A,Wait\n'
@@ -151,7 +150,14 @@ def cases(rng: random.Random) -> list[Case]:
     found = []
 
     def add(kind: str, name: str, check, *arguments) -> None:
-        found.append(Case(kind, name, lambda place: functools.partial(check, place)(*arguments)))
+        found.append(
+            Case(
+                kind,
+                name,
+                lambda place: functools.partial(check, place)(*arguments),
+                needs_run=False,
+            )
+        )
 
     for field, values in FIELDS.items():
         for value in values:
