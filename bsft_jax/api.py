@@ -12,6 +12,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from bsft_jax import places
 from bsft_jax.behaviors import Behavior
 from bsft_jax.config import ComputeConfig
 from bsft_jax.data import prompts
@@ -48,7 +49,7 @@ def load_model(
 
     Raises UserError where there is no model, or one that cannot be loaded exactly.
     """
-    if (pathlib.Path(path) / 'checkpoints').is_dir():
+    if places.is_run(pathlib.Path(path)):
         if behaviors is not None or chat_template:
             raise UserError('a workdir has its own behaviors and template', where=str(path))
         return setup.load_run(pathlib.Path(path), mesh=mesh, dtype=dtype)
