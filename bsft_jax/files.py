@@ -17,6 +17,10 @@ from bsft_jax.errors import UserError, printable
 
 # In bytes. File systems allow 255, and some names are given an ending.
 MAX_NAME = 200
+# A disk, a quota or the largest size of a file is exhausted.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Characters of a name that its scratch name keeps, so that it does not become too long itself.
+_KEPT_CHARACTERS = 40
 
 
 def check_name(name: Any, where: str) -> None:
@@ -40,11 +44,6 @@ def shorten_name(name: str) -> str:
         return name
     digest = hashlib.sha256(encoded).hexdigest()[:12]
     return f'{encoded[: MAX_NAME - 13].decode(errors="ignore")}-{digest}'
-
-# A disk, a quota or the largest size of a file is exhausted.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Characters of a name that its scratch name keeps, so that it does not become too long itself.
-_KEPT_CHARACTERS = 40
 
 
 def cache_home() -> pathlib.Path:
