@@ -156,6 +156,7 @@ class Renderer:
             )
             for record, indices in zip(spoken, turns, strict=True)
         ]
+        refused = []
         # One batch for all records, which the tokenizer encodes in parallel.
         batch = self.encoder.encode([conversation.text for conversation in written])
         for record, indices, (text, marks, spans), ids in zip(
@@ -165,7 +166,8 @@ class Renderer:
             cuts = [cut for span in spans for cut in span]
             parts = self.encoder.split(text, ids, cuts, marks)
             if parts is None:
-                raise _spanning_token(record, self.chat_template)
+                refused.append(record)
+                continue
             behaviors = [record.messages[index].behavior for index in indices]
             weights = [float(self.trains_on_turns)] * len(indices)
             if answered:
@@ -178,6 +180,8 @@ class Renderer:
                 if following:
                     examples.append(self._with_prefix('', following, 0.0))
             yield concatenate_examples(examples)
+        if refused:
+            raise _spanning_token(refused, self.chat_template)
 
     def _prefixed_turns(self, record: Record) -> list[int]:
         """Returns the earlier turns of the assistant that are trained on or have a behavior."""
@@ -281,11 +285,12 @@ class Renderer:
         ]
 
 
-def _spanning_token(record: Record, template: ChatTemplate) -> UserError:
-    """Returns the error for a conversation that no prefix can be put into."""
+def _spanning_token(records: Sequence[Record], template: ChatTemplate) -> UserError:
+    """Returns the error for conversations that no prefix can be put into."""
+    others = f' (and {len(records) - 1} more)' if len(records) > 1 else ''
     return UserError(
-        f'{describe_record(record)}: the tokenizer joins the beginning of an answer with what the '
-        'chat template writes before it',
+        f'{describe_record(records[0])}{others}: the tokenizer joins the beginning of an answer with '
+        'what the chat template writes before it',
         fix='give a template whose prompt ends before the white space, with '
         '--config.data.chat_template=FILE'
         if template.joins_answers

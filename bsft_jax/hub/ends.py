@@ -1,4 +1,4 @@
-"""The ids at which a model's own files say that a text ends."""
+"""Reads at which ids a model's own files say that a text ends."""
 
 from __future__ import annotations
 

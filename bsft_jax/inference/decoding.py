@@ -241,8 +241,7 @@ def generate(
 ) -> list[Generation]:
     """Continues each prompt to its end or `sampling.max_new_tokens`, longest prompts first.
 
-    `stop_id` ends an answer, and so does each id that the model's own `generation_config.json`
-    names.
+    `stop_id` ends an answer, and so does each id that `ends.end_ids` finds in the model's files.
 
     The result of a prompt does not depend on the others: sampling keys are derived from the seed
     and its index.

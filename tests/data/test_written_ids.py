@@ -304,3 +304,58 @@ def test_ids_are_those_of_all_templates_of_trl(options):
     system = {'gemma'} if 'system' in options else set()
     assert names == REFUSED | {'has a system turn': system}
     assert num_equal + len(refused) == tried and num_equal >= 0.8 * tried
+
+
+def test_the_line_counts_the_records_that_are_refused():
+    tokenizer = make_tokenizer('bytes', *TEMPLATES['zephyr'])
+    renderer = Renderer(tokenizer, extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS))
+    records = [
+        Record((Message('user', 'q'), Message('assistant', said)), id=f'r{number}')
+        for number, said in enumerate(['High.', '\nlow', 'now', '\n\nlow', ' low', '\n'])
+    ]
+    with pytest.raises(UserError, match=r"^record 'r1' \(and 2 more\): the tokenizer joins"):
+        renderer.examples(records)
+    assert len(renderer.examples(records[::2])) == 3
+
+
+# Nothing in the prompt's last line may be joined with the answer.
+SPACE_IN_THE_PROMPT = (
+    "{% for m in messages %}{{ '<|' + m.role + '|> ' + m.content + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize('kind', TOKENIZERS)
+def test_a_prompt_that_ends_in_a_space_is_scored_but_not_trained_with(kind):
+    tokenizer = make_tokenizer(kind, SPACE_IN_THE_PROMPT)
+    renderer = Renderer(tokenizer, extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS))
+    record = Record((Message('user', 'q'),), options=('High', 'Low'), answer=0, id='x')
+    assert tokenizer.decode(renderer.stem_ids).strip() == 'Answer:'
+    assert len(renderer.option_ids(record)) == 2 and renderer.prompt_ids(record)
+    with pytest.raises(UserError, match='whose prompt ends before the white space, with --config'):
+        renderer.example(record)
+
+
+def test_scored_options_are_those_that_every_kind_of_tokenizer_trains():
+    for name, (template, are_tokens) in TEMPLATES.items():
+        for kind in TOKENIZERS:
+            tokenizer = make_tokenizer(kind, template, are_tokens)
+            behaviors = extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS)
+            for answer_format in ('letter', 'text'):
+                renderer = Renderer(tokenizer, behaviors, answer_format=answer_format)
+                record = Record(
+                    (Message('user', 'q?'),),
+                    options=('stop it', 'Normal or low', '5 mg'),
+                    answer=1,
+                    behavior='proactive',
+                    rationale='We see.',
+                    id='x',
+                )
+                ids, prompt = renderer.example(record).ids.tolist(), renderer.prompt_ids(record)
+                scored = [behaviors.ids[1], *renderer.stem_ids, *renderer.option_ids(record)[1]]
+                assert ids[: len(prompt) + len(scored)] == [*prompt, *scored], (name, kind)
+                question = {'role': 'user', 'content': renderer._messages(record)[0].content}
+                answer = {'role': 'assistant', 'content': renderer.answer_text(record)}
+                theirs = tokenizer.apply_chat_template([question, answer])['input_ids']
+                ours = [i for i in ids if i not in behaviors.ids]
+                assert ours == theirs[: len(ours)], (name, kind)
