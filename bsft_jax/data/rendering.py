@@ -289,8 +289,8 @@ def _spanning_token(records: Sequence[Record], template: ChatTemplate) -> UserEr
     """Returns the error for conversations that no prefix can be put into."""
     others = f' (and {len(records) - 1} more)' if len(records) > 1 else ''
     return UserError(
-        f'{describe_record(records[0])}{others}: the tokenizer joins the beginning of an answer with '
-        'what the chat template writes before it',
+        f'{describe_record(records[0])}{others}: the tokenizer joins the beginning of an answer '
+        'with what the chat template writes before it',
         fix='give a template whose prompt ends before the white space, with '
         '--config.data.chat_template=FILE'
         if template.joins_answers
