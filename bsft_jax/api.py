@@ -120,7 +120,11 @@ def compute_metrics(
 def metrics_of_rows(rows: Sequence[dict[str, Any]], scores: Scores, policy: str) -> dict[str, Any]:
     """Computes the metrics of predictions, the rows of `predictions.jsonl`."""
     return metrics_lib.metrics_from_predictions(
-        rows, policy=policy, prompt=scores.prompt, positive=scores.behaviors.highest
+        rows,
+        policy=policy,
+        prompt=scores.prompt,
+        positive=scores.behaviors.highest,
+        levels=scores.behaviors.levels,
     )
 
 

@@ -122,11 +122,13 @@ class BehaviorSet:
 
     @property
     def highest(self) -> str:
-        """Returns the name of the behavior with the highest level.
-
-        Intervention rates count this behavior as positive.
-        """
+        """Returns the name of the behavior with the highest level."""
         return max(self.behaviors_or_default, key=lambda b: b.level).name
+
+    @property
+    def levels(self) -> dict[str, float]:
+        """Returns the level of each behavior, by which intervention rates compare them."""
+        return {b.name: b.level for b in self.behaviors_or_default}
 
     def index(self, name: str) -> int:
         """Returns the index of a behavior; raises UserError for an unknown name."""

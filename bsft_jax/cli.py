@@ -25,6 +25,7 @@ from ml_collections import config_flags
 
 from bsft_jax import config as config_lib
 from bsft_jax import places, signals
+from bsft_jax.behaviors import Behavior
 from bsft_jax.errors import (
     EXIT_BROKEN_PIPE,
     EXIT_DOES_NOT_FIT,
@@ -50,7 +51,7 @@ _HELP = re.compile(r'--?(\?|h|help|helpfull|helpshort|helpxml)(=.*)?')
 flags.disclaim_key_flags()
 
 
-def define_config(required: bool = True) -> flags.FlagHolder[config_lib.RunConfig]:
+def define_config(required: bool = True, help: str = '') -> flags.FlagHolder[config_lib.RunConfig]:
     """Defines the flag `--config=FILE[:ARG]` and its overrides `--config.section.field=value`.
 
     FILE is a Python file whose `get_config(arg='')` returns a RunConfig.
@@ -58,7 +59,8 @@ def define_config(required: bool = True) -> flags.FlagHolder[config_lib.RunConfi
     _resolve_types(config_lib.RunConfig)
     holder = config_flags.DEFINE_config_file(
         'config',
-        help_string='FILE.py[:ARG], whose get_config(ARG) returns a RunConfig; '
+        help_string=help
+        or 'FILE.py[:ARG], whose get_config(ARG) returns a RunConfig; '
         'override single fields by --config.section.field=value.',
         lock_config=True,
     )
@@ -97,6 +99,21 @@ class ModelFlags(typing.NamedTuple):
     prompt: flags.FlagHolder[str]
     examples: flags.FlagHolder[str]
     policy: flags.FlagHolder[str]
+    config: flags.FlagHolder[config_lib.RunConfig]
+
+    @property
+    def behaviors(self) -> tuple[Behavior, ...]:
+        """Returns the behaviors of the config file; empty without one.
+
+        Raises UserError for overrides of other fields, which nothing here would read.
+        """
+        if self.config.value is None:
+            return ()
+        for field in config_flags.get_override_values(flags.FLAGS['config']):
+            raise UserError(
+                'is not read here', where=f'--config.{field}', fix='--config gives behaviors alone'
+            )
+        return config_lib.validate(self.config.value).behaviors
 
 
 def define_model_flags(workdir_help: str, *, workdir_required: bool) -> ModelFlags:
@@ -128,6 +145,10 @@ def define_model_flags(workdir_help: str, *, workdir_required: bool) -> ModelFla
             'auto',
             'How the behavior is chosen: auto (by the model), none (no prefix), oracle (the label) '
             'or forced:NAME.',
+        ),
+        config=define_config(
+            required=False,
+            help='FILE.py[:ARG], whose behaviors the records of a --model without its own name.',
         ),
     )
 

@@ -67,7 +67,8 @@ _MISSPELLING = 0.85
 def misspelt(name: str, known: Iterable[str]) -> str:
     """Returns the known name that `name` misspells, also in case or punctuation; else ''.
 
-    A known name misspells nothing.
+    A known name misspells nothing, nor does a name with another first letter (`active`,
+    `reactive`) or another number (`proactive2`).
     """
     # Deferred: commands import this module before they handle signals.
     import difflib
@@ -77,7 +78,12 @@ def misspelt(name: str, known: Iterable[str]) -> str:
         return ''
     plain = {re.sub(r'[\W_]', '', other).casefold(): other for other in known}
     spelled = re.sub(r'[\W_]', '', name).casefold()
-    near = difflib.get_close_matches(spelled, plain, n=1, cutoff=_MISSPELLING)
+    alike = [
+        other
+        for other in plain
+        if other[:1] == spelled[:1] and re.findall(r'\d', other) == re.findall(r'\d', spelled)
+    ]
+    near = difflib.get_close_matches(spelled, alike, n=1, cutoff=_MISSPELLING)
     return plain[near[0]] if near else ''
 
 

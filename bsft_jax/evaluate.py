@@ -71,6 +71,7 @@ def main(argv) -> None:
         answer_format=_FORMAT.value or '',
         max_dropped_fraction=_MAX_DROPPED_FRACTION.value,
         allow_trained_on=_ALLOW_TRAINED_ON.value,
+        behaviors=_MODEL.behaviors,
     )
     metrics = evaluate(options)
     name = _NAME.value or _MODEL.workdir.value

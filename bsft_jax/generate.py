@@ -41,7 +41,11 @@ def main(argv) -> None:
     processes.start()
     options = GenerateOptions(
         ModelSource(
-            _MODEL.workdir.value, _MODEL.model.value, _MODEL.step.value, _MODEL.chat_template.value
+            _MODEL.workdir.value,
+            _MODEL.model.value,
+            _MODEL.step.value,
+            _MODEL.chat_template.value,
+            _MODEL.behaviors,
         ),
         text=_TEXT.value,
         input_file=_INPUT.value,

@@ -81,13 +81,18 @@ def main(argv: Sequence[str]) -> None:
             shown.extend(prepare.inspect_records(train_records, options))
 
     card = prepare.prepare(
-        _SOURCE.value, _OUTPUT.value, _SEED.value, mapping, _FORMAT.value, inspect
+        _SOURCE.value,
+        _OUTPUT.value,
+        _SEED.value,
+        mapping,
+        _FORMAT.value,
+        inspect,
+        options.behaviors,
     )
     for name, file in card['files'].items():
         print(printable(f'{os.path.join(_OUTPUT.value, name)}: {file["records"]} records'))
-    for line in prepare.format_left_out(card):
+    for line in [*prepare.format_left_out(card), *prepare.format_names(card)]:
         print(printable(line))
-    print(printable(f'behaviors: {prepare.behavior_totals(card["counts"])}'))
     print(shortcuts.format_baselines(card['shortcuts']))
     if pairs := card['leakage']['pairs']:
         first, second = card['leakage']['examples'][0]

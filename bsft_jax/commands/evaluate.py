@@ -12,6 +12,7 @@ from typing import Any
 
 from bsft_jax import api, files, places
 from bsft_jax import config as config_lib
+from bsft_jax.behaviors import Behavior
 from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
 from bsft_jax.config import DataConfig
 from bsft_jax.data import checks, contamination, eval_records, sources, trained_on
@@ -54,6 +55,7 @@ class EvaluateOptions:
       tokens_per_batch: approximate prompt tokens that a device scores at a time.
       allow_trained_on: scores a test split of the run's own source although records of it were
         trained on.
+      behaviors: the behaviors that records name, for a `model` without its own.
     """
 
     workdir: str
@@ -72,12 +74,13 @@ class EvaluateOptions:
     max_dropped_fraction: float | None = None
     tokens_per_batch: int = 8192
     allow_trained_on: bool = False
+    behaviors: tuple[Behavior, ...] = ()
 
     @property
     def model_source(self) -> ModelSource:
         """Returns the name of the model that is scored."""
         workdir = '' if self.model else self.workdir
-        return ModelSource(workdir, self.model, self.step, self.chat_template)
+        return ModelSource(workdir, self.model, self.step, self.chat_template, self.behaviors)
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
@@ -150,6 +153,7 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     overlap = None if trained is None else trained.overlap(scored)
     metrics['trained_on'] = None if overlap is None else overlap.to_dict()
     processes.log_first(contamination.describe(overlap))
+    metrics['behaviors'] = model.behaviors.levels
     _write(directory, rows, metrics)
     at_step = '' if model.step is None else f', step {model.step}'
     processes.log_first(f'written: {directory}{at_step}')

@@ -15,7 +15,7 @@ from bsft_jax.inference import scoring
 from bsft_jax.inference.decoding import Sampling
 from bsft_jax.inference.open_model import ModelSource, open_model
 from bsft_jax.parallel import processes
-from bsft_jax.records.record import Message, Record, read_jsonl
+from bsft_jax.records.record import Message, Record, read_jsonl, with_ids
 from bsft_jax.training.telemetry import progress
 
 # Records that a line names.
@@ -75,7 +75,7 @@ def generate(options: GenerateOptions) -> list[dict[str, Any]]:
     style = parse_prompt_flags(options.prompt, options.examples)
     options.check()
     if options.input_file:
-        records = read_jsonl(options.input_file)
+        records = with_ids(read_jsonl(options.input_file))
     else:
         records = [Record((Message('user', options.text),), id='text')]
     model = open_model(options.source)

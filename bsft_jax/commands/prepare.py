@@ -11,7 +11,7 @@ import os
 import pathlib
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bsft_jax import folders
@@ -39,6 +39,7 @@ def prepare(
     column_map: ColumnMap | None = None,
     format: str = 'jsonl',
     inspect: Inspect | None = None,
+    behaviors: Sequence[Behavior] | None = None,
 ) -> dict[str, Any]:
     """Writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and `card.json`, all or nothing.
 
@@ -54,14 +55,19 @@ def prepare(
       format: `jsonl` or `tfds`.
       inspect: is called with the training records before an earlier data set is replaced; whatever
         it raises prevents that.
+      behaviors: the behaviors that records may name; None for any that do not misspell a default
+        one.
 
-    Returns the card. Raises UserError for a source, a record or a folder that does not fit.
+    Returns the card. Raises UserError for a source, a record or a folder that does not fit, and for
+    a record of the train split that has no answer.
     """
     output = pathlib.Path(os.path.realpath(output))
     _check_replaceable(output)
     replaced = ''
     with folders.whole_folder(output) as folder:
         loaded, leakage = _load(sources, seed, column_map)
+        for _, records, _ in loaded:
+            _check_records(records, behaviors)
         by_split = {
             split: [r for _, records, _ in loaded for r in records if r.split == split]
             for split in SPLITS
@@ -92,6 +98,15 @@ def _load(
     # Generated cases share their wording, which says nothing about leakage.
     natural = [r for name, part, _ in loaded for r in part if not sources_lib.is_generated(name)]
     return loaded, splits.leakage(natural, near)
+
+
+def _check_records(records: Sequence[Record], behaviors: Sequence[Behavior] | None) -> None:
+    """Raises UserError for a misspelled behavior, and a record to train on without an answer."""
+    if behaviors is None:
+        checks.check_behavior_names(records)
+    else:
+        checks.check_behaviors(records, behaviors)
+    checks.check_answers(record for record in records if record.split == 'train')
 
 
 def _describe_set(folder: pathlib.Path) -> str:
@@ -130,6 +145,8 @@ def _make_card(
         ],
         'licenses': sorted({record.license for record in records if record.license}),
         'counts': _count_behaviors(records),
+        'groups': _count_names(record.group for record in records),
+        'option_behaviors': _count_names(name for r in records for name in r.option_behaviors),
         'characters_per_record': _length_stats([_num_characters(record) for record in records]),
         'leakage': dict(leakage),
         'shortcuts': shortcuts.shortcut_baselines(by_split['train'], by_split['test']),
@@ -205,6 +222,20 @@ def _count_behaviors(records: Sequence[Record]) -> dict[str, dict[str, dict[str,
     return counts
 
 
+def _count_names(names: Iterable[str]) -> dict[str, int]:
+    """Returns how often each name occurs, the most frequent first, without empty names."""
+    return dict(collections.Counter(filter(None, names)).most_common())
+
+
+def format_names(card: Mapping[str, Any]) -> list[str]:
+    """Returns lines with the behaviors and groups of a card, in which a misspelt one is seen."""
+    lines = [f'behaviors: {behavior_totals(card["counts"])}']
+    for title, key in (('behaviors of options', 'option_behaviors'), ('groups', 'groups')):
+        if card[key]:
+            lines.append(f'{title}: {", ".join(f"{n} {name}" for name, n in card[key].items())}')
+    return lines
+
+
 def behavior_totals(counts: dict[str, dict[str, dict[str, int]]]) -> str:
     """Formats how many records name each behavior, most frequent first: a misspelt one is last."""
     totals = collections.Counter()
@@ -270,7 +301,7 @@ def inspect_records(records: Sequence[Record], options: InspectOptions) -> list[
     directory = hub_files.resolve_directory(options.base)
     tokenizer = load_tokenizer(directory, options.chat_template)
     config = hub_files.read_config(directory)
-    named = _behavior_names(records)
+    named = {name for record in records for name in checks.named_behaviors(record)}
     behaviors = options.behaviors or _known_behaviors(named)
     prefix_kind = 'tokens' if named else 'none'
     extended = extend_tokenizer(
@@ -285,12 +316,6 @@ def inspect_records(records: Sequence[Record], options: InspectOptions) -> list[
         f'{inspection.format_example(example, tokenizer, prefix_ids, options.colour)}\n'
         for record, example in zip(shown, renderer.examples(shown), strict=True)
     ]
-
-
-def _behavior_names(records: Sequence[Record]) -> set[str]:
-    """Returns the behaviors that records and their turns name."""
-    names = {record.behavior for record in records}
-    return (names | {m.behavior for record in records for m in record.messages}) - {''}
 
 
 def _known_behaviors(named: set[str]) -> tuple[Behavior, ...]:

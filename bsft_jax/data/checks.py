@@ -4,27 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bsft_jax.behaviors import NEUTRAL, Behavior
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS, NEUTRAL, Behavior
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.data.tokenizer import token_pattern
-from bsft_jax.errors import UserError
+from bsft_jax.errors import UserError, misspelt
 from bsft_jax.records.record import Record, behavior_of, describe_record, earlier_answers
+
+
+def named_behaviors(record: Record) -> list[str]:
+    """Returns the behaviors that a record, its turns and its options name."""
+    turns = (message.behavior for message in record.messages)
+    return [name for name in (record.behavior, *turns, *record.option_behaviors) if name]
 
 
 def check_behaviors(records: Iterable[Record], behaviors: Iterable[Behavior]) -> None:
     """Raises UserError for a record whose answers or options name an unknown behavior."""
-    names = {behavior.name for behavior in behaviors}
+    names = sorted(behavior.name for behavior in behaviors)
     for record in records:
-        for name in (
-            record.behavior,
-            *(m.behavior for m in record.messages),
-            *record.option_behaviors,
-        ):
-            if name and name not in names:
+        for name in named_behaviors(record):
+            if name not in names:
+                meant = misspelt(name, names)
+                hint = f'did you mean {meant!r}? ' if meant else ''
                 raise UserError(
                     f'{describe_record(record)}: unknown behavior {name!r}',
-                    fix=f'known: {", ".join(sorted(names))}',
+                    fix=f'{hint}known: {", ".join(names)}; a --config with other `behaviors` '
+                    'makes others known',
                 )
+
+
+def check_behavior_names(records: Iterable[Record]) -> None:
+    """Checks the spelling of behaviors where no config says which there are.
+
+    Raises:
+      UserError: for a name that no behavior can have, and for one that misspells a default one.
+    """
+    defaults = [behavior.name for behavior in DEFAULT_BEHAVIORS]
+    for record in records:
+        for name in named_behaviors(record):
+            is_possible = name.isidentifier() and name == name.lower() and name != 'none'
+            meant = misspelt(name, defaults)
+            if is_possible and not meant:
+                continue
+            hint = f'did you mean {meant!r}? ' if meant else ''
+            rule = 'A behavior is a lower-case identifier, and --config=FILE says which there are'
+            raise UserError(
+                f'{describe_record(record)}: unknown behavior {name!r}', fix=f'{hint}{rule}'
+            )
+
+
+def check_answers(records: Iterable[Record], *, all_turns: bool = False) -> None:
+    """Checks that records have something to answer, and an answer to train on.
+
+    Args:
+      records: the records.
+      all_turns: every turn of the assistant is trained on, not the last one alone.
+
+    Raises:
+      UserError: for the first record that has not.
+    """
+    for record in records:
+        if record.text:
+            continue
+        last = record.messages[-1]
+        answers = [record.messages[i] for i in earlier_answers(record)] if all_turns else []
+        if not record.options and last.role == 'assistant':
+            answers.append(last)
+        fault = ''
+        if record.options and not any(message.role == 'user' for message in record.messages):
+            fault = 'has options but no user turn'
+        elif record.options and record.answer is None:
+            fault = 'has options but no answer to train on'
+        elif not record.options and last.role != 'assistant':
+            fault = 'has no answer to train on'
+        elif len(record.messages) == 1 and not record.options:
+            fault = 'has nothing to answer'
+        elif not all(message.content.strip() for message in answers):
+            fault = 'has an empty answer, of which the end alone would be trained'
+        if fault:
+            raise UserError(
+                f'{describe_record(record)} {fault}',
+                fix='complete it or leave it out; records that are only asked belong to the split '
+                'test',
+            )
 
 
 def check_records(
@@ -41,11 +102,13 @@ def check_records(
       behaviors: the known behaviors.
       unlabeled: `refuse` also refuses a record with an answer to train on that has no behavior.
 
-    Raises UserError for a record with an unknown behavior, and for one whose messages, options or
-    rationale spell a behavior token or a control token of the tokenizer: a note must not steer the
-    model. If answers have prefixes, at least one record must have a behavior.
+    Raises UserError for a record with an unknown behavior or without an answer to train on, and
+    for one whose messages, options or rationale spell a behavior token or a control token of the
+    tokenizer: a note must not steer the model. If answers have prefixes, at least one record must
+    have a behavior.
     """
     check_behaviors(records, behaviors)
+    check_answers(records, all_turns=renderer.trains_on_turns)
     control_pattern = token_pattern(
         renderer.encoder.control_tokens | {behavior.token for behavior in (*behaviors, NEUTRAL)}
     )

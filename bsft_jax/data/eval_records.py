@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 from bsft_jax.data import sources
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
-from bsft_jax.records.record import Record, evenly_spaced_subset
+from bsft_jax.records.record import Record, evenly_spaced_subset, read_jsonl, with_ids
 
 SUBSETS = ('all', 'hard')
 
@@ -19,11 +20,7 @@ def scorable(records: Sequence[Record], source: str) -> list[Record]:
     A record without an id gets its index as one, so that it stays the same whatever is left out
     later. Raises UserError when no record can be scored.
     """
-    tasks = [
-        record if record.id else dataclasses.replace(record, id=f'#{i}')
-        for i, record in enumerate(records)
-        if record.options and record.answer is not None
-    ]
+    tasks = [record for record in with_ids(records) if record.options and record.answer is not None]
     if not tasks:
         raise UserError(
             'no record has options and an answer to score',

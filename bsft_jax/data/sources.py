@@ -305,7 +305,8 @@ def _has_records(file: pathlib.Path) -> bool:
 def _with_split_of_file(record: Record, split: str, file: pathlib.Path) -> Record:
     if record.split not in ('', split):
         raise UserError(
-            f'{describe_record(record)} names the split {record.split!r}',
+            f'record {record.id!r} names the split {record.split!r} in line '
+            f'{record.origin.rpartition(":")[2]}',
             where=str(file),
             fix='move it or drop its split',
         )

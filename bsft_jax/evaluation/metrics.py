@@ -81,6 +81,7 @@ def metrics_from_predictions(
     prompt: str,
     dial: float = 0.0,
     positive: str = 'proactive',
+    levels: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Returns the content of metrics.json from the rows of predictions.jsonl.
 
@@ -93,8 +94,8 @@ def metrics_from_predictions(
       policy: copied into the result.
       prompt: copied into the result.
       dial: copied into the result.
-      positive: the behavior of the highest level, whose probability `selection` judges and whose
-        rates `intervention` counts.
+      positive: the behavior of the highest level, whose probability `selection` judges.
+      levels: the level of each behavior, by which `intervention` compares choice and label.
 
     Raises:
       UserError: no row has an answer and a prediction.
@@ -146,7 +147,7 @@ def metrics_from_predictions(
         'groups': {group: values_of(names) for group, names in members.items()},
         'categories': {name: values_of([name]) for name in categories},
         'selection': selection_metrics(rows, positive=positive),
-        'intervention': intervention_metrics(rows, positive=positive),
+        'intervention': intervention_metrics(rows, positive=positive, levels=levels),
     }
 
 
@@ -265,33 +266,51 @@ def expected_calibration_error(
 
 
 def intervention_metrics(
-    rows: Sequence[dict[str, Any]], *, positive: str = 'proactive'
+    rows: Sequence[dict[str, Any]],
+    *,
+    positive: str = 'proactive',
+    levels: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Returns how often the model intervenes uninvited and how often it fails to intervene.
 
-    A rate is None where no record counts.
+    Choice and label are compared by the `levels` of the behaviors; without them `positive` is above
+    all others. A rate is None where no record counts.
 
     Returns:
-      `over_intervention_rate`: among records not labelled `positive`, the share whose chosen
-        option is `positive` (by `option_behaviors`).
-      `missed_intervention_rate`: among records labelled `positive`, the share whose chosen option
-        is not.
+      `over_intervention_rate`: among records whose label is below the highest level, the share
+        whose chosen option is above the label (by `option_behaviors`).
+      `missed_intervention_rate`: among records whose label is above the lowest level, the share
+        whose chosen option is below the label.
       `token_…`: the same for `behavior_prediction`, the behavior that the policy used.
       `twin_score`: share of the pairs (two records of one `pair_id`) with both answers right.
       `pairs`: number of such pairs.
       `flip_rate`: share of the records whose best option differs between forced behaviors.
     """
-    # (label is positive, choice is positive) per record.
-    by_option = [
-        (row['behavior'] == positive, row['option_behaviors'][row['prediction']] == positive)
-        for row in rows
-        if row.get('behavior') and row.get('option_behaviors')
-    ]
-    by_token = [
-        (row['behavior'] == positive, row['behavior_prediction'] == positive)
-        for row in rows
-        if row.get('behavior') and row.get('behavior_prediction')
-    ]
+    levels = levels or {positive: 1.0}
+    lowest = min(levels.values()) if len(levels) > 1 else 0.0
+    highest = max(levels.values())
+
+    def rates(chosen_and_label: Sequence[tuple[str, str]]) -> tuple[float | None, float | None]:
+        pairs = [(levels.get(a, 0.0), levels.get(b, 0.0)) for a, b in chosen_and_label]
+        over = [chosen > label for chosen, label in pairs if label < highest]
+        missed = [chosen < label for chosen, label in pairs if label > lowest]
+        return _mean(over), _mean(missed)
+
+    labelled = [row for row in rows if row.get('behavior')]
+    over, missed = rates(
+        [
+            (row['option_behaviors'][row['prediction']], row['behavior'])
+            for row in labelled
+            if row.get('option_behaviors')
+        ]
+    )
+    token_over, token_missed = rates(
+        [
+            (row['behavior_prediction'], row['behavior'])
+            for row in labelled
+            if row.get('behavior_prediction')
+        ]
+    )
     twins: dict[str, list[bool]] = {}
     for row in rows:
         if row.get('pair_id'):
@@ -307,12 +326,10 @@ def intervention_metrics(
     ]
     flips = [len(set(answers)) > 1 for answers in forced if len(answers) > 1]
     return {
-        'over_intervention_rate': _mean([chosen for label, chosen in by_option if not label]),
-        'missed_intervention_rate': _mean([not chosen for label, chosen in by_option if label]),
-        'token_over_intervention_rate': _mean([chosen for label, chosen in by_token if not label]),
-        'token_missed_intervention_rate': _mean(
-            [not chosen for label, chosen in by_token if label]
-        ),
+        'over_intervention_rate': over,
+        'missed_intervention_rate': missed,
+        'token_over_intervention_rate': token_over,
+        'token_missed_intervention_rate': token_missed,
         'twin_score': _mean([all(right) for right in pairs]),
         'pairs': len(pairs),
         'flip_rate': _mean(flips),

@@ -8,6 +8,7 @@ import pathlib
 import jax
 from jax.sharding import Mesh
 
+from bsft_jax.behaviors import Behavior, BehaviorSet
 from bsft_jax.errors import UserError
 from bsft_jax.hub import files as hub_files
 from bsft_jax.hub import pretrained
@@ -26,12 +27,15 @@ class ModelSource:
       model: Hugging Face directory, hub id or bundled model instead of a run.
       step: checkpoint of the run; None for the newest.
       chat_template: Jinja file for a `model` without a template.
+      behaviors: the behaviors that records name, for a `model` that was trained with none; its
+        answers get no prefix.
     """
 
     workdir: str = ''
     model: str = ''
     step: int | None = None
     chat_template: str = ''
+    behaviors: tuple[Behavior, ...] = ()
 
     @property
     def folder(self) -> pathlib.Path:
@@ -52,6 +56,8 @@ class ModelSource:
                 'belongs to --model: a run has its own',
                 where=f'--chat_template={self.chat_template}',
             )
+        if self.behaviors and not self.model:
+            raise UserError('belongs to --model: a run has its own behaviors', where='--config')
 
 
 def open_model(source: ModelSource) -> Model:
@@ -66,10 +72,29 @@ def open_model(source: ModelSource) -> Model:
     if not source.model:
         return setup.load_run(pathlib.Path(source.workdir), step=source.step, mesh=_mesh_for)
     spec = pretrained.read_pretrained(source.model, chat_template=source.chat_template)
+    spec = _with_behaviors(spec, source.behaviors)
     network = _in_stored_dtype(spec, jax.default_backend())
     return pretrained.load_pretrained(
         dataclasses.replace(spec, network=network), _mesh_for(network)
     )
+
+
+def _with_behaviors(spec: PretrainedSpec, behaviors: tuple[Behavior, ...]) -> PretrainedSpec:
+    """Returns the spec of a model that knows these behaviors without having been trained on them.
+
+    Raises UserError for a model that was trained with others.
+    """
+    own = spec.behaviors.behaviors if spec.behaviors.prefixes else ()
+    if own and behaviors and own != behaviors:
+        names = ', '.join(behavior.name for behavior in own)
+        raise UserError(
+            f'{spec.name} was trained with other behaviors: {names}',
+            where='--config',
+            fix='leave it out',
+        )
+    if own or not behaviors:
+        return spec
+    return dataclasses.replace(spec, behaviors=BehaviorSet(behaviors))
 
 
 def _mesh_for(network: Network) -> Mesh:

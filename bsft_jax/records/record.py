@@ -133,6 +133,14 @@ def describe_record(record: Record) -> str:
     return f'the record that begins {opening[:40]!r}{origin}'
 
 
+def with_ids(records: Iterable[Record]) -> list[Record]:
+    """Returns the records, of which those without an id have their index as one, such as `#3`."""
+    return [
+        record if record.id else dataclasses.replace(record, id=f'#{i}')
+        for i, record in enumerate(records)
+    ]
+
+
 def evenly_spaced_subset(records: Sequence[Record], limit: int) -> list[Record]:
     """Returns at most `limit` records, as whole cases spaced evenly over all of them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import sys
 
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS
 from bsft_jax.config import RunConfig
 from bsft_jax.studies.study import Point, Study, json_digest
 
@@ -43,6 +44,7 @@ def base_command(
         'evaluate',
         f'--model={config.model.base}',
         f'--workdir={directory / base_workdir(config)}',
+        f'--config={study.config}',
         f'--data={data.source}',
         f'--chat_template={data.chat_template}',
         f'--answer_format={data.answer_format}',
@@ -75,7 +77,7 @@ def evaluation_name(study: Study, split: str, variant: str) -> str:
 def base_workdir(config: RunConfig) -> str:
     """Returns the folder of the base model's evaluations, relative to the study's.
 
-    Its name depends on the base model and the data that are evaluated.
+    Its name depends on the base model, the data that are evaluated and behaviors of one's own.
     """
     data = config.data
     identity = [
@@ -84,5 +86,6 @@ def base_workdir(config: RunConfig) -> str:
         data.chat_template,
         data.answer_format,
         data.max_dropped_fraction,
+        *([repr(config.behaviors)] if config.behaviors != DEFAULT_BEHAVIORS else []),
     ]
     return f'points/base-{json_digest(identity)[:8]}'

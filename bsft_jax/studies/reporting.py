@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsft_jax import files
@@ -33,7 +33,8 @@ def write_report(
       The summary as plain text.
     """
     config = points[0].config
-    results, notes = with_oracle_rows(rows, directory, BehaviorSet(config.behaviors).highest)
+    behaviors = BehaviorSet(config.behaviors)
+    results, notes = with_oracle_rows(rows, directory, behaviors.highest, behaviors.levels)
     summary = summary_lib.summarize_study(
         study.name, results, endpoint=study.endpoint, published=list(study.published)
     )
@@ -47,7 +48,10 @@ def write_report(
 
 
 def with_oracle_rows(
-    rows: Sequence[dict[str, Any]], directory: pathlib.Path, positive: str
+    rows: Sequence[dict[str, Any]],
+    directory: pathlib.Path,
+    positive: str,
+    levels: Mapping[str, float] | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Adds the predictions to rows of `results.jsonl`, and rows under the policy `oracle`.
 
@@ -58,6 +62,7 @@ def with_oracle_rows(
       rows: rows of `results.jsonl`.
       directory: folder of the study.
       positive: the behavior of the highest level.
+      levels: the level of each behavior.
 
     Returns:
       The rows, each with `predictions`, and a note for each arm without `oracle` because a record
@@ -75,7 +80,11 @@ def with_oracle_rows(
             notes.append(f'{row["arm"]} is not shown under the policy oracle ({error}).')
             continue
         metrics = metrics_from_predictions(
-            relabelled, policy='oracle', prompt=row['evaluation']['prompt'], positive=positive
+            relabelled,
+            policy='oracle',
+            prompt=row['evaluation']['prompt'],
+            positive=positive,
+            levels=levels,
         )
         complete.append(
             {

@@ -243,6 +243,41 @@ def test_intervention_by_hand():
     assert metrics.intervention_metrics(rows)['twin_score'] == 0.5
 
 
+def test_intervention_compares_the_levels_of_more_than_two_behaviors():
+    levels = {'silent': 0.0, 'brief': 0.25, 'balanced': 0.5, 'leading': 1.0}
+    names = list(levels)
+    labels = ['silent', 'brief', 'balanced', 'leading', 'leading', 'brief']
+    chosen = ['brief', 'brief', 'silent', 'balanced', 'leading', 'leading']
+    rows = rows_of(
+        [names.index(name) for name in labels],
+        [names.index(name) for name in chosen],
+        [NAMES[0]] * 6,
+        behavior=labels,
+        option_behaviors=[names] * 6,
+        behavior_prediction=chosen[::-1],
+        pair_id=[''] * 6,
+        option_logprobs=[None] * 6,
+    )
+    result = metrics.intervention_metrics(rows, positive='leading', levels=levels)
+    # Too high: 1, 6 of the four labels below leading; too low: 3, 4 of the five above silent.
+    assert result['over_intervention_rate'] == 2 / 4
+    assert result['missed_intervention_rate'] == 2 / 5
+    assert result['token_over_intervention_rate'] == 2 / 4
+    assert result['token_missed_intervention_rate'] == 2 / 5
+    # Two behaviors: the highest against the other, at whatever levels.
+    two = rows_of(
+        [0, 0, 1, 1],
+        [0, 1, 1, 0],
+        [NAMES[0]] * 4,
+        behavior=['a', 'a', 'b', 'b'],
+        option_behaviors=[['a', 'b']] * 4,
+    )
+    for low, high in ((0.0, 1.0), (0.4, 0.6)):
+        result = metrics.intervention_metrics(two, positive='b', levels={'a': low, 'b': high})
+        assert result == metrics.intervention_metrics(two, positive='b')
+        assert result['over_intervention_rate'] == result['missed_intervention_rate'] == 0.5
+
+
 def test_intervention_is_null_where_no_record_counts():
     rows = rows_of(
         [0], [0], [NAMES[0]], behavior=['reactive'], option_behaviors=[['reactive', 'proactive']]
