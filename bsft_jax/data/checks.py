@@ -24,11 +24,10 @@ def check_behaviors(records: Iterable[Record], behaviors: Iterable[Behavior]) ->
         for name in named_behaviors(record):
             if name not in names:
                 meant = misspelt(name, names)
-                hint = f'did you mean {meant!r}? ' if meant else ''
+                hint = f'did you mean {meant!r}?' if meant else 'a --config names others'
                 raise UserError(
                     f'{describe_record(record)}: unknown behavior {name!r}',
-                    fix=f'{hint}known: {", ".join(names)}; a --config with other `behaviors` '
-                    'makes others known',
+                    fix=f'known: {", ".join(names)}; {hint}',
                 )
 
 

@@ -72,14 +72,14 @@ def open_model(source: ModelSource) -> Model:
     if not source.model:
         return setup.load_run(pathlib.Path(source.workdir), step=source.step, mesh=_mesh_for)
     spec = pretrained.read_pretrained(source.model, chat_template=source.chat_template)
-    spec = _with_behaviors(spec, source.behaviors)
+    spec = with_behaviors(spec, source.behaviors)
     network = _in_stored_dtype(spec, jax.default_backend())
     return pretrained.load_pretrained(
         dataclasses.replace(spec, network=network), _mesh_for(network)
     )
 
 
-def _with_behaviors(spec: PretrainedSpec, behaviors: tuple[Behavior, ...]) -> PretrainedSpec:
+def with_behaviors(spec: PretrainedSpec, behaviors: tuple[Behavior, ...]) -> PretrainedSpec:
     """Returns the spec of a model that knows these behaviors without having been trained on them.
 
     Raises UserError for a model that was trained with others.

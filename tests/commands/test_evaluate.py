@@ -8,10 +8,13 @@ import sys
 import pytest
 
 from bsft_jax import files
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior
 from bsft_jax.commands.evaluate import evaluation_name
 from bsft_jax.data import sources
 from bsft_jax.errors import UserError
-from bsft_jax.records.record import write_jsonl
+from bsft_jax.hub.pretrained import read_pretrained
+from bsft_jax.inference.open_model import with_behaviors
+from bsft_jax.records.record import Message, Record, write_jsonl
 from tests import run as runs
 from tests.conftest import ROOT
 from tests.tiny import random_model
@@ -116,3 +119,54 @@ def test_a_label_that_the_model_does_not_know_is_not_scored(model, tmp_path):
     with pytest.raises(UserError, match="unknown behavior 'a'; known: proactive, reactive"):
         runs.evaluate(workdir=str(tmp_path / 'run'), model=model, data=f'jsonl:{path}')
     assert not (tmp_path / 'run').exists()
+
+
+LEVELS = {'silent': 0.0, 'brief': 0.25, 'balanced': 0.5, 'active': 0.75, 'leading': 1.0}
+FIVE = tuple(Behavior(name, level, name) for name, level in LEVELS.items())
+
+
+def test_a_base_is_scored_on_a_benchmark_with_behaviors_of_its_own(model, tmp_path):
+    names = tuple(LEVELS)
+    records = [
+        Record(
+            (Message('user', f'Note {i}.'),),
+            id=f'r{i}',
+            options=tuple(f'{name} {i}' for name in names),
+            option_behaviors=names,
+            behavior=names[i % 5],
+            answer=i % 5,
+        )
+        for i in range(10)
+    ]
+    write_jsonl(tmp_path / 'five.jsonl', records)
+    asked = {'workdir': str(tmp_path / 'run'), 'data': f'jsonl:{tmp_path}/five.jsonl'}
+    with pytest.raises(UserError, match=r"five\.jsonl:1\): unknown behavior 'silent'; .*--config"):
+        runs.evaluate(model=model, **asked)
+    metrics = runs.evaluate(model=model, behaviors=FIVE, **asked)
+    assert metrics['behaviors'] == LEVELS
+    (folder,) = (tmp_path / 'run/eval').iterdir()
+    rows = files.read_lines(folder / 'predictions.jsonl')
+    pairs = [(row['prediction'], row['answer']) for row in rows]
+    rates = metrics['intervention']
+    assert rates['over_intervention_rate'] == sum(p > a for p, a in pairs) / 8
+    assert rates['missed_intervention_rate'] == sum(p < a for p, a in pairs) / 8
+    with pytest.raises(UserError, match='--config: belongs to --model'):
+        runs.evaluate(behaviors=FIVE, **asked)
+
+
+def test_a_model_with_behaviors_of_its_own_keeps_them(model):
+    own = read_pretrained(model, behaviors=DEFAULT_BEHAVIORS)
+    assert with_behaviors(own, DEFAULT_BEHAVIORS) is own
+    with pytest.raises(UserError, match='was trained with other behaviors: reactive, proactive'):
+        with_behaviors(own, FIVE)
+    base = with_behaviors(read_pretrained(model), FIVE)
+    assert base.behaviors.names == tuple(LEVELS) and not base.behaviors.prefixes
+
+
+@pytest.mark.parametrize('app', ['evaluate', 'generate'])
+def test_a_config_beside_a_model_gives_behaviors_alone(app, tmp_path):
+    flags = ['--config=configs/quickstart.py', '--config.seed=3', f'--workdir={tmp_path}']
+    command = [sys.executable, '-m', f'bsft_jax.{app}', '--model=tiny-clinical', *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == 'error: --config.seed: is not read here; --config gives behaviors alone\n'
