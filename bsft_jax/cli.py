@@ -25,7 +25,7 @@ from ml_collections import config_flags
 
 from bsft_jax import config as config_lib
 from bsft_jax import places, signals
-from bsft_jax.behaviors import Behavior
+from bsft_jax.behaviors import Behavior, validate_behaviors
 from bsft_jax.errors import (
     EXIT_BROKEN_PIPE,
     EXIT_DOES_NOT_FIT,
@@ -113,7 +113,9 @@ class ModelFlags(typing.NamedTuple):
             raise UserError(
                 'is not read here', where=f'--config.{field}', fix='--config gives behaviors alone'
             )
-        return config_lib.validate(self.config.value).behaviors
+        behaviors = self.config.value.behaviors
+        validate_behaviors(behaviors)
+        return behaviors
 
 
 def define_model_flags(workdir_help: str, *, workdir_required: bool) -> ModelFlags:

@@ -99,6 +99,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 
 def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str, Any]:
     style = parse_prompt_flags(options.prompt, options.examples)
+    options.model_source.check()
     if options.data:
         sources.check_name(options.data, '--data')
     if options.name:

@@ -85,8 +85,8 @@ def with_behaviors(spec: PretrainedSpec, behaviors: tuple[Behavior, ...]) -> Pre
     Raises UserError for a model that was trained with others.
     """
     own = spec.behaviors.behaviors if spec.behaviors.prefixes else ()
-    if own and behaviors and own != behaviors:
-        names = ', '.join(behavior.name for behavior in own)
+    if own and behaviors and spec.behaviors.levels != BehaviorSet(behaviors).levels:
+        names = ', '.join(spec.behaviors.names)
         raise UserError(
             f'{spec.name} was trained with other behaviors: {names}',
             where='--config',

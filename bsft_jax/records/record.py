@@ -87,7 +87,7 @@ class Record:
     must_mention: tuple[tuple[str, ...], ...] = ()
     must_not_mention: tuple[tuple[str, ...], ...] = ()
     text: str = ''
-    origin: str = dataclasses.field(default='', compare=False)
+    origin: str = dataclasses.field(default='', compare=False, repr=False)
 
 
 # The fields that files have.

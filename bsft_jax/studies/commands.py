@@ -39,12 +39,12 @@ def base_command(
     study: Study, config: RunConfig, directory: pathlib.Path, prompt: str
 ) -> list[str]:
     """Returns the command that evaluates the untouched base model under a prompt style."""
-    data = config.data
+    data, has_own = config.data, config.behaviors != DEFAULT_BEHAVIORS
     return module_command(
         'evaluate',
         f'--model={config.model.base}',
         f'--workdir={directory / base_workdir(config)}',
-        f'--config={study.config}',
+        *([f'--config={study.config}'] if has_own else []),
         f'--data={data.source}',
         f'--chat_template={data.chat_template}',
         f'--answer_format={data.answer_format}',

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from bsft_jax import files
+from bsft_jax.behaviors import Behavior
 from bsft_jax.errors import UserError
 from bsft_jax.studies import commands, launchers, launching, results
 from bsft_jax.studies import study as study_lib
@@ -120,6 +121,16 @@ def test_every_point_runs_once_and_only_once(study, tmp_path):
     assert run(study, directory)[0].commands == [('evaluate', 'b-s1', 'test-auto')]
     extended = dataclasses.replace(study, seeds=(0, 1, 2))
     assert {workdir for _, workdir, _ in run(extended, directory)[0].commands} == {'a-s2', 'b-s2'}
+
+
+def test_the_base_is_told_of_behaviors_of_ones_own(study, tmp_path):
+    config = study_lib.make_point(study, study.arms[0], 0, None).config
+    assert not any(
+        '--config' in word for word in commands.base_command(study, config, tmp_path, '')
+    )
+    own = dataclasses.replace(config, behaviors=(Behavior('calm', 0.0, 'x'),))
+    assert f'--config={study.config}' in commands.base_command(study, own, tmp_path, '')
+    assert commands.base_workdir(own) != commands.base_workdir(config)
 
 
 def test_results_of_another_config_limit_or_source_do_not_count(study, tmp_path):
