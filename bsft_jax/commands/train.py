@@ -15,7 +15,7 @@ from bsft_jax.config import RunConfig
 from bsft_jax.data import contamination, loader, pipeline, trained_on
 from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError
-from bsft_jax.hub import pretrained
+from bsft_jax.hub import loading, pretrained
 from bsft_jax.hub.pretrained import PretrainedSpec
 from bsft_jax.parallel import env, processes, sharding
 from bsft_jax.parallel import mesh as mesh_lib
@@ -42,6 +42,8 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     # Whatever can be refused is refused before the workdir is created or a weight is read.
     spec = setup.read_base(config)
     workdir_lib.check_workdir(workdir, config, spec)
+    if config.model.init == 'checkpoint' and not (workdir / 'checkpoints').is_dir():
+        loading.BaseCheckpoint(spec.directory, spec.network)
     store, plan, trained = pipeline.training_examples(
         config, spec.tokenizer, spec.behaviors, spec.network.arch.max_positions
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 from bsft_jax.data import sources
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
-from bsft_jax.records.record import Record, evenly_spaced_subset, read_jsonl, with_ids
+from bsft_jax.records.record import Record, evenly_spaced_subset, with_ids
 
 SUBSETS = ('all', 'hard')
 

@@ -40,6 +40,7 @@ _QUANTIZED = re.compile(
     r'\.(qweight|qzeros|scales|g_idx|SCB|input_scale|weight_scale\w*|weight_packed|weight_shape'
     r'|weight_zero_point|weight_g_idx|weight\.(absmax|quant_|nested_).*)$'
 )
+_LAYER = re.compile(r'model\.layers\.(\d{1,9})\.')
 _COMPARED_VALUES = 2**24
 
 
@@ -275,6 +276,14 @@ def check_unquantized(tensors: TensorFiles) -> None:
                 where=str(tensors.directory),
                 fix='name the base that it was made from, in bfloat16 or float32',
             )
+
+
+def check_depth(tensors: TensorFiles, num_layers: int) -> None:
+    """Raises UserError for a checkpoint that has another number of layers than its config."""
+    depths = {int(match[1]) + 1 for name in tensors.names if (match := _LAYER.match(name))}
+    if (depth := max(depths, default=0)) != num_layers:
+        message = f'config.json says {num_layers} layers, the files have {depth}'
+        raise UserError(message, where=str(tensors.directory))
 
 
 def has_own_head(tensors: TensorFiles) -> bool:

@@ -128,6 +128,7 @@ def read_pretrained(
     if weights and files.has_weights(directory):
         tensors = files.TensorFiles(directory)
         files.check_unquantized(tensors)
+        files.check_depth(tensors, arch.num_layers)
         # As in transformers, a head of its own is not overruled by the flag.
         arch = dataclasses.replace(arch, tied=arch.tied and not files.has_own_head(tensors))
     tokenizer = load_tokenizer(directory, chat_template)

@@ -17,7 +17,14 @@ from bsft_jax.hub import export, files, pretrained
 from bsft_jax.hub.files import HEAD, INDEX, SINGLE, TABLE, TensorFiles
 from bsft_jax.inference import open_model
 from bsft_jax.parallel import mesh as mesh_lib
-from tests.tiny import NO_TORCH, SHAPES, assert_close, random_model, save_torch
+from tests.tiny import (
+    NO_TORCH,
+    SHAPES,
+    assert_close,
+    random_model,
+    save_torch,
+    save_with_vision_tower,
+)
 
 TOKENS = [[1, 5, 9, 30, 2]]
 NORM, KERNEL = 'model.norm.weight', 'model.layers.0.mlp.up_proj.weight'
@@ -60,6 +67,15 @@ def params_of(folder):
 def equal(one, other):
     leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(np.array_equal(x, y) for x, y in leaves)
+
+
+@pytest.mark.parametrize('layers', [1, 3, 1000])
+def test_another_number_of_layers_is_told_before_a_network_is_made(base, layers, monkeypatch):
+    config = json.loads((base / 'config.json').read_text()) | {'num_hidden_layers': layers}
+    (base / 'config.json').write_text(json.dumps(config))
+    monkeypatch.setattr(pretrained, 'Network', lambda *_: pytest.fail('a network was made'))
+    with pytest.raises(UserError, match=f'says {layers} layers, the files have 2'):
+        pretrained.read_pretrained(str(base))
 
 
 def halved(tensors):
@@ -178,6 +194,40 @@ def test_a_head_of_its_own_gives_the_logits_of_transformers(shape, tied, tmp_pat
     tokens = np.arange(1, 61)[None]
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).logits.numpy()
+    assert_close(bsft_jax.load_model(tmp_path).logits(tokens), expected, 1e-4)
+
+
+@pytest.mark.parametrize('flag', [True, False, None], ids=['tied', 'untied', 'inner flag'])
+@pytest.mark.parametrize('own_head', [True, False], ids=['own head', 'no head'])
+def test_the_head_beside_a_vision_tower_is_that_of_transformers(flag, own_head, tied, tmp_path):
+    torch = pytest.importorskip('torch', reason=NO_TORCH)
+    from transformers import AutoModelForCausalLM
+
+    save_with_vision_tower(tmp_path, 384)
+    for file in (*tied.glob('tokenizer*'), tied / 'chat_template.jinja'):
+        shutil.copy(file, tmp_path)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config.pop('tie_word_embeddings', None)
+    if flag is None:
+        # The outer flag alone counts, and its default is true.
+        config['text_config']['tie_word_embeddings'] = False
+    else:
+        config['tie_word_embeddings'] = flag
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    tensors = load_file(tmp_path / SINGLE)
+    if own_head:
+        rng = np.random.default_rng(0)
+        save(tmp_path, tensors | {HEAD: rng.normal(size=(384, 32)).astype(np.float32) * 0.3})
+    if flag is False and not own_head:
+        with pytest.raises(UserError, match=r'first lm_head\.weight'):
+            params_of(tmp_path)
+        return
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype='float32', attn_implementation='eager'
+    ).eval()
+    tokens = np.arange(1, 61)[None]
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor(tokens)).logits.numpy()
     assert_close(bsft_jax.load_model(tmp_path).logits(tokens), expected, 1e-4)
 
 
