@@ -25,8 +25,7 @@ def whole_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
     The folder lies in a private one beside `output`, which is removed whatever happens. What a
     killed writer left there is removed by the next one.
 
-    Raises UserError where nothing can be written, and where another command wrote `output` since
-    the block began: the first one wins.
+    Raises UserError where another command wrote `output` since the block began: the first one wins.
     """
     output = pathlib.Path(os.path.realpath(output))
     missing = [folder for folder in output.parents if not folder.exists()]
@@ -44,9 +43,6 @@ def whole_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
                 _swap(new, output, private / _OLD, before)
         finally:
             shutil.rmtree(private, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f'cannot be written ({reason})', where=str(output)) from error
     finally:
         # Those that are empty, where nothing was written.
         with contextlib.suppress(OSError):

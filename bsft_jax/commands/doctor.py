@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 from bsft_jax import places
 from bsft_jax.commands import evaluators
 from bsft_jax.config import RunConfig
-from bsft_jax.data import contamination, labels, pipeline, rendering, sources
+from bsft_jax.data import contamination, labels, pipeline, rendering, sources, split_names
 from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError, printable
 from bsft_jax.hub import loading, pretrained
@@ -198,7 +198,6 @@ class Doctor:
         evaluators.check_evaluators(self._config)
         source, counts, warnings = self._config.data.source, {}, []
         trained = TrainedOn.of_records(())
-        sources.check_apart(source)
         for split in SPLITS:
             try:
                 records = sources.load_records(source, split)
@@ -210,6 +209,7 @@ class Doctor:
                 trained = TrainedOn.of_records(kept)
             elif overlap := trained.overlap(records):
                 warnings.append(contamination.describe(overlap, f'{split} records'))
+        split_names.check_apart(source)
         if self._config.evaluation.interval and not counts['validation']:
             raise UserError(
                 'no validation records', where=source, fix='set --config.evaluation.interval=0'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bsft_jax.data import sources
+from bsft_jax.data import sources, split_names
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
 from bsft_jax.records.record import Record, evenly_spaced_subset, with_ids
@@ -34,7 +34,7 @@ def load_scorable(source: str, split: str) -> list[Record]:
     Raises UserError also where the splits of the source share an id, a case or a pair.
     """
     records = sources.load_records(source, split)
-    sources.check_apart(source)
+    split_names.check_apart(source)
     tasks = scorable(records, source)
     if missing := len(records) - len(tasks):
         processes.log_first(

@@ -10,7 +10,7 @@ import numpy as np
 
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
-from bsft_jax.data import checks, example_cache, labels, packing, rendering, sources
+from bsft_jax.data import checks, example_cache, labels, packing, rendering, sources, split_names
 from bsft_jax.data.examples import ExampleStore
 from bsft_jax.data.mixture import Mixture
 from bsft_jax.data.trained_on import TrainedOn
@@ -175,7 +175,7 @@ def _render_sources(
     """Returns the parts of the source, rendered."""
     data, names = config.data, [source for source, _ in sources.parse_mixture(config.data.source)]
     loaded = [sources.load_records(source, 'train') for source in names]
-    sources.check_apart(data.source)
+    split_names.check_apart(data.source)
     if limit:
         loaded = [evenly_spaced_subset(records, limit) for records in loaded]
     included = [labels.exclude_category(records, data.exclude_category) for records in loaded]

@@ -9,11 +9,10 @@ are `synthetic_lists`, `synthetic_sheets` and `synthetic_text`, with `:CASES[:SE
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bsft_jax.behaviorbench import adapters, splits
@@ -49,7 +48,7 @@ _SYNTAX = ', '.join(
     ]
 )
 # Each function takes the name of a data set and returns split → rows.
-_SPLIT_READERS = {
+SPLIT_READERS = {
     'hf': readers.read_hugging_face_splits,
     'tfds': tfds_reader.read_tfds_splits,
 }
@@ -127,7 +126,8 @@ def _simulate_records(num_cases: int, seed: int) -> list[Record]:
     ]
 
 
-def _generate_records(scheme: str, source: str, rest: str) -> list[Record]:
+def generate_records(scheme: str, source: str, rest: str) -> list[Record]:
+    """Returns the records of all splits of `SCHEME:REST`, a generated source."""
     num_cases, seed = _parse_cases_and_seed(source, rest)
     if scheme in PRETRAINING:
         records = PRETRAINING[scheme](num_cases, seed)
@@ -184,93 +184,13 @@ def load_records(source: str, split: str) -> list[Record]:
     return records
 
 
-# (kind, name) of an id, a case or a pair → its split.
-_SplitOf = dict[tuple[str, str], str]
-_NAMES = {'record': 'id', 'case': 'case_id', 'pair': 'pair_id'}
-
-
-def check_apart(source: str) -> None:
-    """Raises UserError for an id, a case or a pair that is in two splits of a source.
-
-    Records that name no split are in none. The splits of a generated source are by case.
-    """
-    parts = [part for part, _ in parse_mixture(source)]
-    split_of: _SplitOf = {}
-    for part in parts:
-        scheme, _, rest = part.partition(':')
-        if is_generated(source):
-            continue
-        if scheme == 'jsonl':
-            files = [pathlib.Path(rest, f'{split}.jsonl') for split in SPLITS]
-            stats = [path.stat() for path in (pathlib.Path(rest), *files) if path.exists()]
-            own = _split_of_names(part, tuple((s.st_mtime_ns, s.st_size) for s in stats))
-        else:
-            own = _join_names(part, _names_in(part))
-        _join_names(part, ((*key, split) for key, split in own.items()), split_of)
-
-
-@functools.lru_cache(maxsize=4)
-def _split_of_names(source: str, stamps: tuple[tuple[int, int], ...]) -> _SplitOf:
-    """Returns the splits of the names in a source, once for the same state of its files."""
-    del stamps
-    return _join_names(source, _names_in(source))
-
-
-def _join_names(
-    source: str, names: Iterator[tuple[str, str, str]], known: _SplitOf | None = None
-) -> _SplitOf:
-    """Adds (kind, name, split) to `known` and returns it; raises UserError for a second split."""
-    known = {} if known is None else known
-    for kind, name, split in names:
-        if (first := known.setdefault((kind, name), split)) != split:
-            raise UserError(
-                f'{kind} {name!r} is in {first} and in {split}',
-                where=source,
-                fix='keep it in one split; prepare does so with records that name none',
-            )
-    return known
-
-
-def _names_in(source: str) -> Iterator[tuple[str, str, str]]:
-    """Yields (kind, name, split) for every id, case and pair of a source, without the records."""
-    scheme, _, rest = source.partition(':')
-    if scheme in GENERATED:
-        rows = ((r.split, vars(r)) for r in _generate_records(scheme, source, rest))
-    elif scheme in _SPLIT_READERS:
-        by_split = _SPLIT_READERS[scheme](rest)
-        rows = ((split, row) for split, own in by_split.items() for row in _named_rows(own))
-    elif pathlib.Path(rest).is_dir():
-        by_file = {split: pathlib.Path(rest, f'{split}.jsonl') for split in SPLITS}
-        rows = (
-            (split, row)
-            for split, file in by_file.items()
-            if _has_records(file)
-            for _, row in readers.read_jsonl_rows(file)
-        )
-    else:
-        rows = (('', row) for _, row in readers.read_jsonl_rows(rest))
-    for split, row in rows:
-        own = row.get('split') or split if isinstance(row, dict) else ''
-        for kind, field in _NAMES.items() if own else ():
-            if isinstance(name := row.get(field), str) and name:
-                yield kind, name, own
-
-
-def _named_rows(rows: readers.Rows) -> Iterator[Any]:
-    """Yields the rows of a table; none where it has no column for a name."""
-    for _, row in rows:
-        if row.keys().isdisjoint(_NAMES.values()):
-            return
-        yield row
-
-
 def _load_part(source: str, split: str) -> list[Record]:
     scheme, _, rest = source.partition(':')
     if scheme in GENERATED:
-        return [r for r in _generate_records(scheme, source, rest) if r.split == split]
+        return [r for r in generate_records(scheme, source, rest) if r.split == split]
     path = pathlib.Path(rest)
-    if scheme in _SPLIT_READERS and rest:
-        rows_by_split = _SPLIT_READERS[scheme](rest)
+    if scheme in SPLIT_READERS and rest:
+        rows_by_split = SPLIT_READERS[scheme](rest)
         if '' not in rows_by_split and split not in rows_by_split:
             raise NoSuchSplit(
                 f'no split {split!r}, there are {", ".join(rows_by_split)}',
@@ -282,7 +202,7 @@ def _load_part(source: str, split: str) -> list[Record]:
         raise _unknown_source(source)
     elif path.is_dir():
         file = path / f'{split}.jsonl'
-        if not _has_records(file):
+        if not has_records(file):
             raise NoSuchSplit(
                 f'no {split}.jsonl with records in this folder',
                 where=source,
@@ -298,7 +218,8 @@ def _load_part(source: str, split: str) -> list[Record]:
     return records
 
 
-def _has_records(file: pathlib.Path) -> bool:
+def has_records(file: pathlib.Path) -> bool:
+    """Returns whether the file of a split is there and not empty."""
     return file.is_file() and file.stat().st_size > 0
 
 
@@ -330,7 +251,7 @@ def count_without_split(source: str) -> int:
     scheme, _, rest = source.partition(':')
     if is_generated(source) or (scheme == 'jsonl' and pathlib.Path(rest).is_dir()):
         return 0
-    if scheme in _SPLIT_READERS and '' not in _SPLIT_READERS[scheme](rest):
+    if scheme in SPLIT_READERS and '' not in SPLIT_READERS[scheme](rest):
         return 0
     # Whatever names no split serves every one, and all or none do.
     try:
@@ -391,9 +312,9 @@ def _read_raw(
     if scheme in adapters.ADAPTERS and rest:
         return adapters.load(scheme, rest, seed)
     if scheme in GENERATED:
-        return _generate_records(scheme, source, rest), {}
+        return generate_records(scheme, source, rest), {}
     if scheme == 'jsonl' and rest:
-        present = [split for split in SPLITS if _has_records(pathlib.Path(rest, f'{split}.jsonl'))]
+        present = [split for split in SPLITS if has_records(pathlib.Path(rest, f'{split}.jsonl'))]
         # A folder without any file fails on the first split, with the error that says so.
         return [record for split in present or SPLITS for record in _load_part(source, split)], {}
     raise _unknown_source(source, '--source')
@@ -453,7 +374,7 @@ def load_together(
 def _has_rows(source: str) -> bool:
     """Returns whether a source consists of rows of a user, which `prepare` divides."""
     scheme, _, rest = source.partition(':')
-    return scheme in ('csv', *_SPLIT_READERS) or (
+    return scheme in ('csv', *SPLIT_READERS) or (
         scheme == 'jsonl' and not pathlib.Path(rest).is_dir()
     )
 
@@ -466,7 +387,7 @@ def _open_rows(
         return rest, readers.read_csv_rows(rest, column_map and column_map.used_names)
     if scheme == 'jsonl' and rest and not pathlib.Path(rest).is_dir():
         return rest, readers.read_jsonl_rows(rest)
-    if scheme in _SPLIT_READERS and rest:
-        rows_by_split = _SPLIT_READERS[scheme](rest)
+    if scheme in SPLIT_READERS and rest:
+        rows_by_split = SPLIT_READERS[scheme](rest)
         return f'{scheme}:{rest}', itertools.chain.from_iterable(rows_by_split.values())
     return None

@@ -14,7 +14,7 @@ from typing import Any
 from bsft_jax import config as config_lib
 from bsft_jax.config import RunConfig
 from bsft_jax.config.types import check_types
-from bsft_jax.data import eval_records, sources
+from bsft_jax.data import eval_records, sources, split_names
 from bsft_jax.data.prompts import parse_prompt_style
 from bsft_jax.errors import UserError
 from bsft_jax.files import check_name
@@ -243,8 +243,8 @@ def check_records(study: Study, source: str) -> None:
       UserError: no test record can be scored, none is of the endpoint's group, or the splits of
         `source` share ids or cases.
     """
-    sources.check_apart(source)
     records = eval_records.scorable(sources.load_records(source, 'test'), source)
+    split_names.check_apart(source)
     records = eval_records.choose_records(records, source, 'all', study.test_limit)
     groups = sorted({record.group for record in records} - {''})
     if study.endpoint[0] not in (*groups, 'overall'):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bsft_jax.commands.prepare import prepare
-from bsft_jax.data import contamination, eval_records, sources
+from bsft_jax.data import contamination, eval_records, sources, split_names
 from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import SPLITS, Message, Record, write_jsonl
@@ -161,7 +161,7 @@ def test_a_name_in_two_splits_is_refused(tmp_path):
                 eval_records.load_scorable(source, split)
     rows = [{'prompt': 'a', 'completion': 'b', 'split': s, 'case_id': 'x'} for s in SPLITS]
     with pytest.raises(UserError, match="'x' is in train and in validation"):
-        sources.check_apart(parquet(tmp_path / 'x.parquet', rows))
+        split_names.check_apart(parquet(tmp_path / 'x.parquet', rows))
 
 
 def test_parts_of_a_mixture_are_apart_too(raw, tmp_path):
@@ -170,17 +170,17 @@ def test_parts_of_a_mixture_are_apart_too(raw, tmp_path):
         assert sources.load_records(f'jsonl:{tmp_path}/{name}.jsonl', split)
     mixture = f'0.5*jsonl:{tmp_path}/a.jsonl + 0.5*jsonl:{tmp_path}/b.jsonl'
     with pytest.raises(UserError, match="record 'r0' is in train and in test"):
-        sources.check_apart(mixture)
+        split_names.check_apart(mixture)
     prepare(['synthetic:20'], tmp_path / 'small')
     with pytest.raises(UserError, match='is in .* and in '):
-        sources.check_apart(f'0.5*jsonl:{tmp_path}/small + 0.5*synthetic:40')
+        split_names.check_apart(f'0.5*jsonl:{tmp_path}/small + 0.5*synthetic:40')
 
 
 def test_a_set_that_changes_is_read_again(tmp_path):
     path = tmp_path / 'x.jsonl'
     records = [dataclasses.replace(r, split=s) for r, s in zip(tasks(3), SPLITS, strict=True)]
     write_jsonl(path, records)
-    sources.check_apart(f'jsonl:{path}')
+    split_names.check_apart(f'jsonl:{path}')
     write_jsonl(path, [dataclasses.replace(r, case_id='one') for r in records])
     with pytest.raises(UserError, match="case 'one' is in train and in validation"):
-        sources.check_apart(f'jsonl:{path}')
+        split_names.check_apart(f'jsonl:{path}')
