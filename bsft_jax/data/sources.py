@@ -71,7 +71,7 @@ def check_name(source: str, flag: str) -> None:
     """
     for part, _ in parse_mixture(source, flag):
         scheme, _, rest = part.partition(':')
-        if not rest or scheme not in (*GENERATED, 'jsonl', *_SPLIT_READERS):
+        if not rest or scheme not in (*GENERATED, 'jsonl', *SPLIT_READERS):
             raise _unknown_source(part, flag)
 
 
@@ -142,7 +142,7 @@ def is_generated(source: str) -> bool:
 
 def _unknown_source(source: str, flag: str = _FLAG) -> UserError:
     is_prepare = flag == '--source'
-    known = (*GENERATED, 'jsonl', *_SPLIT_READERS, *PREPARE_ONLY)
+    known = (*GENERATED, 'jsonl', *SPLIT_READERS, *PREPARE_ONLY)
     scheme, _, rest = source.partition(':')
     if rest and scheme in PREPARE_ONLY:
         fix = f'{scheme}: goes through prepare first'
