@@ -206,4 +206,6 @@ def outcome(workdir: pathlib.Path) -> dict:
     names = ('step', 'loss', 'gradient_norm', 'tokens', 'validation/macro_f1')
     curve = [[json.loads(line).get(name) for name in names] for line in lines]
     last = workdir / 'checkpoints' / str(STEPS) / 'fingerprints' / 'metadata'
-    return {'curve': curve, 'fingerprints': json.loads(last.read_text())}
+    marks = json.loads(last.read_text())
+    # Those of `clock` depend on the time.
+    return {'curve': curve, **{name: marks[name] for name in ('shapes', 'saved', 'frozen')}}
