@@ -68,10 +68,7 @@ MAPS = {
     'an unknown way to answer': (MAP | {'answer': 'roman'}, TABLE),
     'answer is a number': (MAP | {'answer': 3}, TABLE),
     'a value that is not listed': (MAP | {'values': {'behavior': {'Act': 'proactive'}}}, TABLE),
-    'a value that no record may have': (
-        MAP | {'values': {'behavior': {'Act': 'x', 'Wait': 'y'}}},
-        TABLE,
-    ),
+    'a category that no record may have': (MAP | {'constants': {'category': 'x'}}, TABLE),
     'values is a text': (MAP | {'values': 'x'}, TABLE),
     'constants is a list': (MAP | {'constants': []}, TABLE),
     'a constant of another type': (MAP | {'constants': {'hard': 'perhaps'}}, TABLE),
