@@ -96,7 +96,7 @@ _ABSENT = object()
 def _workdir_case(kind: str, command: str, edits: dict[str, Any]) -> Case:
     (path, value), *_ = edits.items()
     word = 'is absent' if value is _ABSENT else f'= {value!r}'
-    name = path.split('.')[-1] if not path[-1].isdigit() else 'behaviors'
+    name = next(part for part in reversed(path.split('.')) if not part.isdigit())
     return Case(
         kind,
         f'{command}, {path} {word}',
@@ -156,6 +156,9 @@ def cases(rng: random.Random) -> list[Case]:
     kind = 'config.json of a model'
     for field in MODEL_FIELDS:
         for value in MODEL_WRONG:
+            if field == 'rms_norm_eps' and value in (2.5, 10**9):
+                # Unusual, and what the model then computes is right.
+                continue
             found.append(
                 Case(kind, f'{field} = {value!r}', lambda place, e={field: value}: _model(place, e))
             )

@@ -33,7 +33,8 @@ STUDY = """
 from bsft_jax.studies.study import Arm, Study
 
 def get_config(arg=''):
-    return Study(name='campaign', config={config!r}, seeds=(0,),
+    return Study(name='campaign', config={config!r},
+                 endpoint=('overall', ('a', 'auto'), ('b', 'auto')),
                  arms=(Arm('a', {{'arm': 'behavior_sft'}}), Arm('b', {{'arm': 'general_sft'}})))
 """
 
