@@ -10,6 +10,16 @@ from typing import Any
 
 from bsft_jax.errors import UserError
 
+# Fields that a pretraining text does not have.
+CONVERSATION_FIELDS = (
+    'behavior',
+    'options',
+    'option_behaviors',
+    'answer',
+    'rationale',
+    'must_mention',
+    'must_not_mention',
+)
 # NUL and lone surrogates: a UTF-8 text file cannot hold the latter and should not hold the former.
 _NOT_TEXT = re.compile('[\0\ud800-\udfff]')
 

@@ -13,6 +13,7 @@ from typing import Any
 from bsft_jax.errors import UserError
 from bsft_jax.records import choices
 from bsft_jax.records.cells import join_names
+from bsft_jax.records.field_parsers import CONVERSATION_FIELDS
 from bsft_jax.records.readers import unique_keys
 from bsft_jax.records.record import FIELD_NAMES, MAX_OPTIONS, record_from_dict
 
@@ -45,6 +46,7 @@ _NEEDS = {
     'completion': ('question', 'prompt'),
     'answer': ('options',),
     'option_behaviors': ('options',),
+    'rationale': ('options',),
     'letters': ('options',),
 }
 
@@ -116,6 +118,8 @@ def _check_needs(
 ) -> None:
     """Raises UserError for a field without another that it belongs to."""
     given = columns.keys() | constants.keys()
+    if 'text' in given and (unread := sorted(given & set(CONVERSATION_FIELDS))):
+        raise UserError(f"{unread[0]!r} belongs to a conversation, not to 'text'", where=where)
     for field in sorted(given & _NEEDS.keys()):
         if not given & set(_NEEDS[field]):
             raise UserError(

@@ -200,6 +200,16 @@ _PARSERS: dict[str, Callable[[Any, str, str], Any]] = {
 # Checks across fields: (record, where) → UserError for values that contradict one another.
 
 
+def _check_text(record: Record, where: str) -> None:
+    for field in field_parsers.CONVERSATION_FIELDS if record.text else ():
+        if getattr(record, field) not in ('', (), None):
+            raise UserError(
+                f"field {field!r} belongs to a conversation, not to 'text'",
+                where=where,
+                fix='drop it, or give messages instead of the text',
+            )
+
+
 def _check_last_turn(record: Record, where: str) -> None:
     if not record.messages:
         return
@@ -286,6 +296,7 @@ def _check_split(record: Record, where: str) -> None:
 
 
 _CHECKS = (
+    _check_text,
     _check_last_turn,
     _check_options,
     _check_option_behaviors,

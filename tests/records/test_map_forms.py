@@ -86,6 +86,9 @@ def test_values_of_questions_lists_and_empty_cells_are_used(tmp_path):
             "'system' belongs beside question",
         ),
         ({'columns': {'messages': 'm'}, 'constants': {'speaker': 's'}}, "'speaker' belongs beside"),
+        ({'columns': {'text': 't', 'options': 'o'}}, "'options' belongs to a conversation"),
+        ({'columns': {'text': 't'}, 'constants': {'behavior': 'reactive'}}, "'behavior' belongs"),
+        ({'columns': {'prompt': 'p', 'rationale': 'r'}}, "'rationale' belongs beside options"),
         ({'columns': {'text': 't', 'completion': 'c'}}, "'completion' belongs beside question or"),
         (
             {'columns': {'prompt': 'p'}, 'constants': {'question': 'q'}},

@@ -86,6 +86,22 @@ def test_wrong_records_name_file_line_and_field(change, message, tmp_path):
     assert str(error.value).startswith(f'{path}:2: ')
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'options': ['a', 'b'], 'answer': 0},
+        {'behavior': 'proactive'},
+        {'rationale': 'because'},
+        {'must_mention': [['a']]},
+    ],
+)
+def test_a_pretraining_text_has_nothing_that_training_would_not_read(change):
+    with pytest.raises(UserError, match=f"field '{next(iter(change))}' belongs to a conversation"):
+        record_from_dict({'text': 'Some words.'} | change)
+    text = record_from_dict({'text': 'Some words.', 'case_id': 'c', 'group': 'mine'})
+    assert (text.text, text.case_id, text.group) == ('Some words.', 'c', 'mine')
+
+
 def test_wrong_files(tmp_path):
     for line, message in (('{"id": ', 'not valid JSON'), ('[1]', 'must be an object')):
         with pytest.raises(UserError, match=message):
