@@ -34,6 +34,9 @@ from bsft_jax.pytrees import flatten, to_host
 Dtypes = Mapping[str, np.dtype]
 
 SHARD_BYTES = 5 * 2**30
+# Fields of the base's `config.json` that say nothing of the export: its weights are plain numbers,
+# and no code is copied.
+_NOT_EXPORTED = ('torch_dtype', 'dtype', 'bsft', 'quantization_config', 'auto_map')
 
 
 def write_export(
@@ -221,11 +224,7 @@ def _exported_config(model: Model, dtype: str) -> dict[str, Any]:
 
     The dtype has two names, since readers of before transformers 4.56 know the older one only.
     """
-    config = {
-        key: value
-        for key, value in model.spec.hf_config.items()
-        if key not in ('torch_dtype', 'dtype', 'bsft')
-    }
+    config = {key: value for key, value in model.spec.hf_config.items() if key not in _NOT_EXPORTED}
     config |= {'dtype': dtype, 'torch_dtype': dtype}
     config['tie_word_embeddings'] = model.network.arch.tied
     behaviors = model.behaviors

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ Config = dict[str, Any]
 # Deeper than any published model, and few enough to list.
 MOST_LAYERS = 1000
 _MOST = 2**31 - 1
+# Cuts what is long or deep before it is written out.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +87,9 @@ _RULES: dict[str, _Rule] = {
     'mlp_bias': _FLAG,
     'use_sliding_window': _FLAG,
     'use_bidirectional_attention': dataclasses.replace(_FLAG, nullable=True),
-    'hidden_act': _TEXT,
-    'hidden_activation': _TEXT,
+    # Some files of Gemma 1 have a null in the field that the family does not read.
+    'hidden_act': dataclasses.replace(_TEXT, nullable=True),
+    'hidden_activation': dataclasses.replace(_TEXT, nullable=True),
     'layer_types': _Rule('a list of names', _is_list_of_text, nullable=True),
     'rope_parameters': _OBJECT,
     'rope_scaling': _OBJECT,
@@ -106,7 +111,5 @@ def check(config: Any, where: str) -> None:
 
 def shorten(value: Any) -> str:
     """Returns a value as an error message shows it, cut where it is long."""
-    if isinstance(value, int) and abs(value) > 10**40:
-        return 'an enormous integer'
-    text = repr(value)
+    text = _REPR.repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'

@@ -150,8 +150,14 @@ def _read_config(directory: pathlib.Path) -> Any:
 
 
 def has_weights(directory: pathlib.Path) -> bool:
-    """Returns whether a directory has the safetensors of a model."""
-    return (directory / SINGLE).is_file() or (directory / INDEX).is_file()
+    """Returns whether a directory has the safetensors of a model, and not just their index.
+
+    Raises UserError as `TensorFiles` does for an index.
+    """
+    index = directory / INDEX
+    if (directory / SINGLE).is_file() or not index.is_file():
+        return (directory / SINGLE).is_file()
+    return any((directory / name).is_file() for name in _indexed_names(index))
 
 
 class TensorFiles:

@@ -118,6 +118,11 @@ def test_a_field_of_the_wrong_kind(base, changes, message):
     refused(base, message)
 
 
+def test_a_deep_value_is_cut(base):
+    edit(base, head_dim=json.loads('[' * 400 + ']' * 400))
+    refused(base, r"'head_dim' is \[\[.*, not an integer")
+
+
 def test_fields_that_nothing_here_reads_may_hold_anything(base):
     edit(base, torch_dtype='float99', dtype=5, auto_map={'AutoConfig': 'x.Y'}, note=[1], bsft=None)
     assert pretrained.read_pretrained(str(base)).network.arch.family == 'qwen2'

@@ -69,6 +69,15 @@ def equal(one, other):
     return all(np.array_equal(x, y) for x, y in leaves)
 
 
+def test_an_index_alone_is_no_weights(base):
+    """A plan downloads the small files of a hub id, and with them the index."""
+    (base / SINGLE).unlink()
+    (base / INDEX).write_text(json.dumps({'weight_map': {NORM: 'model-1.safetensors'}}))
+    assert pretrained.read_pretrained(str(base)).network.arch.num_layers == 2
+    with pytest.raises(UserError, match=r'names a missing file model-1\.safetensors'):
+        params_of(base)
+
+
 @pytest.mark.parametrize('layers', [1, 3, 1000])
 def test_another_number_of_layers_is_told_before_a_network_is_made(base, layers, monkeypatch):
     config = json.loads((base / 'config.json').read_text()) | {'num_hidden_layers': layers}
@@ -257,6 +266,15 @@ def test_every_tensor_is_exported_in_its_own_dtype_and_value(base, tmp_path):
         assert np.array_equal(exported[name], tensor), name
     config = json.loads((out / 'config.json').read_text())
     assert config['dtype'] == config['torch_dtype'] == 'bfloat16'
+
+
+def test_an_export_claims_no_quantization_and_no_code(base, tmp_path):
+    config = json.loads((base / 'config.json').read_text())
+    config |= {'quantization_config': {'quant_method': 'fp8'}, 'auto_map': {'AutoConfig': 'x.Y'}}
+    (base / 'config.json').write_text(json.dumps(config | {'note': 'kept'}))
+    out = bsft_jax.save_model(bsft_jax.load_model(base), tmp_path / 'out')
+    exported = json.loads((out / 'config.json').read_text())
+    assert not {'quantization_config', 'auto_map'} & exported.keys() and exported['note'] == 'kept'
 
 
 @pytest.mark.parametrize('base_dtype', ['bfloat16', 'int8'])
