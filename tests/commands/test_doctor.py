@@ -14,6 +14,7 @@ from bsft_jax.commands import doctor
 from bsft_jax.commands.doctor import FAIL, OK, SKIPPED, WARN, Doctor
 from bsft_jax.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig
 from bsft_jax.data import sources
+from bsft_jax.errors import UserError
 from bsft_jax.hub import files
 from bsft_jax.parallel import env
 from bsft_jax.records.record import write_jsonl
@@ -225,3 +226,18 @@ def test_the_command(tmp_path):
     assert bad.returncode == 2
     assert bad.stderr.strip().splitlines()[-1] == 'error: mesh: this run would not start'
     assert bad.stdout.count('FAIL') == 1 and bad.stdout.count('skipped') == 2
+
+
+def test_splits_that_share_words_or_names(tmp_path):
+    records = sources.load_records('synthetic:40', 'train')[:60]
+    (tmp_path / 'set').mkdir()
+    for split, own in (('train', records), ('validation', records[:3]), ('test', records[3:5])):
+        names = {} if split == 'train' else {'id': '', 'case_id': '', 'pair_id': ''}
+        own = [dataclasses.replace(r, split='', **names) for r in own]
+        write_jsonl(tmp_path / 'set' / f'{split}.jsonl', own)
+    checks = Doctor(changed_config(data__source=f'jsonl:{tmp_path / "set"}'), tmp_path / 'run')
+    with pytest.raises(doctor.Warned, match='3 of 3 validation .*2 of 2 test records were trained'):
+        checks._splits()
+    write_jsonl(tmp_path / 'set' / 'test.jsonl', [dataclasses.replace(records[0], split='')])
+    with pytest.raises(UserError, match='is in train and in test'):
+        checks._splits()

@@ -153,6 +153,31 @@ def test_no_example_is_of_a_case_that_is_asked(pool):
         chosen(bare, 1, bare)
 
 
+def test_no_example_has_the_words_of_one_that_is_asked(pool):
+    bare = [dataclasses.replace(r, id='', case_id='', pair_id='') for r in pool[:6]]
+    copies = [
+        dataclasses.replace(
+            r,
+            messages=tuple(
+                dataclasses.replace(m, content=f' {m.content.upper()}\n') for m in r.messages
+            ),
+            options=r.options[::-1],
+            answer=len(r.options) - 1 - r.answer,
+        )
+        for r in bare
+    ]
+    with pytest.raises(UserError, match='only 0 solved'):
+        chosen(bare, 1, copies)
+    # One question that all ask, about what their options say, is no reason.
+    asked = [
+        Record((Message('user', 'Which is right?'),), options=(f'a{i}', f'b{i}'), answer=0)
+        for i in range(8)
+    ]
+    assert len(chosen(asked[:4], 4, asked[4:])) == 4
+    with pytest.raises(UserError, match='only 3 solved'):
+        chosen(asked[:4], 4, asked[3:])
+
+
 def test_only_solved_records_are_shown(make_renderer, pool):
     open_ended = Record((Message('user', 'Well?'),))
     unanswered = dataclasses.replace(pool[0], answer=None)
