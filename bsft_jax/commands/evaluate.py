@@ -151,7 +151,10 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     _check_counts(metrics, scores)
     metrics |= {'left_out': len(records) - len(scored), 'split': options.split, **settings}
     metrics['step'] = model.step
-    overlap = None if trained is None else trained.overlap(scored)
+    # Under a prompt style the scored records have other turns than those that were read.
+    ids = {record.id for record in scored}
+    asked = [record for record in records if record.id in ids]
+    overlap = None if trained is None else trained.overlap(asked)
     metrics['trained_on'] = None if overlap is None else overlap.to_dict()
     processes.log_first(contamination.describe(overlap))
     metrics['behaviors'] = model.behaviors.levels

@@ -10,7 +10,7 @@ from bsft_jax.config import DataConfig, EvaluationConfig
 from bsft_jax.data import example_cache, pipeline, sources, trained_on
 from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError
-from bsft_jax.records.record import write_jsonl
+from bsft_jax.records.record import evenly_spaced_subset, write_jsonl
 from bsft_jax.report import table
 from bsft_jax.training import setup
 from tests import run as runs
@@ -52,6 +52,12 @@ def test_a_run_and_its_export_know_their_records(run, tmp_path, capsys):
         metrics = runs.evaluate(**options, data=raw, name='raw')
         assert metrics['trained_on'] == dict(records=48, ids=48, cases=48, texts=48)
         assert 'warning: 48 of 60 scored records were trained on' in capsys.readouterr().err
+        # The turns that a prompt style adds are not the record's.
+        shown = runs.evaluate(**options, data=raw, name='shown', prompt='instructed', limit=6)
+        assert (
+            shown['trained_on']
+            == trained.overlap(evenly_spaced_subset(tasks(behavior='reactive'), 6)).to_dict()
+        )
         assert 'warning: one: 48 of 60 records were trained on' in table.format_table(
             [('one', metrics)]
         )
