@@ -27,6 +27,8 @@ import traceback
 
 from tests.campaign.place import Case, Place
 
+# Between lines that say how far a campaign is.
+PROGRESS_SECONDS = 30
 # Modules of this folder, each with a function `cases(random) -> list[Case]`.
 PARTS = (
     'kills',
@@ -103,14 +105,16 @@ def try_all(place: Place, cases: list[Case], jobs: int) -> list[tuple]:
             _work(place, cases[job::jobs], results)
         finally:
             os._exit(0)
-    total = sum(case.tries for case in cases)
+    total, shown = sum(case.tries for case in cases), time.monotonic()
+    lines = []
     while pids:
-        time.sleep(1)
+        time.sleep(0.2)
         pids = [pid for pid in pids if os.waitpid(pid, os.WNOHANG)[0] == 0]
         lines = [json.loads(line) for path in files for line in path.read_text().splitlines()]
-        tried = sum(line[2] for line in lines)
-        print(f'\r{tried} of {total} tried', end='', file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        if time.monotonic() > shown + PROGRESS_SECONDS:
+            shown = time.monotonic()
+            tried = sum(line[2] for line in lines)
+            print(f'{tried} of {total} tried', file=sys.stderr, flush=True)
     return lines
 
 
