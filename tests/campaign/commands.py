@@ -88,8 +88,8 @@ class Output:
             os.dup2(write_end, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         # Those of the campaign may know that they are files.
-        sys.stdout = open(1, 'w', encoding='utf-8', closefd=False)
-        sys.stderr = open(2, 'w', errors='backslashreplace', buffering=1, closefd=False)
+        sys.stdout = os.fdopen(1, 'w', encoding='utf-8', closefd=False)
+        sys.stderr = os.fdopen(2, 'w', errors='backslashreplace', buffering=1, closefd=False)
 
     def close_write_ends(self) -> None:
         """Leaves the write ends to the command."""
