@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import hashlib
 import os
 import pathlib
 import shutil
@@ -13,8 +14,11 @@ import tempfile
 from collections.abc import Iterator
 
 from bsft_jax.errors import UserError
+from bsft_jax.files import writing
 
-# Within the private folder of a writer.
+# Of a longer name, what stands in that of the private folder of a writer.
+_KEPT_CHARACTERS = 60
+# Within that folder.
 _LOCK, _OLD = 'lock', 'old'
 
 
@@ -25,24 +29,26 @@ def whole_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
     The folder lies in a private one beside `output`, which is removed whatever happens. What a
     killed writer left there is removed by the next one.
 
-    Raises UserError where another command wrote `output` since the block began: the first one wins.
+    Raises UserError where another command wrote `output` since the block began, for the first one
+    wins, and for an error of the operating system, such as a full disk.
     """
     output = pathlib.Path(os.path.realpath(output))
     missing = [folder for folder in output.parents if not folder.exists()]
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(output)
-        before = _state(output)
-        private = pathlib.Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
-        try:
-            with (private / _LOCK).open('w') as lock:
-                _try_lock(lock.fileno())
-                new = private / f'{output.name}.partial'
-                new.mkdir()
-                yield new
-                _swap(new, output, private / _OLD, before)
-        finally:
-            shutil.rmtree(private, ignore_errors=True)
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            _clear_abandoned(output)
+            before = _state(output)
+            private = pathlib.Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
+            try:
+                with (private / _LOCK).open('w') as lock:
+                    _try_lock(lock.fileno())
+                    new = private / 'new.partial'
+                    new.mkdir()
+                    yield new
+                    _swap(new, output, private / _OLD, before)
+            finally:
+                shutil.rmtree(private, ignore_errors=True)
     finally:
         # Those that are empty, where nothing was written.
         with contextlib.suppress(OSError):
@@ -51,7 +57,11 @@ def whole_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _prefix(output: pathlib.Path) -> str:
-    return f'.{output.name}.writing-'
+    """Returns how the names of the writers' folders begin, also beside a name of 255 bytes."""
+    name = output.name
+    if len(name) > _KEPT_CHARACTERS:
+        name = f'{name[:_KEPT_CHARACTERS]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}'
+    return f'.{name}.writing-'
 
 
 def _state(folder: pathlib.Path) -> tuple[int, int] | None:

@@ -1,7 +1,4 @@
-"""Places that commands write to: checked before any work, filled whole or not at all, never shared.
-
-Nothing that another process made is ever deleted: what is not complete yet has a name of its own.
-"""
+"""Places that commands write to: checked before any work, and written by one process at a time."""
 
 from __future__ import annotations
 
@@ -11,12 +8,11 @@ import fcntl
 import os
 import pathlib
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 
 from bsft_jax.errors import UserError
-from bsft_jax.files import is_scratch, scratch_path, writing
+from bsft_jax.files import is_scratch
 
 # Names in a folder that belong to whoever made it: a run, a study, a data set.
 RUN_NAMES = (
@@ -58,8 +54,10 @@ def check_writable(path: str | pathlib.Path, where: str, *, file: bool = False) 
             raise UserError('is not a file', where=where, fix='name a file')
         nearest = target.parent
     elif not stat.S_ISDIR(mode):
-        what = 'is not a folder' if nearest == target else f'{nearest} is not a folder'
-        raise UserError(f'cannot be written ({what})', where=where, fix='name another place')
+        what = 'is not a folder and cannot be written'
+        if nearest != target:
+            what = f'cannot be written ({nearest} is not a folder)'
+        raise UserError(what, where=where, fix='name another place')
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f'cannot be written ({nearest})', where=where, fix='name another place')
 
@@ -143,36 +141,6 @@ def check_study_folder(path: str | pathlib.Path, flag: str) -> None:
             where=f'--{flag}={path}',
             fix='name a new directory',
         )
-
-
-@contextlib.contextmanager
-def new_folder(output: str | pathlib.Path, flag: str = 'output') -> Iterator[pathlib.Path]:
-    """Yields an empty folder of its own beside `output`, which becomes `output` at the end.
-
-    On an error it is removed. `output` must be absent or empty, at the end too: of several writers
-    the first one wins.
-
-    Raises UserError where the disk is full or another process was faster.
-    """
-    where, target = f'--{flag}={output}', pathlib.Path(os.path.realpath(output))
-    scratch = scratch_path(target)
-    with writing(where):
-        scratch.mkdir(parents=True)
-        try:
-            yield scratch
-            try:
-                os.rename(scratch, target)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-                raise UserError(
-                    'another process has written there meanwhile',
-                    where=where,
-                    fix='use that, or name a new directory',
-                ) from error
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bsft_jax import folders
+from bsft_jax import folders, places
 from bsft_jax.behaviorbench import shortcuts, splits
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior, extend_tokenizer
 from bsft_jax.data import checks, inspection, rendering
@@ -61,29 +61,25 @@ def prepare(
     Returns the card. Raises UserError for a source, a record or a folder that does not fit, and for
     a record of the train split that has no answer.
     """
+    places.check_output(output, 'output')
     output = pathlib.Path(os.path.realpath(output))
     _check_replaceable(output)
     replaced = ''
-    try:
-        with folders.whole_folder(output) as folder:
-            loaded, leakage = _load(sources, seed, column_map)
-            for _, records, _ in loaded:
-                _check_records(records, behaviors)
-            by_split = {
-                split: [r for _, records, _ in loaded for r in records if r.split == split]
-                for split in SPLITS
-            }
-            counts = (
-                _write_tfds(folder, loaded) if format == 'tfds' else _write_jsonl(folder, by_split)
-            )
-            card = _make_card(loaded, by_split, folder, counts, seed, leakage)
-            text = json.dumps(card, indent=2, ensure_ascii=False) + '\n'
-            (folder / CARD).write_text(text, encoding='utf-8')
-            if inspect is not None:
-                inspect(by_split['train'])
-            replaced = _describe_set(output)
-    except OSError as error:
-        raise UserError(f'cannot be written ({error.strerror})', where=str(output)) from error
+    with folders.whole_folder(output) as folder:
+        loaded, leakage = _load(sources, seed, column_map)
+        for _, records, _ in loaded:
+            _check_records(records, behaviors)
+        by_split = {
+            split: [r for _, records, _ in loaded for r in records if r.split == split]
+            for split in SPLITS
+        }
+        counts = _write_tfds(folder, loaded) if format == 'tfds' else _write_jsonl(folder, by_split)
+        card = _make_card(loaded, by_split, folder, counts, seed, leakage)
+        text = json.dumps(card, indent=2, ensure_ascii=False) + '\n'
+        (folder / CARD).write_text(text, encoding='utf-8')
+        if inspect is not None:
+            inspect(by_split['train'])
+        replaced = _describe_set(output)
     if replaced:
         print(f'replaced {replaced}', file=sys.stderr)
     return card

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bsft_jax import files, places
+from bsft_jax import files, folders, places
 from bsft_jax.data import sources
 from bsft_jax.data.rendering import STEM
 from bsft_jax.errors import UserError
@@ -116,7 +116,7 @@ def write_blank_model(tokenizer: Any, output: str | os.PathLike) -> None:
     Raises UserError for a path that exists and is not an empty folder.
     """
     places.check_new_folder(output, 'output')
-    with places.new_folder(output) as folder:
+    with folders.whole_folder(output) as folder:
         tokenizer.save_pretrained(str(folder))
         files.write_json(folder / 'config.json', blank_config(tokenizer))
 

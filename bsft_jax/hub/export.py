@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from bsft_jax import places
+from bsft_jax import folders, places
 from bsft_jax.config import LoraConfig
 from bsft_jax.data.tokenizer import load_tokenizer, template_texts
 from bsft_jax.hub import ends, files, peft, tables
@@ -65,7 +65,7 @@ def write_export(
     if format == 'peft':
         peft.check_has_adapter(model)
     if jax.process_index() == 0:
-        with places.new_folder(output) as folder, _as_system_errors():
+        with folders.whole_folder(output) as folder, _as_system_errors():
             _write_folder(model, folder, stop_id, format)
     elif format == 'peft':
         # The other processes take part in every gather that the first one runs.
