@@ -24,6 +24,7 @@ from tests.conftest import ROOT
 from tests.tiny import random_model
 
 STEPS = 16
+BAD_PORTS = ('0', '65536', '99999', '-1', 'x', '', '²')
 SLURM = {
     'SLURM_STEP_NUM_TASKS': '4',
     'SLURM_PROCID': '3',
@@ -69,6 +70,10 @@ def test_the_environment_describes_the_group(env, expected):
         ),
         ({'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESSES': '2', 'BSFT_PROCESS': '2'}, '2 is not below'),
         (SLURM | {'SLURM_STEP_NODELIST': ''}, 'names no node'),
+        *(({'BSFT_COORDINATOR': f'a:{port}'}, 'is not HOST:PORT') for port in BAD_PORTS),
+        (SLURM | {'JAX_COORDINATOR_ADDRESS': 'a:99999'}, "JAX_COORDINATOR_ADDRESS: 'a:99999' is n"),
+        ({'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESSES': '²'}, "'²' is not a number"),
+        ({'BSFT_COORDINATOR': 'a:1', 'BSFT_PROCESSES': '9' * 10}, 'of at most 9 digits'),
     ],
 )
 def test_wrong_variables_are_named(env, message):
