@@ -144,7 +144,7 @@ def test_export_refuses_a_folder_in_use_and_leaves_no_partial_one(directory, tmp
         raise OSError('disk full')
 
     monkeypatch.setattr(export, '_verify_weights', fail)
-    with pytest.raises(OSError, match='disk full'):
+    with pytest.raises(UserError, match=r'cannot be written \(disk full\)'):
         bsft_jax.save_model(model, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
