@@ -97,3 +97,31 @@ def test_a_reader_of_the_table_may_stop_early(tmp_path):
     printing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     printing.stdout.close()
     assert printing.stderr.read() == '' and printing.wait() == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ('counts', 'line'),
+    [
+        (None, ''),
+        ({'records': 0, 'ids': 0, 'cases': 0, 'texts': 0}, ''),
+        # Files count from 1 each: an id alone says nothing.
+        ({'records': 0, 'ids': 9, 'cases': 0, 'texts': 0}, ''),
+        (
+            {'records': 5, 'ids': 5, 'cases': 6, 'texts': 4},
+            'warning: run/test: 5 of 20 records were trained on, 6 are of cases that were',
+        ),
+        (
+            {'records': 0, 'ids': 0, 'cases': 2, 'texts': 0},
+            'warning: run/test: 0 of 20 records were trained on, 2 are of cases that were',
+        ),
+    ],
+)
+def test_records_that_were_trained_on_are_said_below_the_table(counts, line, tmp_path):
+    write(tmp_path / 'run', 'test', tokens=True)
+    ((name, stored),) = table.read_evaluations(tmp_path)
+    # Metrics of an older version do not have the entry.
+    for metrics_of_run in (stored | {'trained_on': counts}, stored if counts is None else None):
+        if metrics_of_run is not None:
+            text = table.format_table([(name, metrics_of_run)])
+            said = [one for one in text.splitlines() if one.startswith('warning')]
+            assert said == ([line] if line else [])

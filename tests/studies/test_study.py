@@ -139,3 +139,15 @@ def test_a_broken_study_config_is_one_line(tmp_path, text, message):
     (tmp_path / 'study.py').write_text(text)
     with pytest.raises(UserError, match=message):
         load_study(str(tmp_path / 'study.py'))
+
+
+def test_splits_that_share_a_case_are_refused_before_anything_runs(study, tmp_path):
+    records = sources.load_records('synthetic:40', 'test')[:20]
+    (tmp_path / 'set').mkdir()
+    for split in ('train', 'validation', 'test'):
+        own = [dataclasses.replace(r, id=f'{split}-{r.id}', split=split) for r in records]
+        write_jsonl(tmp_path / 'set' / f'{split}.jsonl', own)
+    torn = dataclasses.replace(study, overrides={'data.source': f'jsonl:{tmp_path}/set'})
+    with pytest.raises(UserError, match="case 'syn-.*' is in train and in validation"):
+        run(torn, tmp_path / 'study')
+    assert not (tmp_path / 'study').exists()
