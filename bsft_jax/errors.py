@@ -126,4 +126,4 @@ def _first_line(text: str) -> str:
 
 def _is_path(name: object) -> bool:
     # An open file descriptor is named by its number.
-    return isinstance(name, (str, bytes))
+    return isinstance(name, (str, bytes, os.PathLike))
