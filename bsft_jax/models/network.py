@@ -22,9 +22,10 @@ from bsft_jax.ops import attention_cudnn, attention_dispatch, cpu
 from bsft_jax.pytrees import path_of
 
 Params = dict[str, Any]
-# Parameters in float32 whatever the base's dtype: trainable ones, scales of int8 kernels, and the
-# vectors, which take no room and which some bfloat16 checkpoints hold in float32.
-_FLOAT32 = r'(^behavior|/lora)/|/(kernel_scale|scale|bias)$'
+# Parameters in float32 whatever the base's dtype: trainable ones, and scales of int8 kernels.
+_FLOAT32 = r'(^behavior|/lora)/|/kernel_scale$'
+# Those that a bfloat16 base holds in float32 too, since some bfloat16 checkpoints do.
+_VECTORS = r'/(scale|bias)$'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Network:
     def _storage_dtype(self, path: str, initial_dtype) -> Any:
         """Returns the dtype that a parameter is held in, given the one it is initialized in."""
         lower = self.compute.base_dtype != 'float32' and initial_dtype == jnp.float32
-        return jnp.dtype('bfloat16') if lower and not re.search(_FLOAT32, path) else initial_dtype
+        kept = f'{_FLOAT32}|{_VECTORS}' if self.compute.base_dtype == 'bfloat16' else _FLOAT32
+        return jnp.dtype('bfloat16') if lower and not re.search(kept, path) else initial_dtype
 
     def init(self, key: jax.Array) -> Params:
         """Draws random parameters.
