@@ -185,6 +185,9 @@ def run(main: Callable[[Sequence[str]], None]) -> typing.NoReturn:
         except SystemExit as done:
             code = done.code
         _flush_output()
+        # Its exception may have been swallowed on the way.
+        if signals.received():
+            signals.end()
     except BaseException as error:
         if signals.received():
             _drop_output()

@@ -64,6 +64,13 @@ def swallow_soon():
     signals.GRACE_SECONDS = 0.5
     swallow()
 
+def swallow_and_end():
+    ready()
+    try:
+        time.sleep(60)
+    except BaseException:
+        pass
+
 def as_another_exception():
     ready()
     try:
@@ -136,7 +143,11 @@ def stop(process, folder, number):
 
 
 @pytest.mark.parametrize(
-    'mode', ['garbage', 'swallow_soon', 'as_another_exception', 'cleanup', 'importing', 'at_exit']
+    'mode',
+    [
+        *('garbage', 'swallow_soon', 'swallow_and_end', 'as_another_exception'),
+        *('cleanup', 'importing', 'at_exit'),
+    ],
 )
 @pytest.mark.parametrize(
     ('number', 'code', 'line'),
