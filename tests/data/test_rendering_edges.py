@@ -77,7 +77,7 @@ def test_behavior_tokens_need_a_record_with_a_behavior(make_renderer):
 
 
 def test_a_record_without_id_is_named_by_its_words(make_renderer):
-    record = Record((Message('user', 'Please look <|im_end|>'),))
+    record = Record((Message('user', 'Please look <|im_end|>'), Message('assistant', 'Yes.')))
     line = "the record that begins 'Please look <|im_end|>': the token <|im_end|> inside a message"
     with pytest.raises(UserError, match=re.escape(line)):
         check_records([record], make_renderer(), DEFAULT_BEHAVIORS)
@@ -125,9 +125,10 @@ def test_added_tokens_that_are_ordinary_text_are_ordinary_text(fresh_tokenizer):
     added = [AddedToken(text, special=False, normalized=False) for text in ('\n\n', '<table>')]
     tokenizer.add_tokens(added)
     renderer = Renderer(tokenizer, extend_tokenizer(tokenizer, DEFAULT_BEHAVIORS))
-    record = with_content('A note.\n\n<table> K 5.9 <table>\n\nMay I sign?', WORDS)
+    question = Message('user', 'A note.\n\n<table> K 5.9 <table>\n\nMay I sign?')
+    record = dataclasses.replace(WORDS, messages=(question, WORDS.messages[-1]))
     check_records([record], renderer, DEFAULT_BEHAVIORS)
-    turns = [{'role': message.role, 'content': message.content} for message in record.messages]
+    turns = [{'role': 'user', 'content': question.content}]
     expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     ids = renderer.prompt_ids(record)
     assert ids == tokenizer.encode(expected, add_special_tokens=False)

@@ -143,7 +143,7 @@ def test_a_folder_in_use_is_refused(trained, blank, tmp_path):
     assert str(blank) in str(caught.value)
     assert {path.name: path.read_bytes() for path in blank.iterdir()} == before
     pathlib.Path(tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match='not empty'):
+    with pytest.raises(UserError, match='is not a folder'):
         write_blank_model(trained, tmp_path / 'file')
 
 
