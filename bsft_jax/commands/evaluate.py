@@ -120,6 +120,7 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
         contamination.check_scored(trained, source, options.split, records)
 
     model = open_model(options.model_source)
+    policies.parse_policy(options.policy, model.behaviors)
     checks.check_behaviors(records, model.behaviors.behaviors_or_default)
     defaults['answer_format'] = model.answer_format
     model = dataclasses.replace(model, answer_format=options.answer_format or model.answer_format)
@@ -193,6 +194,7 @@ def _claim(directory: pathlib.Path, stack: contextlib.ExitStack) -> None:
 def _remove_empty(directory: pathlib.Path) -> None:
     with contextlib.suppress(OSError):
         directory.rmdir()
+        directory.parent.rmdir()
 
 
 def _score(

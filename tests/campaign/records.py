@@ -25,7 +25,7 @@ FIELDS = {
     'behavior': (3, [], True),
     'option_behaviors': ('x', ['reactive'], [1, 2]),
     'category': (3, 'nonsense', []),
-    'group': (3, 'nonsense'),
+    'group': (3, 'proctive'),
     'split': (3, 'trian'),
     'hard': ('x', 3, []),
     'id': (3.5, [], {}),

@@ -104,6 +104,13 @@ def test_a_subset_without_a_record_is_refused(model, data, tmp_path):
         runs.evaluate(workdir=str(tmp_path), model=model, data=f'jsonl:{path}', subset='hard')
 
 
+@pytest.mark.parametrize('policy', ['perhaps', 'forced:', 'forced:proactive', 'oracle'])
+def test_a_policy_that_the_model_does_not_have_leaves_no_folder(model, data, tmp_path, policy):
+    with pytest.raises(UserError, match='--policy'):
+        runs.evaluate(workdir=str(tmp_path), model=model, data=data, policy=policy)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_share_of_long_records_is_between_0_and_1():
     for share in ('-1', '1.5'):
         flags = ['--workdir=x', f'--max_dropped_fraction={share}']
