@@ -20,11 +20,16 @@ from absl import logging as absl_logging
 def silence() -> None:
     """Drops what orbax reports of failures from now on, unless the log is verbose (`-v=0`)."""
     absl_logging.get_absl_logger().addFilter(_is_wanted)
+    # Reports tasks whose failure nobody asked for, as several fail at once.
+    logging.getLogger('asyncio').addFilter(_is_wanted)
     sys.unraisablehook = _without_leftovers(sys.unraisablehook)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return 'orbax' not in record.pathname or absl_logging.get_verbosity() >= absl_logging.INFO
+    raised_in = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
+    files = [record.pathname, *(frame.filename for frame in raised_in)]
+    is_orbax = any('/orbax/' in file for file in files)
+    return not is_orbax or absl_logging.get_verbosity() >= absl_logging.INFO
 
 
 def _without_leftovers(hook: Any) -> Any:
