@@ -185,8 +185,9 @@ def _claim(directory: pathlib.Path, stack: contextlib.ExitStack) -> None:
 
     def claim() -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        stack.callback(_remove_empty, directory)
         stack.enter_context(places.exclusive(directory, str(directory)))
+        # Only whoever holds the folder may remove it.
+        stack.callback(_remove_empty, directory)
 
     workdir_lib.on_first_process(directory, claim)
 
