@@ -195,7 +195,6 @@ def _claim(directory: pathlib.Path, stack: contextlib.ExitStack) -> None:
 def _remove_empty(directory: pathlib.Path) -> None:
     with contextlib.suppress(OSError):
         directory.rmdir()
-        directory.parent.rmdir()
 
 
 def _score(
