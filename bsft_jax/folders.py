@@ -19,7 +19,7 @@ from bsft_jax.files import writing
 # Of a longer name, what stands in that of the private folder of a writer.
 _KEPT_CHARACTERS = 60
 # Within that folder.
-_LOCK, _OLD = 'lock', 'old'
+_LOCK, _OLD, _NEW = 'lock', 'old', 'new.partial'
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def whole_folder(output: str | pathlib.Path) -> Iterator[pathlib.Path]:
             try:
                 with (private / _LOCK).open('w') as lock:
                     _try_lock(lock.fileno())
-                    new = private / 'new.partial'
+                    new = private / _NEW
                     new.mkdir()
                     yield new
                     _swap(new, output, private / _OLD, before)
@@ -114,6 +114,9 @@ def _clear_abandoned(output: pathlib.Path) -> None:
     """
     for private in output.parent.glob(f'{glob.escape(_prefix(output))}*'):
         try:
+            # Somebody's own folder may have such a name.
+            if {path.name for path in private.iterdir()} - {_LOCK, _OLD, _NEW}:
+                continue
             with (private / _LOCK).open('r') as lock:
                 if not _try_lock(lock.fileno()):
                     continue

@@ -90,6 +90,7 @@ def test_a_living_writer_and_other_folders_are_left_alone(tmp_path):
     for name in ('out[1]*.partial', '.out[1]*.writing-mine', '.out1x.writing-mine'):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'mine').write_text('mine')
+        (tmp_path / name / 'lock').write_text('mine')
     with pytest.raises(UserError, match='meanwhile'), folders.whole_folder(output) as folder:
         write(output, 'first')
         assert folder.exists()

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT
+from tests.waiting import is_running, wait_for
 
 COMMANDS = [
     'train',
@@ -125,13 +126,6 @@ def start(folder, mode, **environment):
     return subprocess.Popen([sys.executable, 'app.py'], cwd=folder, env=env, **pipes)
 
 
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def stop(process, folder, number):
     """Signals the app when it is ready; returns its exit code, stderr and the seconds it took."""
     wait_for((folder / 'ready').exists)
@@ -237,14 +231,6 @@ def test_a_command_ends_with_the_process_that_it_belongs_to(tmp_path):
     parent.kill()
     parent.wait()
     wait_for(lambda: not is_running(child), seconds=10)
-
-
-def is_running(pid):
-    try:
-        state = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
-    except OSError:
-        return False
-    return state != 'Z'
 
 
 @pytest.mark.parametrize('command', COMMANDS)

@@ -1,4 +1,4 @@
-"""What a model was trained on, as hashes: how many of the records that are scored it has seen.
+"""Hashes the records that a model was trained on, and counts which of the scored ones are theirs.
 
 A run keeps `trained_on.npz` in its workdir and copies it into exports. It holds no text, id or
 name in clear, only hashes of 64 bits.

@@ -1,4 +1,4 @@
-"""What a run remembers in `run.json`: its tokenizer, its chat template and the last saved step.
+"""Keeps `run.json` of a workdir: digests of tokenizer and chat template, and the last saved step.
 
 So a changed tokenizer is noticed where no weight changed, and lost checkpoints are not taken for
 a run that never began. A workdir of an earlier version has no such file and is used without it.

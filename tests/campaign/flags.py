@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 
@@ -205,14 +204,8 @@ def cases(rng: random.Random) -> list[Case]:
     found = []
 
     def add(kind: str, name: str, check, *arguments) -> None:
-        found.append(
-            Case(
-                kind,
-                name,
-                lambda place: functools.partial(check, place)(*arguments),
-                needs_run=kind == 'flags',
-            )
-        )
+        needs_run = kind == 'flags'
+        found.append(Case.calling(kind, name, check, *arguments, needs_run=needs_run))
 
     for command, wrong in WRONG.items():
         for flag, says in wrong:

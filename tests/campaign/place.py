@@ -57,6 +57,11 @@ class Case:
     tries: int = 1
     needs_run: bool = True
 
+    @classmethod
+    def calling(cls, kind: str, name: str, check: Callable[..., str], *arguments, needs_run: bool):
+        """Returns a try that calls `check(place, *arguments)`."""
+        return cls(kind, name, lambda place: check(place, *arguments), needs_run=needs_run)
+
 
 class Place:
     """Holds what all tries start from; they never change it.

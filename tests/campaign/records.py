@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 
@@ -147,14 +146,7 @@ def cases(rng: random.Random) -> list[Case]:
     found = []
 
     def add(kind: str, name: str, check, *arguments) -> None:
-        found.append(
-            Case(
-                kind,
-                name,
-                lambda place: functools.partial(check, place)(*arguments),
-                needs_run=False,
-            )
-        )
+        found.append(Case.calling(kind, name, check, *arguments, needs_run=False))
 
     for field, values in FIELDS.items():
         for value in values:

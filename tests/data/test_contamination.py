@@ -101,7 +101,8 @@ def test_other_sources_are_counted(raw, tmp_path):
 
 
 def parquet(path, rows):
-    datasets = pytest.importorskip('datasets')
+    import datasets
+
     datasets.Dataset.from_list(rows).to_parquet(str(path))
     return f'hf:{path}'
 

@@ -11,6 +11,7 @@ from bsft_jax.data import template_sandbox
 from bsft_jax.data.rendering import Renderer
 from bsft_jax.data.tokenizer import freeze_dates
 from bsft_jax.errors import UserError
+from tests.tiny import NO_TORCH
 
 TURNS = [{'role': 'user', 'content': 'q' * 300}, {'role': 'assistant', 'content': ' a\n'}]
 DOUBLE = "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = "
@@ -115,7 +116,7 @@ CONVERSATIONS = (
 
 
 def test_trls_templates_are_rendered_as_transformers_renders_them(fresh_tokenizer):
-    trl = pytest.importorskip('trl')
+    trl = pytest.importorskip('trl', reason=NO_TORCH)
     tokenizer = fresh_tokenizer('trained')
     variables = {**tokenizer.special_tokens_map}
 

@@ -27,6 +27,7 @@ from bsft_jax.data.rendering import Renderer
 from bsft_jax.data.tokenizer import freeze_dates
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import Message, Record
+from tests.tiny import NO_TORCH
 
 WORDS = ['The potassium was high; stop lisinopril 20 mg? Answer: A. Normal or low, we see.'] * 40
 SCHEMES = ('first', 'always', 'never', 'prepend')
@@ -285,7 +286,7 @@ REFUSED = {
 
 @pytest.mark.parametrize('options', [{}, {'train_on': 'turns'}, {'system': 'Be brief.'}])
 def test_ids_are_those_of_all_templates_of_trl(options):
-    trl = pytest.importorskip('trl')
+    trl = pytest.importorskip('trl', reason=NO_TORCH)
     folder = pathlib.Path(trl.__file__).parent / 'chat_templates'
     templates = {
         path.stem: (path.read_text(encoding='utf-8'), True) for path in folder.glob('*.jinja')

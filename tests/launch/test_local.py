@@ -5,7 +5,6 @@ tests/parallel/test_processes.py tests the runs that it starts and how they stop
 
 import importlib.util
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT
+from tests.waiting import is_running, wait_for
 
 SCRIPT = ROOT / 'launch' / 'local.py'
 SIGNALED_WHILE_STARTING = """
@@ -103,21 +103,6 @@ def launch(tmp_path):
         return launcher, [int((tmp_path / f'pid{i}').read_text()) for i in range(2)]
 
     return launch
-
-
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def is_running(pid):
-    try:
-        state = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
-    except OSError:
-        return False
-    return state != 'Z'
 
 
 @pytest.mark.parametrize(
