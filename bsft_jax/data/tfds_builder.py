@@ -26,7 +26,13 @@ import tensorflow_datasets as tfds
 
 from bsft_jax.data import sources
 from bsft_jax.records.record import SPLITS, Record, record_to_dict
-from bsft_jax.records.tfds_reader import JSON_FEATURES, LIST_FEATURES, NO_ANSWER, TEXT_FEATURES
+from bsft_jax.records.tfds_reader import (
+    JSON_FEATURES,
+    LIST_FEATURES,
+    NO_ANSWER,
+    NO_DIFFICULTY,
+    TEXT_FEATURES,
+)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -49,7 +55,7 @@ class BehaviorBench(tfds.core.GeneratorBasedBuilder):
       records: the records to store (default: those of the config's source).
     """
 
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version('1.1.0')
     BUILDER_CONFIGS = (
         Config(
             name='synthetic', source='synthetic:1000', description='1,000 simulated cases, seed 0.'
@@ -75,7 +81,7 @@ class BehaviorBench(tfds.core.GeneratorBasedBuilder):
             name: tfds.features.Text() for name in (*TEXT_FEATURES, *JSON_FEATURES)
         }
         features |= dict.fromkeys(LIST_FEATURES, texts)
-        features |= {'hard': np.bool_, 'answer': np.int64}
+        features |= {'hard': np.bool_, 'answer': np.int64, 'difficulty': np.int64}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
@@ -106,7 +112,11 @@ def to_features(record: Record) -> dict[str, Any]:
     }
     features |= {name: json.dumps(obj.get(name, []), ensure_ascii=False) for name in JSON_FEATURES}
     answer = NO_ANSWER if record.answer is None else record.answer
-    return features | {'hard': record.hard, 'answer': answer}
+    return features | {
+        'hard': record.hard,
+        'answer': answer,
+        'difficulty': record.difficulty or NO_DIFFICULTY,
+    }
 
 
 def write_tfds(

@@ -47,6 +47,13 @@ def parse_index(value: Any, field: str, where: str) -> int:
     return value
 
 
+def parse_difficulty(value: Any, field: str, where: str) -> int:
+    """Returns a difficulty level, a whole number from 1 to 9; tables hold it as text."""
+    if isinstance(value, (int, str)) and re.fullmatch('[1-9]', str(value).strip()):
+        return int(value)
+    raise UserError(f'field {field!r} must be a whole number from 1 to 9', where=where)
+
+
 def parse_texts(value: Any, field: str, where: str) -> tuple[str, ...]:
     """Returns a list of texts."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

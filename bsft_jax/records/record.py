@@ -57,6 +57,7 @@ class Record:
       group: group of the category.
       behavior: name of the behavior that is right for this record.
       hard: whether the record belongs to the subset `hard` of an evaluation.
+      difficulty: difficulty level, 1 (easiest) to 9; None where there are no levels.
       options: the choices.
       option_behaviors: name of the behavior that each option stands for.
       answer: index of the right option.
@@ -79,6 +80,7 @@ class Record:
     group: str = ''
     behavior: str = ''
     hard: bool = False
+    difficulty: int | None = None
     options: tuple[str, ...] = ()
     option_behaviors: tuple[str, ...] = ()
     answer: int | None = None
@@ -189,6 +191,7 @@ _PARSERS: dict[str, Callable[[Any, str, str], Any]] = {
     **dict.fromkeys(FIELD_NAMES, field_parsers.parse_text),
     'messages': _parse_messages,
     'hard': field_parsers.parse_flag,
+    'difficulty': field_parsers.parse_difficulty,
     'options': field_parsers.parse_options,
     'option_behaviors': field_parsers.parse_texts,
     'answer': field_parsers.parse_index,

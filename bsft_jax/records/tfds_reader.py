@@ -33,8 +33,9 @@ TEXT_FEATURES = (
 LIST_FEATURES = ('options', 'option_behaviors')
 # Stored as JSON: TFDS cannot read lists of lists without TensorFlow.
 JSON_FEATURES = ('messages', 'must_mention', 'must_not_mention')
-# Stored as the `answer` of a record without one.
+# Stored as the `answer` and the `difficulty` of a record without one.
 NO_ANSWER = -1
+NO_DIFFICULTY = 0
 
 _LIBRARY = 'tensorflow_datasets'
 
@@ -103,4 +104,6 @@ def _from_features(features: dict[str, Any]) -> dict[str, Any]:
     return obj | {
         'hard': bool(features['hard']),
         'answer': None if answer == NO_ANSWER else answer,
+        # Version 1.0.0 of the data set has no difficulty.
+        'difficulty': int(features.get('difficulty', NO_DIFFICULTY)) or None,
     }

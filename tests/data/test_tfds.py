@@ -22,6 +22,7 @@ ODD = Record(
     split='train',
     must_mention=(('allergy', 'allergies'), ('penicillin',)),
     hard=True,
+    difficulty=4,
 )
 
 
@@ -39,7 +40,7 @@ def test_a_stored_data_set_is_read_back_unchanged(folder):
     for split in SPLITS:
         expected = sources.load_records('synthetic:20', split)
         assert sources.load_records('tfds:behavior_bench/synthetic', split) == expected
-        version = folder / 'behavior_bench' / 'synthetic' / '1.0.0'
+        version = folder / 'behavior_bench' / 'synthetic' / '1.1.0'
         assert sources.load_records(f'tfds:{version}', split) == expected
     again = prepare.prepare(['synthetic:10'], folder, format='tfds')
     assert again['counts'] != card['counts']
@@ -68,7 +69,7 @@ def test_the_command_line_stores_and_shows(folder, tmp_path):
         '--inspect=1',
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 'behavior_bench/jsonl/1.0.0' in done.stdout.splitlines()[0] and 'Größe' in done.stdout
+    assert 'behavior_bench/jsonl/1.1.0' in done.stdout.splitlines()[0] and 'Größe' in done.stdout
     source = 'tfds:behavior_bench/jsonl'
     prepare.prepare([source], tmp_path / 'back')
     assert read_jsonl(tmp_path / 'back' / 'train.jsonl') == [ODD]
