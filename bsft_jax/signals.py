@@ -12,6 +12,7 @@ after a second signal.
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import os
 import signal
@@ -72,6 +73,8 @@ def install(*, restart: bool = False) -> None:
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     _thread.start_new_thread(_watch, (read_end,))
     sys.unraisablehook = _raise_again
+    # Registered first, so that it runs last.
+    atexit.register(_ignore_from_now_on)
     os.register_at_fork(after_in_child=_forget)
     _end_with_parent()
 
@@ -152,6 +155,16 @@ def _interrupt_main() -> None:
     time.sleep(_RETRY_SECONDS)
     _State.raised = False
     _thread.interrupt_main(_State.number)
+
+
+def _ignore_from_now_on() -> None:
+    """Ignores signals in the last moments of an interpreter that has done its work.
+
+    It takes the handlers away then, so that a signal would end it with neither a line nor a code.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is _raise:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _forget() -> None:

@@ -41,7 +41,7 @@ if __name__ == '__main__':
                 pass
     signals.install(restart='restart' in os.environ.get('MODE', ''))
 
-import atexit, gc, importlib, multiprocessing, threading
+import atexit, functools, gc, importlib, multiprocessing, threading
 from bsft_jax import cli
 
 def ready():
@@ -101,6 +101,18 @@ def at_exit():
     atexit.register(time.sleep, 60)
     ready()
 
+class Last:
+    def __init__(self):
+        self.ready, self.sleep = functools.partial(os.open, 'ready', os.O_CREAT), time.sleep
+
+    def __del__(self):
+        self.ready()
+        self.sleep(0.5)
+
+def last_moment():
+    # Deleted as modules are.
+    cli.last = Last()
+
 def child():
     context = multiprocessing.get_context('fork')
     process = context.Process(target=time.sleep, args=(60,))
@@ -156,6 +168,11 @@ def test_a_signal_ends_a_command_whatever_it_does(tmp_path, mode, number, code, 
 def test_sigterm_asks_for_a_restart_where_a_command_says_so(tmp_path):
     code, stderr, _ = stop(start(tmp_path, 'cleanup restart'), tmp_path, signal.SIGTERM)
     assert (code, stderr) == (75, 'stopped: by a signal; start again to continue\n')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_changes_nothing_when_all_is_done(tmp_path, number):
+    assert stop(start(tmp_path, 'last_moment'), tmp_path, number)[:2] == (0, '')
 
 
 def test_a_signal_before_the_imports_ends_a_command_at_once(tmp_path):

@@ -72,6 +72,7 @@ class Place:
       config: a config file that trains the base on the data.
       run: its run, with the checkpoints of the last two steps.
       export: the model of the run.
+      scored: a copy of the run that was evaluated.
       seconds: how long training took.
     """
 
@@ -79,7 +80,7 @@ class Place:
         self.root = root
         self.base, self.data, self.run = root / 'base', root / 'data', root / 'run'
         self.config, self.export = root / 'config.py', root / 'export'
-        self.study = root / 'study.py'
+        self.study, self.scored = root / 'study.py', root / 'scored'
         self.seconds = 0.0
         self._folder = root
         self._answers: dict[tuple[str, ...], str] = {}
@@ -109,6 +110,10 @@ class Place:
             if arguments[0] == 'train':
                 # Of the second run, whose programs are compiled.
                 self.seconds = done.seconds
+        if with_run:
+            shutil.copytree(self.run, self.scored)
+            done, _ = self.predictions(self.scored)
+            assert not commands.succeeded(done), done.err[-2000:]
 
     def _in_fork(self, action: Callable[[], object]) -> Done:
         def act() -> None:
