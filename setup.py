@@ -21,6 +21,7 @@ setuptools.setup(
         'absl-py>=2.5.1,<3',
         'datasets>=5.2.0,<6',
         'flax>=0.12.8,<0.13',
+        'gguf>=0.19,<0.20',
         'grain>=0.2.18,<0.3',
         'huggingface_hub>=1.33,<3',
         'importlib_resources>=6',  # tensorflow-datasets needs it and does not say so

@@ -1,6 +1,6 @@
-"""Files of Hugging Face models: their directory, `config.json` and safetensors.
+"""Files of models: their directory, `config.json` and weights in safetensors or GGUF.
 
-Safetensors files are checked before any tensor is read.
+Files are checked before any tensor is read.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import json
 import os
 import pathlib
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bsft_jax.data import trained_on
 from bsft_jax.errors import UserError
-from bsft_jax.hub import configs, fields
+from bsft_jax.hub import configs, fields, gguf_base
+from bsft_jax.hub.gguf_tensors import GGUFTensors
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -50,8 +51,8 @@ def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
     Files of a hub repository come from the cache, or from the network where there is one.
 
     Args:
-      base: a path, the name of a bundled model, or a hub id `ORGANISATION/NAME`, with `@REVISION`
-        for a revision other than `main`.
+      base: a path of a directory or GGUF file, the name of a bundled or packaged model, or a hub id
+        `ORGANISATION/NAME`, with `@REVISION` for a revision other than `main`.
       weights: whether the weights of a hub repository are needed.
 
     Raises:
@@ -59,6 +60,8 @@ def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
         run.
     """
     path = pathlib.Path(base).expanduser()
+    if gguf_base.names_gguf(base) and not path.is_dir():
+        return gguf_base.folder_of(base)
     bundled = ASSETS / base
     for candidate in (path, bundled):
         _check_is_model(candidate)
@@ -70,11 +73,12 @@ def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
         )
     if is_hub_id(base):
         return _download(*base.partition('@')[::2], weights)
-    names = ', '.join(sorted(p.parent.name for p in ASSETS.glob('*/config.json')))
+    bundled_names = sorted(p.parent.name for p in ASSETS.glob('*/config.json'))
+    names = ', '.join([*bundled_names, *gguf_base.PACKAGED])
     raise UserError(
         f'no model at {base!r}',
         where='--config.model.base / --model',
-        fix=f'name a Hugging Face model directory, a hub id or a bundled model ({names})',
+        fix=f'name a Hugging Face model directory, a GGUF file, a hub id or one of {names}',
     )
 
 
@@ -100,7 +104,11 @@ def _check_is_model(folder: pathlib.Path) -> None:
 def is_hub_id(base: str) -> bool:
     """Returns whether a base is spelled as a hub id and its first part is no local folder."""
     is_spelled_so = re.fullmatch(r'[\w.-]+/[\w.-]+(@[\w./-]+)?', base)
-    return bool(is_spelled_so) and not pathlib.Path(base).expanduser().parent.is_dir()
+    return (
+        bool(is_spelled_so)
+        and not gguf_base.names_gguf(base)
+        and not pathlib.Path(base).expanduser().parent.is_dir()
+    )
 
 
 def _download(repository: str, revision: str, weights: bool) -> pathlib.Path:
@@ -150,14 +158,53 @@ def _read_config(directory: pathlib.Path) -> Any:
 
 
 def has_weights(directory: pathlib.Path) -> bool:
-    """Returns whether a directory has the safetensors of a model, and not just their index.
+    """Returns whether a directory has the weights of a model, and not just their index.
 
     Raises UserError as `TensorFiles` does for an index.
     """
+    if (directory / gguf_base.WEIGHTS).is_file():
+        return True
     index = directory / INDEX
     if (directory / SINGLE).is_file() or not index.is_file():
         return (directory / SINGLE).is_file()
     return any((directory / name).is_file() for name in _indexed_names(index))
+
+
+class Tensors(Protocol):
+    """Describes the tensors of a checkpoint, whatever its files are.
+
+    Attributes:
+      directory: where they are, for error messages.
+    """
+
+    directory: pathlib.Path
+
+    @property
+    def names(self) -> set[str]:
+        """Returns the names of all tensors."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape of a tensor."""
+        ...
+
+    def dtype(self, name: str) -> str:
+        """Returns the dtype of a tensor as safetensors names it, such as `BF16`."""
+        ...
+
+    def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        """Reads a tensor, or only one slice of it."""
+        ...
+
+
+def open_tensors(directory: pathlib.Path) -> Tensors:
+    """Opens the weights of a model directory.
+
+    Raises UserError as `TensorFiles` and `GGUFTensors` do.
+    """
+    if (directory / gguf_base.WEIGHTS).is_file():
+        return GGUFTensors(pathlib.Path(os.path.realpath(directory / gguf_base.WEIGHTS)))
+    return TensorFiles(directory)
 
 
 class TensorFiles:
@@ -272,7 +319,7 @@ def _indexed_names(index: pathlib.Path) -> list[str]:
     return sorted(names)
 
 
-def check_unquantized(tensors: TensorFiles) -> None:
+def check_unquantized(tensors: Tensors) -> None:
     """Raises UserError for a checkpoint whose weights are not plain floating-point numbers."""
     for name in sorted(tensors.names):
         dtype = tensors.dtype(name)
@@ -284,7 +331,7 @@ def check_unquantized(tensors: TensorFiles) -> None:
             )
 
 
-def check_depth(tensors: TensorFiles, num_layers: int) -> None:
+def check_depth(tensors: Tensors, num_layers: int) -> None:
     """Raises UserError for a checkpoint that has another number of layers than its config."""
     depths = {int(match[1]) + 1 for name in tensors.names if (match := _LAYER.match(name))}
     if (depth := max(depths, default=0)) != num_layers:
@@ -292,7 +339,7 @@ def check_depth(tensors: TensorFiles, num_layers: int) -> None:
         raise UserError(message, where=str(tensors.directory))
 
 
-def has_own_head(tensors: TensorFiles) -> bool:
+def has_own_head(tensors: Tensors) -> bool:
     """Returns whether a checkpoint holds an LM head whose values are not those of its table."""
     if not {TABLE, HEAD} <= tensors.names:
         return False
@@ -311,7 +358,7 @@ def stored_dtypes(directory: pathlib.Path) -> dict[str, str]:
     """Returns the dtype of each tensor of a directory by its name; none without weights."""
     if not has_weights(directory):
         return {}
-    tensors = TensorFiles(directory)
+    tensors = open_tensors(directory)
     return {name: DTYPES.get(tensors.dtype(name), 'float32') for name in tensors.names}
 
 
@@ -319,7 +366,7 @@ def is_bfloat16(directory: pathlib.Path) -> bool:
     """Returns whether bfloat16 holds every matrix of a directory's weights exactly."""
     if not has_weights(directory):
         return False
-    tensors = TensorFiles(directory)
+    tensors = open_tensors(directory)
     return all(
         tensors.dtype(name) == 'BF16' for name in tensors.names if len(tensors.shape(name)) > 1
     )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from bsft_jax.errors import UserError
 from bsft_jax.hub import files, tables
-from bsft_jax.hub.files import HEAD, TensorFiles
+from bsft_jax.hub.files import HEAD, Tensors
 from bsft_jax.models import linear
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import sharding
@@ -32,7 +32,7 @@ class BaseCheckpoint:
         Raises:
           UserError: for missing, unknown, quantized or wrongly shaped tensors.
         """
-        self._files, self._abstract = TensorFiles(directory), flatten(network.abstract())
+        self._files, self._abstract = files.open_tensors(directory), flatten(network.abstract())
         self._table = tables.entries(network.arch, self._abstract)
         self._check(network.arch.tied)
 
@@ -97,7 +97,7 @@ def load_params(directory: pathlib.Path, network: Network, mesh: Mesh) -> Params
 
 
 def _read_parameter(
-    tensors: TensorFiles,
+    tensors: Tensors,
     entry: tables.Entry,
     shape: tuple[int, ...],
     dtype,
@@ -141,7 +141,7 @@ def _read_parameter(
     return jax.make_array_from_single_device_arrays(shape, leaf_sharding, arrays)
 
 
-def _read_exactly(tensors: TensorFiles, name: str, index: tuple[slice, ...]) -> np.ndarray:
+def _read_exactly(tensors: Tensors, name: str, index: tuple[slice, ...]) -> np.ndarray:
     """Reads a tensor as its file holds it, or float64 as float32.
 
     Raises UserError for values that are not finite, or that float32 would round.

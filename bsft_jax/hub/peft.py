@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from bsft_jax.config import LINEAR_MAPS
 from bsft_jax.errors import UserError
-from bsft_jax.hub import files, tables
+from bsft_jax.hub import files, gguf_base, tables
 from bsft_jax.hub.pretrained import Model
 from bsft_jax.pytrees import flatten, to_host
 
@@ -104,7 +104,9 @@ def adapter_config(model: Model) -> dict[str, Any]:
 
 
 def _base_reference(model: Model) -> dict[str, str | None]:
-    """Returns the base's hub id and revision, or the path of its folder."""
+    """Returns the base's hub id and revision, its path, or its name where that is no folder's."""
+    if gguf_base.names_gguf(model.spec.name):
+        return {'base_model_name_or_path': model.spec.name, 'revision': None}
     if not files.is_hub_id(model.spec.name):
         return {'base_model_name_or_path': str(model.spec.directory.resolve()), 'revision': None}
     repository, _, revision = model.spec.name.partition('@')

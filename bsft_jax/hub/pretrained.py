@@ -19,7 +19,7 @@ from bsft_jax.data import trained_on
 from bsft_jax.data.tokenizer import load_tokenizer, template_texts
 from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError
-from bsft_jax.hub import configs, fields, files, loading
+from bsft_jax.hub import configs, fields, files, gguf_base, loading
 from bsft_jax.models import behavior_rows, lm_head
 from bsft_jax.models.network import Network, Params
 from bsft_jax.ops.attention import TokenLayout
@@ -126,11 +126,12 @@ def read_pretrained(
     where = str(directory / 'config.json')
     arch = configs.architecture_of(hf_config, where)
     if weights and files.has_weights(directory):
-        tensors = files.TensorFiles(directory)
+        tensors = files.open_tensors(directory)
         files.check_unquantized(tensors)
         files.check_depth(tensors, arch.num_layers)
         # As in transformers, a head of its own is not overruled by the flag.
         arch = dataclasses.replace(arch, tied=arch.tied and not files.has_own_head(tensors))
+    gguf_base.check_has_tokenizer(directory)
     tokenizer = load_tokenizer(directory, chat_template)
     _check_table_covers(tokenizer, arch.vocab_size, str(directory))
     exported = exported_behaviors(hf_config, where)
