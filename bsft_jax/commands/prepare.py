@@ -17,7 +17,7 @@ from typing import Any
 from bsft_jax import folders, places
 from bsft_jax.behaviorbench import shortcuts, splits
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior, extend_tokenizer
-from bsft_jax.data import checks, inspection, rendering
+from bsft_jax.data import checks, generated, inspection, rendering
 from bsft_jax.data import sources as sources_lib
 from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.errors import UserError, printable
@@ -97,7 +97,7 @@ def _load(
         ) from error
     _check_together(loaded)
     # Generated cases share their wording, which says nothing about leakage.
-    natural = [r for name, part, _ in loaded for r in part if not sources_lib.is_generated(name)]
+    natural = [r for name, part, _ in loaded for r in part if not generated.is_generated(name)]
     return loaded, splits.leakage(natural, near)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bsft_jax.data import eval_records, sources
+from bsft_jax.data import eval_records, generated, sources
 from bsft_jax.data.trained_on import Overlap, TrainedOn
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import Record
@@ -64,7 +64,7 @@ def split_warnings(trained: TrainedOn, source: str, split: str) -> list[str]:
 
     Raises UserError as `load_records` does.
     """
-    if sources.is_generated(source):
+    if generated.is_generated(source):
         return []
     if warning := eval_records.unsplit_warning(source):
         return [warning]

@@ -1,6 +1,6 @@
 """Data sources, loaded by their names in a config or on a command line.
 
-A source is `synthetic:CASES[:SEED]`, `jsonl:PATH`, `hf:PATH_OR_HUB_ID[:CONFIG]`,
+A source is `synthetic:CASES[:SEED[:LEVELS]]`, `jsonl:PATH`, `hf:PATH_OR_HUB_ID[:CONFIG]`,
 `tfds:behavior_bench/CONFIG`, or a mixture `0.7*SOURCE + 0.3*SOURCE` of them. For pretraining there
 are `synthetic_lists`, `synthetic_sheets` and `synthetic_text`, with `:CASES[:SEED]` as well.
 `prepare` also reads `csv:FILE` and the public data sets of `behaviorbench.adapters`.
@@ -16,10 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bsft_jax.behaviorbench import adapters, splits
-from bsft_jax.behaviorbench.builders import records_of
-from bsft_jax.behaviorbench.pretraining import conversations
-from bsft_jax.behaviorbench.simulator.cases import simulate
-from bsft_jax.data import example_cache, source_names
+from bsft_jax.data import example_cache, generated, source_names
 from bsft_jax.errors import UserError
 from bsft_jax.records import readers, tfds_reader
 from bsft_jax.records.column_map import ColumnMap
@@ -31,17 +28,11 @@ from bsft_jax.records.record import (
     records_from_rows,
 )
 
-PRETRAINING = {
-    'synthetic_lists': conversations.list_records,
-    'synthetic_sheets': conversations.sheet_records,
-    'synthetic_text': conversations.conversation_records,
-}
-GENERATED = ('synthetic', *PRETRAINING)
 PREPARE_ONLY = ('csv', *adapters.ADAPTERS)
 
 _SYNTAX = ', '.join(
     [
-        *(f'{scheme}:CASES[:SEED]' for scheme in GENERATED),
+        *generated.SYNTAX.values(),
         'jsonl:FILE_OR_PREPARED_DIR',
         'hf:PATH_OR_HUB_ID[:CONFIG]',
         'tfds:behavior_bench/CONFIG',
@@ -71,7 +62,7 @@ def check_name(source: str, flag: str) -> None:
     """
     for part, _ in parse_mixture(source, flag):
         scheme, _, rest = part.partition(':')
-        if not rest or scheme not in (*GENERATED, 'jsonl', *SPLIT_READERS):
+        if not rest or scheme not in (*generated.SCHEMES, 'jsonl', *SPLIT_READERS):
             raise _unknown_source(part, flag)
 
 
@@ -98,51 +89,9 @@ def parse_mixture(source: str, flag: str = _FLAG) -> list[tuple[str, float]]:
     return weighted
 
 
-def _parse_cases_and_seed(source: str, rest: str) -> tuple[int, int]:
-    numbers = rest.split(':')
-    is_valid = 1 <= len(numbers) <= 2 and all(number.isdecimal() for number in numbers)
-    if not is_valid or int(numbers[0]) < 3:
-        raise UserError(
-            f'cannot read {source!r}',
-            where='data source',
-            fix='write synthetic:CASES[:SEED] with 3 cases or more',
-        )
-    return int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 0
-
-
-def _assign_splits(records: list[Record], clusters: list[str], seed: int) -> list[Record]:
-    assigned = splits.assign_splits(clusters, seed)
-    return [dataclasses.replace(r, split=split) for r, split in zip(records, assigned, strict=True)]
-
-
-def _simulate_records(num_cases: int, seed: int) -> list[Record]:
-    """Returns the records of simulated cases; the test split has wordings that training lacks."""
-    cases = [simulate(seed, index) for index in range(num_cases)]
-    assigned = splits.assign_splits([case.case_id for case in cases], seed)
-    return [
-        dataclasses.replace(record, split=split)
-        for case, split in zip(cases, assigned, strict=True)
-        for record in records_of(case, held_out=split == 'test')
-    ]
-
-
-def generate_records(scheme: str, source: str, rest: str) -> list[Record]:
-    """Returns the records of all splits of `SCHEME:REST`, a generated source."""
-    num_cases, seed = _parse_cases_and_seed(source, rest)
-    if scheme in PRETRAINING:
-        records = PRETRAINING[scheme](num_cases, seed)
-        return _assign_splits(records, [record.case_id for record in records], seed)
-    return _simulate_records(num_cases, seed)
-
-
-def is_generated(source: str) -> bool:
-    """Returns whether a source is simulated; its splits are by case."""
-    return source.partition(':')[0] in GENERATED
-
-
 def _unknown_source(source: str, flag: str = _FLAG) -> UserError:
     is_prepare = flag == '--source'
-    known = (*GENERATED, 'jsonl', *SPLIT_READERS, *PREPARE_ONLY)
+    known = (*generated.SCHEMES, 'jsonl', *SPLIT_READERS, *PREPARE_ONLY)
     scheme, _, rest = source.partition(':')
     if rest and scheme in PREPARE_ONLY:
         fix = f'{scheme}: goes through prepare first'
@@ -186,8 +135,16 @@ def load_records(source: str, split: str) -> list[Record]:
 
 def _load_part(source: str, split: str) -> list[Record]:
     scheme, _, rest = source.partition(':')
-    if scheme in GENERATED:
-        return [r for r in generate_records(scheme, source, rest) if r.split == split]
+    if generated.is_generated(source):
+        records = [r for r in generated.generate_records(source) if r.split == split]
+        if not records:
+            raise NoSuchSplit(
+                f'no record of split {split!r}: its difficulty levels are for training and '
+                'validation',
+                where=source,
+                fix=f'name one of the levels {generated.TESTED_LEVELS} too',
+            )
+        return records
     path = pathlib.Path(rest)
     if scheme in SPLIT_READERS and rest:
         rows_by_split = SPLIT_READERS[scheme](rest)
@@ -249,7 +206,7 @@ def _check_all_or_none_name_a_split(records: list[Record], where: str) -> None:
 def count_without_split(source: str) -> int:
     """Returns the number of records of a source, which is not a mixture, that name no split."""
     scheme, _, rest = source.partition(':')
-    if is_generated(source) or (scheme == 'jsonl' and pathlib.Path(rest).is_dir()):
+    if generated.is_generated(source) or (scheme == 'jsonl' and pathlib.Path(rest).is_dir()):
         return 0
     if scheme in SPLIT_READERS and '' not in SPLIT_READERS[scheme](rest):
         return 0
@@ -268,7 +225,7 @@ def fingerprint(source: str, split: str) -> str:
     """
     scheme, _, rest = source.partition(':')
     path = pathlib.Path(rest)
-    if scheme in GENERATED:
+    if generated.is_generated(source):
         return source
     if scheme == 'jsonl' and rest:
         path = path / f'{split}.jsonl' if path.is_dir() else path
@@ -311,8 +268,8 @@ def _read_raw(
         return records, notes
     if scheme in adapters.ADAPTERS and rest:
         return adapters.load(scheme, rest, seed)
-    if scheme in GENERATED:
-        return generate_records(scheme, source, rest), {}
+    if generated.is_generated(source):
+        return generated.generate_records(source), {}
     if scheme == 'jsonl' and rest:
         present = [split for split in SPLITS if has_records(pathlib.Path(rest, f'{split}.jsonl'))]
         # A folder without any file fails on the first split, with the error that says so.
@@ -348,7 +305,7 @@ def load_together(
     """
     loaded: list[Loaded] = [(name, *_read_raw(name, seed, column_map)) for name in names]
     owned = [(name, record) for name, part, _ in loaded for record in part]
-    natural = [i for i, (name, _) in enumerate(owned) if not is_generated(name)]
+    natural = [i for i, (name, _) in enumerate(owned) if not generated.is_generated(name)]
     near = splits.near_duplicates([owned[i][1] for i in natural])
     if not any(map(_has_rows, names)):
         return loaded, near

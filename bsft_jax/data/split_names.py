@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from bsft_jax.data import sources
+from bsft_jax.data import generated, sources
 from bsft_jax.errors import UserError
 from bsft_jax.records import readers
 from bsft_jax.records.record import SPLITS
@@ -26,7 +26,7 @@ def check_apart(source: str) -> None:
     split_of: _SplitOf = {}
     for part in parts:
         scheme, _, rest = part.partition(':')
-        if sources.is_generated(source):
+        if generated.is_generated(source):
             continue
         if scheme == 'jsonl':
             files = [pathlib.Path(rest, f'{split}.jsonl') for split in SPLITS]
@@ -62,8 +62,8 @@ def _join_names(
 def _names_in(source: str) -> Iterator[tuple[str, str, str]]:
     """Yields (kind, name, split) for every id, case and pair of a source, without the records."""
     scheme, _, rest = source.partition(':')
-    if scheme in sources.GENERATED:
-        rows = ((r.split, vars(r)) for r in sources.generate_records(scheme, source, rest))
+    if generated.is_generated(source):
+        rows = ((r.split, vars(r)) for r in generated.generate_records(source))
     elif scheme in sources.SPLIT_READERS:
         by_split = sources.SPLIT_READERS[scheme](rest)
         rows = ((split, row) for split, own in by_split.items() for row in _named_rows(own))

@@ -215,11 +215,11 @@ def test_no_word_option_or_speaker_goes_with_a_behavior(held_out):
     ('change', 'surplus'),
     [
         (
-            lambda turn: {'content': f'{turn.content} Careful now.'},
+            lambda facts: {'form': f'{facts.form} Careful now.'},
             {'Careful': 20, 'now': 20, '.': 20},
         ),
-        (lambda turn: {'content': turn.content.replace(' takes ', ' has ')}, None),
-        (lambda turn: {'name': 'RN Lee'}, None),
+        (lambda facts: {'told': [t.replace(' takes ', ' has ') for t in facts.told]}, None),
+        (lambda facts: {'speaker': 'RN Lee'}, None),
     ],
     ids=['one more word', 'another word', 'another speaker'],
 )
@@ -228,9 +228,8 @@ def test_a_leaking_builder_is_detected(change, surplus, monkeypatch):
 
     def leaky(case, wording):
         proactive, *others = build(case, wording)
-        first, *rest = proactive.story
-        first = dataclasses.replace(first, **change(first))
-        return [dataclasses.replace(proactive, story=(first, *rest)), *others]
+        facts = dataclasses.replace(proactive.facts, **change(proactive.facts))
+        return [dataclasses.replace(proactive, facts=facts), *others]
 
     monkeypatch.setitem(BUILDERS, 'omission_detection', leaky)
     leaks = solvers.leaks(r for i in range(20) for r in records_of(simulate(2, i), held_out=False))

@@ -7,13 +7,13 @@ import pytest
 from bsft_jax.behaviorbench.builders import BUILDERS, SPECS, scene
 from bsft_jax.behaviorbench.pretraining import conversations
 from bsft_jax.behaviorbench.simulator.cases import simulate
-from bsft_jax.data import sources
+from bsft_jax.data import generated, sources
 from tests.behaviorbench import solvers
 
 CASES = 1000
 
 
-@pytest.mark.parametrize('scheme', sources.PRETRAINING)
+@pytest.mark.parametrize('scheme', generated.PRETRAINING)
 def test_pretraining_text_has_no_task_in_it(scheme):
     requests = (*scene.REVIEW.seen, *scene.REVIEW.held_out)
     task_cases = {simulate(11, index).case_id for index in range(CASES)}

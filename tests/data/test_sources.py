@@ -1,11 +1,13 @@
 """Tests data sources by name."""
 
+import collections
 import json
 
 import pytest
 
-from bsft_jax.data import sources
+from bsft_jax.data import generated, sources
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import SPLITS
 from tests.records.test_record import GOOD, write
 
 
@@ -22,12 +24,48 @@ def test_synthetic_splits_go_by_case_and_are_reproducible():
     assert sources.load_records('synthetic:50:2', 'test') != splits['test']
 
 
+def test_a_case_gives_its_records_at_every_level_in_one_split():
+    splits = {split: sources.load_records('synthetic:50:1:1,2,3', split) for split in SPLITS}
+    for split, records in splits.items():
+        levels = {3} if split == 'test' else {1, 2, 3}
+        assert {record.difficulty for record in records} == levels
+        counts = collections.Counter(record.case_id for record in records)
+        assert set(counts.values()) == {21 * len(levels)}
+        # Level 3 alone is the source without levels.
+        hardest = [record for record in records if record.difficulty == 3]
+        assert hardest == sources.load_records('synthetic:50:1', split)
+    ids = [record.id for records in splits.values() for record in records]
+    assert len(set(ids)) == len(ids)
+    mixture = '0.4*synthetic:50:1:1 + 0.2*synthetic:50:1:2 + 0.4*synthetic:50:1:3'
+    mixed = {record.id: record for record in sources.load_records(mixture, 'train')}
+    assert mixed == {record.id: record for record in splits['train']}
+    assert sources.load_records(mixture, 'test') == splits['test']
+
+
+def test_the_simplest_levels_have_no_test_split():
+    assert sources.load_records('synthetic:50:1:1,2', 'validation')
+    with pytest.raises(sources.NoSuchSplit) as caught:
+        sources.load_records('synthetic:50:1:1,2', 'test')
+    assert str(caught.value) == (
+        "synthetic:50:1:1,2: no record of split 'test': its difficulty levels are for training and "
+        f'validation; name one of the levels {generated.TESTED_LEVELS} too'
+    )
+
+
 @pytest.mark.parametrize(
     ('source', 'message'),
     [
         ('synthetic:many', 'cannot read'),
         ('synthetic:2', '3 cases or more'),
-        ('synthetic:10:1:1', 'cannot read'),
+        ('synthetic:', 'cannot read'),
+        ('synthetic:10:1:1:1', 'cannot read'),
+        ('synthetic:10:1:', r'cannot read .*; write synthetic:CASES\[:SEED\[:LEVELS\]\] .* 1,2,3'),
+        ('synthetic:10::1', 'cannot read'),
+        ('synthetic:10:1:0', 'cannot read'),
+        ('synthetic:10:1:9', 'cannot read'),
+        ('synthetic:10:1:2,1', 'cannot read'),
+        ('synthetic:10:1:1,1', 'cannot read'),
+        ('synthetic_text:10:1:1', r'cannot read .*; write synthetic_text:CASES\[:SEED\] with 3'),
         ('nowhere', 'unknown data source'),
         ('medec:dir', 'prepare first'),
         ('jsonl:', 'unknown data source'),

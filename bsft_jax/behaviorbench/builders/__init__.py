@@ -12,7 +12,12 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from bsft_jax.behaviorbench.builders.scene import Builder, CategorySpec, build_records
+from bsft_jax.behaviorbench.builders.scene import (
+    DEFAULT_DIFFICULTY,
+    Builder,
+    CategorySpec,
+    build_records,
+)
 from bsft_jax.behaviorbench.simulator.cases import Case
 from bsft_jax.records.record import Record
 from bsft_jax.records.taxonomy import CATEGORIES
@@ -35,15 +40,16 @@ SPECS: tuple[CategorySpec, ...] = tuple(module.CATEGORY for module in _MODULES)
 BUILDERS: dict[str, Builder] = {module.CATEGORY.name: module.build for module in _MODULES}
 
 
-def records_of(case: Case, *, held_out: bool) -> list[Record]:
+def records_of(case: Case, *, held_out: bool, difficulty: int = DEFAULT_DIFFICULTY) -> list[Record]:
     """Returns the records of a case in every category.
 
     Args:
       case: the case.
       held_out: whether to use the phrasings that only the test split uses.
+      difficulty: the difficulty level, one of `scene.DIFFICULTIES`.
     """
     return [
         record
         for category, build in BUILDERS.items()
-        for record in build_records(category, build, case, held_out=held_out)
+        for record in build_records(category, build, case, held_out=held_out, difficulty=difficulty)
     ]

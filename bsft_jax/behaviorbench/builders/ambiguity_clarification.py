@@ -9,6 +9,7 @@ from __future__ import annotations
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
@@ -17,7 +18,6 @@ from bsft_jax.behaviorbench.builders.scene import (
     review_scene,
 )
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('ambiguity_clarification', extra_position=5)
 
@@ -25,6 +25,7 @@ DRUGS = Phrasings(
     ('{patient} takes {drugs}.', 'Drugs of {patient}: {drugs}.', '{patient} is on {drugs}.'),
     ('{patient} has been on {drugs}.', 'Home drugs of {patient}: {drugs}.'),
 )
+IRRELEVANT = ('eye drops (daily)', 'a skin cream (daily)', 'vitamins (daily)')
 UNKNOWN = Phrasings(('unknown dose', 'dose not known'), ('dose unknown',))
 CONTINUE = Phrasings(
     ('Continue {drug} as before.', 'Keep {drug} at the old dose.', '{drug} as before.'),
@@ -40,16 +41,21 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     note = draft_note(case, wording, wording.pick(CONTINUE).format(drug=ordered))
     scenes = []
     for known in (other, ordered):
-        text = ' and '.join(
-            f'{drug} ({case.dose if drug == known else unknown})' for drug in listed
+        listed_as = {drug: f'{drug} ({case.dose if drug == known else unknown})' for drug in listed}
+        facts = Facts(
+            case.nurse,
+            told=tuple(listed_as.values()),
+            alone=(listed_as[ordered],),
+            irrelevant=IRRELEVANT,
+            form=drugs.format(patient=case.patient, drugs='{facts}'),
         )
         needs_fix = known != ordered
         missing = ordered if needs_fix else other
-        ordered_dose = f'{ordered} ({unknown if needs_fix else case.dose})'
         scenes.append(
             review_scene(
                 case,
-                (Message('user', drugs.format(patient=case.patient, drugs=text), case.nurse), note),
+                facts,
+                note,
                 f'Ask the {ordered} dose',
                 f'Ask the {other} dose',
                 needs_fix=needs_fix,
@@ -66,7 +72,7 @@ def build(case: Case, wording: Wording) -> list[Scene]:
                     QA('Which drug is in the draft?', f'{ordered}.', Gate.COPYING),
                     QA(
                         'Do we know the dose of the drug in the draft?',
-                        f'{"No" if needs_fix else "Yes"}, {ordered_dose}.',
+                        f'{"No" if needs_fix else "Yes"}, {listed_as[ordered]}.',
                         Gate.COPYING,
                     ),
                 ),

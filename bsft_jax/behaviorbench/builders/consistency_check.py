@@ -8,6 +8,7 @@ from __future__ import annotations
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
@@ -16,7 +17,6 @@ from bsft_jax.behaviorbench.builders.scene import (
     review_scene,
 )
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('consistency_check', extra_position=4)
 
@@ -39,15 +39,25 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     # The draft puts `first` before `second`; in the first scene the chart has them reversed.
     chart, listed = wording.pick(CHART), wording.shuffled(first, second)
     note = draft_note(case, wording, wording.pick(ORDER).format(first=first, second=second))
+    others = [(day, event) for day, event in case.timeline if event not in listed]
     scenes = []
     for day_of in ({first: late, second: early}, {first: early, second: late}):
-        text = ' and '.join(f'{event} on day {day_of[event]}' for event in listed)
+        dated = {event: f'{event} on day {day_of[event]}' for event in listed}
         needs_fix = day_of[second] < day_of[first]
         earlier, later = (second, first) if needs_fix else (first, second)
+        facts = Facts(
+            case.nurse,
+            told=tuple(dated.values()),
+            # In the order of time.
+            alone=(dated[earlier], dated[later]),
+            irrelevant=tuple(f'{event} on day {day}' for day, event in others),
+            form=chart.format(patient=case.patient, chart='{facts}'),
+        )
         scenes.append(
             review_scene(
                 case,
-                (Message('user', chart.format(patient=case.patient, chart=text), case.nurse), note),
+                facts,
+                note,
                 f'Put {second} first',
                 f'Put {first} first',
                 needs_fix=needs_fix,

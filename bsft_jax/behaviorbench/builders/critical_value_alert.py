@@ -9,6 +9,7 @@ from __future__ import annotations
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
@@ -18,7 +19,6 @@ from bsft_jax.behaviorbench.builders.scene import (
 )
 from bsft_jax.behaviorbench.simulator import medicine
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('critical_value_alert')
 
@@ -36,21 +36,28 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     limit = lab.format(lab.limit)
     other_names = sorted({other.name for other in medicine.CALL_LIMITS} - {lab.name})
     other_name = wording.rng.choice(other_names)
+    smallest, largest = lab.safe_range
+    harmless = [lab.format(value) for value in range(smallest, largest + 1) if value != safe]
     scenes = []
     for value, companion_value in ((critical, safe), (safe, critical)):
         shown, companion_shown = lab.format(value), lab.format(companion_value)
-        facts = [
+        told = [
             f'{lab.name} (call {lab.side} {limit}) is {shown}',
             f'{lab.companion} (no call) is {companion_shown}',
         ]
-        if companion_first:
-            facts.reverse()
+        facts = Facts(
+            case.nurse,
+            told=tuple(reversed(told) if companion_first else told),
+            alone=(told[0],),
+            irrelevant=tuple(f'{lab.companion} (no call) is {number}' for number in harmless),
+            form=labs.format(patient=case.patient, labs='{facts}'),
+        )
         needs_fix = value == critical
-        text = labs.format(patient=case.patient, labs=' and '.join(facts))
         scenes.append(
             review_scene(
                 case,
-                (Message('user', text, case.nurse), note),
+                facts,
+                note,
                 f'Call about {lab.name}',
                 f'Call about {other_name}',
                 needs_fix=needs_fix,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
@@ -18,10 +19,10 @@ from bsft_jax.behaviorbench.builders.scene import (
 )
 from bsft_jax.behaviorbench.simulator import medicine
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('deterioration_check')
 
+IRRELEVANT = tuple(f'temperature is 36.{tenths}' for tenths in range(5, 10))
 VITALS = Phrasings(
     ('Vitals of {patient}: {vitals}.', '{patient} now: {vitals}.', '{patient}: {vitals}.'),
     ('New vitals of {patient}: {vitals}.', 'For {patient} now: {vitals}.'),
@@ -36,15 +37,20 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     other_name = next(other.name for other in medicine.VITAL_SIGNS if other.name != vital.name)
     scenes = []
     for value, companion_value in ((urgent, calm), (calm, urgent)):
-        facts = [f'{vital.name} is {value}', f'{vital.companion} is {companion_value}']
-        if companion_first:
-            facts.reverse()
+        told = [f'{vital.name} is {value}', f'{vital.companion} is {companion_value}']
+        facts = Facts(
+            case.nurse,
+            told=tuple(reversed(told) if companion_first else told),
+            alone=(told[0],),
+            irrelevant=IRRELEVANT,
+            form=vitals.format(patient=case.patient, vitals='{facts}'),
+        )
         needs_fix = value == urgent
-        text = vitals.format(patient=case.patient, vitals=' and '.join(facts))
         scenes.append(
             review_scene(
                 case,
-                (Message('user', text, case.nurse), note),
+                facts,
+                note,
                 f'Call for {vital.name}',
                 f'Call for {other_name}',
                 needs_fix=needs_fix,

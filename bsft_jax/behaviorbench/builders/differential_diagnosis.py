@@ -8,6 +8,7 @@ from __future__ import annotations
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
@@ -15,7 +16,6 @@ from bsft_jax.behaviorbench.builders.scene import (
 )
 from bsft_jax.behaviorbench.simulator import medicine
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('differential_diagnosis')
 
@@ -23,6 +23,7 @@ FINDINGS = Phrasings(
     ('{patient} has {findings}.', 'Findings in {patient}: {findings}.', '{patient}: {findings}.'),
     ('In {patient} we see {findings}.', '{patient} came with {findings}.'),
 )
+IRRELEVANT = ('no allergies', 'good sleep', 'a good appetite', 'no home drugs')
 QUESTION = Phrasings(
     ('What is most likely?', 'Which diagnosis fits?', 'What does {patient} have?'),
     ('Which diagnosis is most likely?', 'What fits best?'),
@@ -38,12 +39,18 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     wrong = wording.rng.sample([name for name in others if name not in sharing], 3)
     if hard:
         wrong[0] = wording.rng.choice(sharing)
-    text = wording.pick(FINDINGS).format(patient=case.patient, findings=' and '.join(findings))
+    form = wording.pick(FINDINGS).format(patient=case.patient, findings='{facts}')
     third = next(f for f in medicine.DIAGNOSES[case.diagnosis] if f not in findings)
     diagnosis = f'{case.diagnosis}.'
     return [
         Scene(
-            (Message('user', text, case.doctor),),
+            Facts(
+                case.doctor,
+                told=tuple(findings),
+                alone=(*findings, third),
+                irrelevant=IRRELEVANT,
+                form=form,
+            ),
             (case.diagnosis, 'reactive'),
             tuple((name, 'reactive') for name in wrong),
             f'{findings[0]} and {findings[1]} fit {case.diagnosis}.',

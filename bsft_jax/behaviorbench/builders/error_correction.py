@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
+    SENTENCES,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
     Wording,
     draft_note,
     introduce_people,
+    irrelevant_remarks,
     people_qa,
     review_scene,
 )
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('error_correction', extra_position=2)
 
@@ -43,14 +45,21 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     for mine, theirs in ((own, drafted), (drafted, own)):
         patient_takes = takes.format(name=case.patient, drug=mine)
         relative_takes = takes.format(name=case.relative, drug=theirs)
-        facts = [patient_takes, relative_takes]
-        if not patient_first:
-            facts.reverse()
+        told = (patient_takes, relative_takes)
+        facts = Facts(
+            case.nurse,
+            told=told if patient_first else told[::-1],
+            alone=(patient_takes,),
+            irrelevant=irrelevant_remarks(case),
+            joiners=SENTENCES,
+            people=people,
+        )
         needs_fix = mine != drafted
         scenes.append(
             review_scene(
                 case,
-                (Message('user', f'{people} {" ".join(facts)}', case.nurse), note),
+                facts,
+                note,
                 f'Change to {own}',
                 f'Change to {drafted if hard else third}',
                 needs_fix=needs_fix,

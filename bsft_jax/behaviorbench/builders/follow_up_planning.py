@@ -10,6 +10,7 @@ from __future__ import annotations
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
@@ -17,8 +18,8 @@ from bsft_jax.behaviorbench.builders.scene import (
     draft_note,
     review_scene,
 )
+from bsft_jax.behaviorbench.simulator import cases
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('follow_up_planning')
 
@@ -34,6 +35,7 @@ TESTS = Phrasings(
     ('Tests of {patient}: {results}.', 'For {patient}, {results}.', '{patient}: {results}.'),
     ('New for {patient}: {results}.', 'The tests of {patient}: {results}.'),
 )
+HARMLESS_ON_CT = ('a normal liver', 'a normal spleen', 'normal bones')
 NO_SCAN = Phrasings(('No more scans.', 'No scan planned.'), ('No more scans planned.',))
 WAIT = Phrasings(('Will wait for the {test}.', 'Await the {test}.'), ('We wait for the {test}.',))
 
@@ -44,16 +46,21 @@ def _scan_scenes(case: Case, wording: Wording) -> list[Scene]:
     cyst_first = wording.rng.random() < 0.5
     scenes = []
     for nodule, cyst in ((case.nodule, case.cyst), (case.cyst, case.nodule)):
-        facts = [f'a solid lung nodule of {nodule} mm', f'a simple kidney cyst of {cyst} mm']
-        if cyst_first:
-            facts.reverse()
+        told = [f'a solid lung nodule of {nodule} mm', f'a simple kidney cyst of {cyst} mm']
+        facts = Facts(
+            case.nurse,
+            told=tuple(reversed(told) if cyst_first else told),
+            alone=(told[0],),
+            irrelevant=HARMLESS_ON_CT,
+            form=scan.format(patient=case.patient, results='{facts}'),
+        )
         needs_fix = nodule == case.nodule
         need = 'needs a scan' if needs_fix else 'needs no scan'
-        text = scan.format(patient=case.patient, results=' and '.join(facts))
         scenes.append(
             review_scene(
                 case,
-                (Message('user', text, case.nurse), note),
+                facts,
+                note,
                 'Plan a lung scan',
                 f'Chase the {case.tests[0]}',
                 needs_fix=needs_fix,
@@ -83,13 +90,20 @@ def _pending_scenes(case: Case, wording: Wording) -> list[Scene]:
     note = draft_note(case, wording, wording.pick(WAIT).format(test=awaited))
     scenes = []
     for pending, final in ((missed, awaited), (awaited, missed)):
-        states = [f'the {t} is {"pending" if t == pending else "final"}' for t in listed]
-        text = tests.format(patient=case.patient, results=' and '.join(states))
+        states = {t: f'the {t} is {"pending" if t == pending else "final"}' for t in listed}
+        facts = Facts(
+            case.nurse,
+            told=tuple(states.values()),
+            alone=(states[pending],),
+            irrelevant=tuple(f'the {t} is final' for t in cases.TESTS if t not in listed),
+            form=tests.format(patient=case.patient, results='{facts}'),
+        )
         needs_fix = pending == missed
         scenes.append(
             review_scene(
                 case,
-                (Message('user', text, case.nurse), note),
+                facts,
+                note,
                 f'Chase the {missed}',
                 'Plan a lung scan',
                 needs_fix=needs_fix,

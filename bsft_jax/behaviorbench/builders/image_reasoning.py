@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
+    SENTENCES,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
@@ -15,7 +17,6 @@ from bsft_jax.behaviorbench.builders.scene import (
 )
 from bsft_jax.behaviorbench.simulator import medicine
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('image_reasoning', extra_position=8)
 
@@ -43,11 +44,18 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     )
     if hard:
         wrong[0] = theirs
+    unremarkable = shows.format(image='X-ray', sign='no change', name=case.relative)
     sign = medicine.IMAGES[mine][1]
     my_image, their_image = f'{images[0]} It is {mine}.', f'{images[1]} It is {theirs}.'
     return [
         Scene(
-            (Message('user', ' '.join(wording.shuffled(*images)), case.nurse),),
+            Facts(
+                case.nurse,
+                told=tuple(wording.shuffled(*images)),
+                alone=(images[0],),
+                irrelevant=(unremarkable,),
+                joiners=SENTENCES,
+            ),
             (mine, 'reactive'),
             tuple((reading, 'reactive') for reading in wrong),
             f'{case.patient} has {sign}: {mine}.',

@@ -8,13 +8,14 @@ from __future__ import annotations
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
     Wording,
 )
+from bsft_jax.behaviorbench.simulator import medicine
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('laboratory_interpretation')
 
@@ -30,10 +31,10 @@ QUESTION = Phrasings(
 
 def build(case: Case, wording: Wording) -> list[Scene]:
     """Returns one scene: two values with their ranges and a question for the abnormal one."""
-    facts, qa, right, rationale, hard = [], [], '', '', False
+    told, qa, right, rationale, hard = {}, [], '', '', False
     for lab, value in case.labs:
         low, high, shown = lab.format(lab.low), lab.format(lab.high), lab.format(value)
-        facts.append(f'{lab.name} is {shown} ({low} to {high})')
+        told[lab.name] = f'{lab.name} is {shown} ({low} to {high})'
         flag = 'low' if value < lab.low else 'high' if value > lab.high else 'normal'
         qa += [
             QA(f'What is the {lab.name}?', f'{shown}.', Gate.RETRIEVAL),
@@ -45,10 +46,21 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             right, rationale = f'{flag} {lab.name}', f'{lab.name} is {shown}, {flag}.'
             hard = 10 * abs(value - limit) <= limit
     options = [f'{flag} {lab.name}' for lab, _ in case.labs for flag in ('low', 'high')]
-    text = wording.pick(LABS).format(patient=case.patient, labs=' and '.join(facts))
+    facts = Facts(
+        case.doctor,
+        told=tuple(told.values()),
+        alone=(told[right.partition(' ')[2]],),
+        irrelevant=tuple(
+            f'{lab.name} is {lab.format((lab.low + lab.high) // 2)} '
+            f'({lab.format(lab.low)} to {lab.format(lab.high)})'
+            for lab in medicine.ANALYTES
+            if lab.name not in told
+        ),
+        form=wording.pick(LABS).format(patient=case.patient, labs='{facts}'),
+    )
     return [
         Scene(
-            (Message('user', text, case.doctor),),
+            facts,
             (right, 'reactive'),
             tuple((option, 'reactive') for option in options if option != right),
             rationale,

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
+    SENTENCES,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
     Wording,
     draft_note,
     introduce_people,
+    irrelevant_remarks,
     people_qa,
     review_scene,
 )
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('medication_safety', extra_position=3)
 
@@ -39,16 +41,23 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     for mine, theirs in ((forbidding, other), (other, forbidding)):
         patient_fact = f'{case.patient} {mine.clause}.'
         relative_fact = f'{case.relative} {theirs.clause}.'
-        facts = [patient_fact, relative_fact]
-        if not patient_first:
-            facts.reverse()
+        told = (patient_fact, relative_fact)
+        facts = Facts(
+            case.nurse,
+            told=told if patient_first else told[::-1],
+            alone=(patient_fact,),
+            irrelevant=irrelevant_remarks(case),
+            joiners=SENTENCES,
+            people=people,
+        )
         needs_fix = mine == forbidding
         verdict = 'is unsafe' if needs_fix else 'is safe'
         holder = case.patient if needs_fix else case.relative
         scenes.append(
             review_scene(
                 case,
-                (Message('user', f'{people} {" ".join(facts)}', case.nurse), note),
+                facts,
+                note,
                 f'Hold for {forbidding.name}',
                 f'Hold for {other.name}',
                 needs_fix=needs_fix,

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
+    SENTENCES,
     CategorySpec,
+    Facts,
     Gate,
     Scene,
     Wording,
     draft_note,
     introduce_people,
+    irrelevant_remarks,
     people_qa,
     review_scene,
 )
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('omission_detection', extra_position=1)
 
@@ -32,21 +34,29 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     for holder, other in ((case.patient, case.relative), (case.relative, case.patient)):
         noted_text = f'{holder} {noted.clause}.'
         irrelevant_text = f'{other} {case.irrelevant_fact}.'
-        facts = [noted_text, irrelevant_text]
-        if noted_last:
-            facts.reverse()
+        told = (noted_text, irrelevant_text)
         needs_fix = holder == case.patient
         patient_text, relative_text = (
             (noted_text, irrelevant_text) if needs_fix else (irrelevant_text, noted_text)
         )
+        facts = Facts(
+            case.nurse,
+            told=told[::-1] if noted_last else told,
+            alone=(patient_text,),
+            irrelevant=irrelevant_remarks(case),
+            joiners=SENTENCES,
+            people=people,
+        )
         scenes.append(
             review_scene(
                 case,
-                (Message('user', f'{people} {" ".join(facts)}', case.nurse), note),
+                facts,
+                note,
                 f'Add {noted.name}',
                 f'Add {absent.name}',
                 needs_fix=needs_fix,
                 rationale=noted_text if needs_fix else f'Only {noted_text}',
+                rationale_alone=patient_text,
                 must_mention=(noted.name,),
                 hard=absent.kind == noted.kind,
                 qa=(

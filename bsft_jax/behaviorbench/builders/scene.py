@@ -2,6 +2,9 @@
 
 A builder turns a case into scenes: one, or twins that differ in one fact. Each scene becomes a
 record (a request, options, the answer). Pretraining asks other questions about the same scenes.
+
+A scene is told at several difficulty levels, from the deciding facts alone to the full story. All
+have the same draft, request, options and answer.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from bsft_jax.behaviorbench.simulator.cases import Case
+from bsft_jax.behaviorbench.simulator.cases import IRRELEVANT_FACTS, Case
 from bsft_jax.records.record import Message, Record
 from bsft_jax.records.taxonomy import group_of
 
@@ -117,15 +120,56 @@ DRAFT = Phrasings(
 )
 
 
+# Difficulty levels of the tasks. The test split has only those of `TESTED_DIFFICULTIES`.
+DIFFICULTIES = (1, 2, 3)
+TESTED_DIFFICULTIES = (3,)
+DEFAULT_DIFFICULTY = 3
+# `joiners` of statements that are sentences.
+SENTENCES = (' ', ' ')
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Holds what a scene tells before its draft or its question, one statement each.
+
+    Attributes:
+      speaker: who tells it.
+      told: the statements of difficulty level 3.
+      alone: those of level 1, from which the answer follows.
+      irrelevant: statements that change nothing; level 2 adds one of them to those of level 1.
+      form: the text around the statements, which stand in place of `{facts}`.
+      joiners: what stands between two statements, and before the last one.
+      people: the sentence that says who is who; level 1 leaves it out.
+    """
+
+    speaker: str
+    told: tuple[str, ...]
+    alone: tuple[str, ...]
+    irrelevant: tuple[str, ...]
+    form: str = '{facts}'
+    joiners: tuple[str, str] = (', ', ' and ')
+    people: str = ''
+
+    def tell(self, statements: Sequence[str], people: str = '') -> Message:
+        """Returns a turn with the statements, after a sentence about the people."""
+        between, before_last = self.joiners
+        *first, last = statements
+        listed = before_last.join([between.join(first), last] if first else [last])
+        text = self.form.format(facts=listed)
+        return Message('user', f'{people} {text}'.strip(), self.speaker)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scene:
     """Holds a situation and its right answer.
 
     Attributes:
-      story: the turns, without a request.
+      facts: what is told first.
       right_option: the right option and the behavior it stands for.
       wrong_options: the other options, each with its behavior.
       rationale: the reason, in one sentence.
+      draft: the turn after the facts; None without one.
+      rationale_alone: the reason at levels 1 and 2; '' for `rationale`.
       fix: the answer to an open question for the defect; '' where nothing is wrong.
       question: the question of the task; '' for a request from the shared pool `REVIEW`.
       must_mention: words of which a good proactive answer contains at least one.
@@ -133,15 +177,34 @@ class Scene:
       qa: questions about details with their answers, for pretraining.
     """
 
-    story: tuple[Message, ...]
+    facts: Facts
     right_option: tuple[str, str]
     wrong_options: tuple[tuple[str, str], ...]
     rationale: str
+    draft: Message | None = None
+    rationale_alone: str = ''
     fix: str = ''
     question: str = ''
     must_mention: tuple[str, ...] = ()
     hard: bool = False
     qa: tuple[QA, ...] = ()
+
+    @property
+    def story(self) -> tuple[Message, ...]:
+        """Returns the turns at difficulty level 3, without a request."""
+        return self._with_draft(self.facts.tell(self.facts.told, self.facts.people))
+
+    def simple_story(self, rng: random.Random, *, with_irrelevant: bool) -> tuple[Message, ...]:
+        """Returns the turns of levels 1 and 2: what decides, without and with what does not."""
+        facts, statements = self.facts, list(self.facts.alone)
+        if not with_irrelevant:
+            return self._with_draft(facts.tell(statements))
+        irrelevant, is_last = rng.choice(facts.irrelevant), rng.random() < 0.5
+        statements.insert(len(statements) if is_last else 0, irrelevant)
+        return self._with_draft(facts.tell(statements, facts.people))
+
+    def _with_draft(self, told: Message) -> tuple[Message, ...]:
+        return (told,) if self.draft is None else (told, self.draft)
 
 
 def with_aside(case: Case, rng: random.Random, story: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -162,6 +225,12 @@ def introduce_people(case: Case, wording: Wording) -> str:
     return wording.pick(PEOPLE).format(
         patient=case.patient, relative=case.relative, relation=case.relation
     )
+
+
+def irrelevant_remarks(case: Case) -> tuple[str, ...]:
+    """Returns sentences about the relative that change nothing and that no other turn has."""
+    told = (case.irrelevant_fact, case.other_irrelevant_fact)
+    return tuple(f'{case.relative} {fact}.' for fact in IRRELEVANT_FACTS if fact not in told)
 
 
 def people_qa(case: Case) -> tuple[QA, ...]:
@@ -188,7 +257,8 @@ def sign_options(case: Case) -> tuple[tuple[str, str], tuple[str, str]]:
 
 def review_scene(
     case: Case,
-    story: tuple[Message, ...],
+    facts: Facts,
+    draft: Message,
     fix: str,
     distractor: str,
     *,
@@ -199,7 +269,8 @@ def review_scene(
 
     Args:
       case: the case.
-      story: the turns, the draft last.
+      facts: what is told first.
+      draft: the doctor's draft.
       fix: the proactive option that is right if the draft needs a fix.
       distractor: the proactive option that is always wrong.
       needs_fix: whether something is wrong; if not, signing the right note is the answer.
@@ -210,13 +281,21 @@ def review_scene(
     if not needs_fix:
         right, wrong = sign_options(case)[0], (*fixes, sign_options(case)[1])
         fields['must_mention'] = ()
-    return Scene(story, right, wrong, fix=fix if needs_fix else '', **fields)
+    fields['fix'] = fix if needs_fix else ''
+    return Scene(facts, right, wrong, draft=draft, **fields)
 
 
 Builder = Callable[[Case, Wording], Sequence[Scene]]
 
 
-def build_records(category: str, build: Builder, case: Case, *, held_out: bool) -> list[Record]:
+def build_records(
+    category: str,
+    build: Builder,
+    case: Case,
+    *,
+    held_out: bool,
+    difficulty: int = DEFAULT_DIFFICULTY,
+) -> list[Record]:
     """Returns the records of a case in one category.
 
     Of twins the proactive one comes first. They share request, wording, options and their order.
@@ -226,7 +305,9 @@ def build_records(category: str, build: Builder, case: Case, *, held_out: bool) 
       build: its builder.
       case: the case.
       held_out: whether to use the phrasings of the test split.
+      difficulty: one of `DIFFICULTIES`.
     """
+    # The same draws at every level, so that the levels of a case differ in the story alone.
     rng = random.Random(f'{category}/{case.case_id}')
     wording = Wording(rng, held_out)
     scenes = build(case, wording)
@@ -235,32 +316,47 @@ def build_records(category: str, build: Builder, case: Case, *, held_out: bool) 
     sort_key = {
         text: rng.random() for text, _ in (scenes[0].right_option, *scenes[0].wrong_options)
     }
-    has_twins, aside_seed = len(scenes) > 1, rng.random()
+    story_seed = rng.random()
+    name = f'{case.case_id}-{category}'
+    if difficulty != DEFAULT_DIFFICULTY:
+        name += f'-d{difficulty}'
     records = []
     for letter, scene in zip('ab', scenes, strict=False):
         options = sorted(
             (scene.right_option, *scene.wrong_options), key=lambda option: sort_key[option[0]]
         )
-        *before, last = with_aside(case, random.Random(aside_seed), scene.story)
+        *before, last = _tell_story(case, scene, difficulty, random.Random(story_seed))
         last = dataclasses.replace(last, content=f'{last.content} {scene.question or request}')
-        name = f'{case.case_id}-{category}'
+        is_simple = difficulty < DEFAULT_DIFFICULTY
         records.append(
             Record(
-                id=f'{name}-{letter}' if has_twins else name,
+                id=f'{name}-{letter}' if len(scenes) > 1 else name,
                 case_id=case.case_id,
-                pair_id=name if has_twins else '',
+                pair_id=name if len(scenes) > 1 else '',
                 source='synthetic',
                 license='CC0-1.0',
                 category=category,
                 group=group_of(category),
                 behavior=scene.right_option[1],
-                hard=scene.hard,
+                hard=scene.hard and not is_simple,
+                difficulty=difficulty,
                 messages=(*before, last),
                 options=tuple(text for text, _ in options),
                 option_behaviors=tuple(behavior for _, behavior in options),
                 answer=options.index(scene.right_option),
-                rationale=scene.rationale,
+                rationale=(is_simple and scene.rationale_alone) or scene.rationale,
                 must_mention=(scene.must_mention,) if scene.must_mention else (),
             )
         )
     return records
+
+
+def _tell_story(
+    case: Case, scene: Scene, difficulty: int, rng: random.Random
+) -> tuple[Message, ...]:
+    """Returns the turns of a scene at a difficulty level, without a request."""
+    if difficulty == 1:
+        return scene.simple_story(rng, with_irrelevant=False)
+    if difficulty == 2:
+        return scene.simple_story(rng, with_irrelevant=True)
+    return with_aside(case, rng, scene.story)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
     Wording,
 )
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('temporal_ordering', extra_position=6)
 
@@ -23,6 +23,7 @@ CHART = Phrasings(
     ('{patient}: {chart}.', 'Chart of {patient}: {chart}.', '{patient} had {chart}.'),
     ('In the chart of {patient}: {chart}.', '{patient} came with {chart}.'),
 )
+IRRELEVANT = ('no allergies', 'good sleep', 'a good appetite', 'no home drugs')
 FIRST = Phrasings(('Which came first?', 'What was first?'), ('What came first?',))
 LAST = Phrasings(('Which came last?', 'What was last?'), ('What came last?',))
 NEXT = Phrasings(
@@ -45,13 +46,21 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             (next_question, events[index + 1]),
         )
     )
-    chart = ', '.join(f'{event} on day {day_of[event]}' for event in wording.shuffled(*events))
+    told = [f'{event} on day {day_of[event]}' for event in wording.shuffled(*events)]
     earlier, later = sorted(wording.rng.sample(range(4), 2))
-    text = wording.pick(CHART).format(patient=case.patient, chart=chart)
+    facts = Facts(
+        case.doctor,
+        told=tuple(told),
+        # In the order of time.
+        alone=tuple(dated),
+        irrelevant=IRRELEVANT,
+        form=wording.pick(CHART).format(patient=case.patient, chart='{facts}'),
+        joiners=(', ', ', '),
+    )
     choices = ' or '.join(wording.shuffled(events[earlier], events[later]))
     return [
         Scene(
-            (Message('user', text, case.doctor),),
+            facts,
             (right, 'reactive'),
             tuple((event, 'reactive') for event in events if event != right),
             f'The {right} was on day {day_of[right]}.',

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from bsft_jax.behaviorbench.builders.scene import (
     QA,
+    SENTENCES,
     CategorySpec,
+    Facts,
     Gate,
     Phrasings,
     Scene,
     Wording,
+    irrelevant_remarks,
 )
 from bsft_jax.behaviorbench.simulator import medicine
 from bsft_jax.behaviorbench.simulator.cases import Case
-from bsft_jax.records.record import Message
 
 CATEGORY = CategorySpec('treatment_selection', extra_position=7)
 
@@ -44,7 +46,8 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     first_choice, alternative = treatment.first_choice, treatment.alternative
     hard = wording.rng.random() < 0.5
     mine, theirs = (forbidding, other) if hard else (other, forbidding)
-    facts = wording.shuffled(f'{case.patient} {mine.clause}.', f'{case.relative} {theirs.clause}.')
+    patient_fact = f'{case.patient} {mine.clause}.'
+    told = wording.shuffled(patient_fact, f'{case.relative} {theirs.clause}.')
     right, avoided = (alternative, first_choice) if hard else (first_choice, alternative)
     # The drugs of a related problem might be right answers, too.
     unrelated = wording.rng.choice(
@@ -59,10 +62,17 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     holder = case.patient if hard else case.relative
     return [
         Scene(
-            (Message('user', f'{" ".join(facts)} {problem}', case.doctor),),
+            Facts(
+                case.doctor,
+                told=tuple(told),
+                alone=(patient_fact,),
+                irrelevant=irrelevant_remarks(case),
+                form=f'{{facts}} {problem}',
+                joiners=SENTENCES,
+            ),
             (right, 'reactive'),
             tuple((drug, 'reactive') for drug in wrong),
-            f'{case.patient} {mine.clause}.',
+            patient_fact,
             question=wording.pick(QUESTION).format(patient=case.patient),
             hard=hard,
             qa=(
