@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bsft_jax.behaviorbench import splits
 from bsft_jax.behaviorbench.builders import records_of
-from bsft_jax.behaviorbench.builders.scene import (
+from bsft_jax.behaviorbench.builders.difficulty import (
     DEFAULT_DIFFICULTY,
     DIFFICULTIES,
     TESTED_DIFFICULTIES,

@@ -12,12 +12,8 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from bsft_jax.behaviorbench.builders.scene import (
-    DEFAULT_DIFFICULTY,
-    Builder,
-    CategorySpec,
-    build_records,
-)
+from bsft_jax.behaviorbench.builders.difficulty import DEFAULT_DIFFICULTY, build_records
+from bsft_jax.behaviorbench.builders.scene import Builder, CategorySpec
 from bsft_jax.behaviorbench.simulator.cases import Case
 from bsft_jax.records.record import Record
 from bsft_jax.records.taxonomy import CATEGORIES
@@ -46,7 +42,7 @@ def records_of(case: Case, *, held_out: bool, difficulty: int = DEFAULT_DIFFICUL
     Args:
       case: the case.
       held_out: whether to use the phrasings that only the test split uses.
-      difficulty: the difficulty level, one of `scene.DIFFICULTIES`.
+      difficulty: the difficulty level, one of `difficulty.DIFFICULTIES`.
     """
     return [
         record

@@ -48,6 +48,7 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             alone=(listed_as[ordered],),
             irrelevant=IRRELEVANT,
             form=drugs.format(patient=case.patient, drugs='{facts}'),
+            charted=tuple(f'Home med: {text} PO daily.' for text in listed_as.values()),
         )
         needs_fix = known != ordered
         missing = ordered if needs_fix else other

@@ -52,6 +52,7 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             alone=(dated[earlier], dated[later]),
             irrelevant=tuple(f'{event} on day {day}' for day, event in others),
             form=chart.format(patient=case.patient, chart='{facts}'),
+            charted=tuple(f'Day {day_of[event]}: {event}.' for event in listed),
         )
         scenes.append(
             review_scene(

@@ -45,12 +45,19 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             f'{lab.name} (call {lab.side} {limit}) is {shown}',
             f'{lab.companion} (no call) is {companion_shown}',
         ]
+        charted = [
+            f'{medicine.chart_value(lab.name, shown)} (call {lab.side} {limit}).',
+            f'{medicine.chart_value(lab.companion, companion_shown)} (no call).',
+        ]
         facts = Facts(
             case.nurse,
             told=tuple(reversed(told) if companion_first else told),
             alone=(told[0],),
             irrelevant=tuple(f'{lab.companion} (no call) is {number}' for number in harmless),
             form=labs.format(patient=case.patient, labs='{facts}'),
+            charted=tuple(reversed(charted) if companion_first else charted),
+            section='findings',
+            clashes=('labs',),
         )
         needs_fix = value == critical
         scenes.append(

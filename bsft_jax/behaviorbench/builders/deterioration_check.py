@@ -38,12 +38,19 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     scenes = []
     for value, companion_value in ((urgent, calm), (calm, urgent)):
         told = [f'{vital.name} is {value}', f'{vital.companion} is {companion_value}']
+        charted = [
+            f'{medicine.chart_value(vital.name, value)}.',
+            f'{medicine.chart_value(vital.companion, companion_value)}.',
+        ]
         facts = Facts(
             case.nurse,
             told=tuple(reversed(told) if companion_first else told),
             alone=(told[0],),
             irrelevant=IRRELEVANT,
             form=vitals.format(patient=case.patient, vitals='{facts}'),
+            charted=tuple(reversed(charted) if companion_first else charted),
+            section='findings',
+            clashes=('vitals',),
         )
         needs_fix = value == urgent
         scenes.append(

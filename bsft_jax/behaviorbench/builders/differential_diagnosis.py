@@ -50,6 +50,8 @@ def build(case: Case, wording: Wording) -> list[Scene]:
                 alone=(*findings, third),
                 irrelevant=IRRELEVANT,
                 form=form,
+                charted=tuple(f'Pos. for {finding}.' for finding in findings),
+                clashes=('vitals', 'labs', 'exam'),
             ),
             (case.diagnosis, 'reactive'),
             tuple((name, 'reactive') for name in wrong),

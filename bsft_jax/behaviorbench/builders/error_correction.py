@@ -46,6 +46,10 @@ def build(case: Case, wording: Wording) -> list[Scene]:
         patient_takes = takes.format(name=case.patient, drug=mine)
         relative_takes = takes.format(name=case.relative, drug=theirs)
         told = (patient_takes, relative_takes)
+        charted = tuple(
+            takes.format(name=name, drug=f'{drug} {case.dose} PO daily')
+            for name, drug in ((case.patient, mine), (case.relative, theirs))
+        )
         facts = Facts(
             case.nurse,
             told=told if patient_first else told[::-1],
@@ -53,6 +57,7 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             irrelevant=irrelevant_remarks(case),
             joiners=SENTENCES,
             people=people,
+            charted=charted if patient_first else charted[::-1],
         )
         needs_fix = mine != drafted
         scenes.append(

@@ -47,12 +47,15 @@ def _scan_scenes(case: Case, wording: Wording) -> list[Scene]:
     scenes = []
     for nodule, cyst in ((case.nodule, case.cyst), (case.cyst, case.nodule)):
         told = [f'a solid lung nodule of {nodule} mm', f'a simple kidney cyst of {cyst} mm']
+        charted = [f'CT: solid lung nodule {nodule} mm.', f'CT: simple kidney cyst {cyst} mm.']
         facts = Facts(
             case.nurse,
             told=tuple(reversed(told) if cyst_first else told),
             alone=(told[0],),
             irrelevant=HARMLESS_ON_CT,
             form=scan.format(patient=case.patient, results='{facts}'),
+            charted=tuple(reversed(charted) if cyst_first else charted),
+            section='findings',
         )
         needs_fix = nodule == case.nodule
         need = 'needs a scan' if needs_fix else 'needs no scan'
@@ -97,6 +100,11 @@ def _pending_scenes(case: Case, wording: Wording) -> list[Scene]:
             alone=(states[pending],),
             irrelevant=tuple(f'the {t} is final' for t in cases.TESTS if t not in listed),
             form=tests.format(patient=case.patient, results='{facts}'),
+            charted=tuple(
+                f'{t.capitalize()}: {"pending" if t == pending else "final"}.' for t in listed
+            ),
+            section='findings',
+            clashes=('labs',),
         )
         needs_fix = pending == missed
         scenes.append(

@@ -47,14 +47,18 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     unremarkable = shows.format(image='X-ray', sign='no change', name=case.relative)
     sign = medicine.IMAGES[mine][1]
     my_image, their_image = f'{images[0]} It is {mine}.', f'{images[1]} It is {theirs}.'
+    told = wording.shuffled(*images)
     return [
         Scene(
             Facts(
                 case.nurse,
-                told=tuple(wording.shuffled(*images)),
+                told=tuple(told),
                 alone=(images[0],),
                 irrelevant=(unremarkable,),
                 joiners=SENTENCES,
+                charted=tuple(told),
+                section='findings',
+                clashes=('vitals', 'labs', 'exam'),
             ),
             (mine, 'reactive'),
             tuple((reading, 'reactive') for reading in wrong),

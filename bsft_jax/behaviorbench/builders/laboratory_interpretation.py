@@ -31,10 +31,11 @@ QUESTION = Phrasings(
 
 def build(case: Case, wording: Wording) -> list[Scene]:
     """Returns one scene: two values with their ranges and a question for the abnormal one."""
-    told, qa, right, rationale, hard = {}, [], '', '', False
+    told, charted, qa, right, rationale, hard = {}, [], [], '', '', False
     for lab, value in case.labs:
         low, high, shown = lab.format(lab.low), lab.format(lab.high), lab.format(value)
         told[lab.name] = f'{lab.name} is {shown} ({low} to {high})'
+        charted.append(f'{medicine.chart_value(lab.name, shown)} ({low} to {high}).')
         flag = 'low' if value < lab.low else 'high' if value > lab.high else 'normal'
         qa += [
             QA(f'What is the {lab.name}?', f'{shown}.', Gate.RETRIEVAL),
@@ -57,6 +58,9 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             if lab.name not in told
         ),
         form=wording.pick(LABS).format(patient=case.patient, labs='{facts}'),
+        charted=tuple(charted),
+        section='findings',
+        clashes=('labs',),
     )
     return [
         Scene(

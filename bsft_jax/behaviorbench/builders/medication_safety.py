@@ -42,6 +42,7 @@ def build(case: Case, wording: Wording) -> list[Scene]:
         patient_fact = f'{case.patient} {mine.clause}.'
         relative_fact = f'{case.relative} {theirs.clause}.'
         told = (patient_fact, relative_fact)
+        charted = (f'{case.patient}: {mine.charted}.', f'{case.relative}: {theirs.charted}.')
         facts = Facts(
             case.nurse,
             told=told if patient_first else told[::-1],
@@ -49,6 +50,7 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             irrelevant=irrelevant_remarks(case),
             joiners=SENTENCES,
             people=people,
+            charted=charted if patient_first else charted[::-1],
         )
         needs_fix = mine == forbidding
         verdict = 'is unsafe' if needs_fix else 'is safe'

@@ -39,6 +39,7 @@ def build(case: Case, wording: Wording) -> list[Scene]:
         patient_text, relative_text = (
             (noted_text, irrelevant_text) if needs_fix else (irrelevant_text, noted_text)
         )
+        charted = (f'{holder}: {noted.charted}.', f'{other}: {case.irrelevant_fact}.')
         facts = Facts(
             case.nurse,
             told=told[::-1] if noted_last else told,
@@ -46,6 +47,7 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             irrelevant=irrelevant_remarks(case),
             joiners=SENTENCES,
             people=people,
+            charted=charted[::-1] if noted_last else charted,
         )
         scenes.append(
             review_scene(

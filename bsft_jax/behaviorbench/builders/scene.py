@@ -2,9 +2,6 @@
 
 A builder turns a case into scenes: one, or twins that differ in one fact. Each scene becomes a
 record (a request, options, the answer). Pretraining asks other questions about the same scenes.
-
-A scene is told at several difficulty levels, from the deciding facts alone to the full story. All
-have the same draft, request, options and answer.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bsft_jax.behaviorbench.simulator.cases import IRRELEVANT_FACTS, Case
-from bsft_jax.records.record import Message, Record
+from bsft_jax.records.record import Message
 from bsft_jax.records.taxonomy import group_of
 
 
@@ -120,10 +117,6 @@ DRAFT = Phrasings(
 )
 
 
-# Difficulty levels of the tasks. The test split has only those of `TESTED_DIFFICULTIES`.
-DIFFICULTIES = (1, 2, 3)
-TESTED_DIFFICULTIES = (3,)
-DEFAULT_DIFFICULTY = 3
 # `joiners` of statements that are sentences.
 SENTENCES = (' ', ' ')
 
@@ -140,6 +133,9 @@ class Facts:
       form: the text around the statements, which stand in place of `{facts}`.
       joiners: what stands between two statements, and before the last one.
       people: the sentence that says who is who; level 1 leaves it out.
+      charted: the statements of level 4, sentences as a note has them, in the order of `told`.
+      section: the section of the note they stand in, a key of `notes.SECTIONS`.
+      clashes: topics of remarks that may contradict the facts, of `remarks.Topic`.
     """
 
     speaker: str
@@ -149,6 +145,9 @@ class Facts:
     form: str = '{facts}'
     joiners: tuple[str, str] = (', ', ' and ')
     people: str = ''
+    charted: tuple[str, ...] = ()
+    section: str = 'history'
+    clashes: tuple[str, ...] = ()
 
     def tell(self, statements: Sequence[str], people: str = '') -> Message:
         """Returns a turn with the statements, after a sentence about the people."""
@@ -192,18 +191,10 @@ class Scene:
     @property
     def story(self) -> tuple[Message, ...]:
         """Returns the turns at difficulty level 3, without a request."""
-        return self._with_draft(self.facts.tell(self.facts.told, self.facts.people))
+        return self.with_draft(self.facts.tell(self.facts.told, self.facts.people))
 
-    def simple_story(self, rng: random.Random, *, with_irrelevant: bool) -> tuple[Message, ...]:
-        """Returns the turns of levels 1 and 2: what decides, without and with what does not."""
-        facts, statements = self.facts, list(self.facts.alone)
-        if not with_irrelevant:
-            return self._with_draft(facts.tell(statements))
-        irrelevant, is_last = rng.choice(facts.irrelevant), rng.random() < 0.5
-        statements.insert(len(statements) if is_last else 0, irrelevant)
-        return self._with_draft(facts.tell(statements, facts.people))
-
-    def _with_draft(self, told: Message) -> tuple[Message, ...]:
+    def with_draft(self, told: Message) -> tuple[Message, ...]:
+        """Returns the turn that tells the facts, and the draft where there is one."""
         return (told,) if self.draft is None else (told, self.draft)
 
 
@@ -286,77 +277,3 @@ def review_scene(
 
 
 Builder = Callable[[Case, Wording], Sequence[Scene]]
-
-
-def build_records(
-    category: str,
-    build: Builder,
-    case: Case,
-    *,
-    held_out: bool,
-    difficulty: int = DEFAULT_DIFFICULTY,
-) -> list[Record]:
-    """Returns the records of a case in one category.
-
-    Of twins the proactive one comes first. They share request, wording, options and their order.
-
-    Args:
-      category: name of the category.
-      build: its builder.
-      case: the case.
-      held_out: whether to use the phrasings of the test split.
-      difficulty: one of `DIFFICULTIES`.
-    """
-    # The same draws at every level, so that the levels of a case differ in the story alone.
-    rng = random.Random(f'{category}/{case.case_id}')
-    wording = Wording(rng, held_out)
-    scenes = build(case, wording)
-    request = wording.pick(REVIEW)
-    # Drawn once per option text, so that twins list the same options in the same order.
-    sort_key = {
-        text: rng.random() for text, _ in (scenes[0].right_option, *scenes[0].wrong_options)
-    }
-    story_seed = rng.random()
-    name = f'{case.case_id}-{category}'
-    if difficulty != DEFAULT_DIFFICULTY:
-        name += f'-d{difficulty}'
-    records = []
-    for letter, scene in zip('ab', scenes, strict=False):
-        options = sorted(
-            (scene.right_option, *scene.wrong_options), key=lambda option: sort_key[option[0]]
-        )
-        *before, last = _tell_story(case, scene, difficulty, random.Random(story_seed))
-        last = dataclasses.replace(last, content=f'{last.content} {scene.question or request}')
-        is_simple = difficulty < DEFAULT_DIFFICULTY
-        records.append(
-            Record(
-                id=f'{name}-{letter}' if len(scenes) > 1 else name,
-                case_id=case.case_id,
-                pair_id=name if len(scenes) > 1 else '',
-                source='synthetic',
-                license='CC0-1.0',
-                category=category,
-                group=group_of(category),
-                behavior=scene.right_option[1],
-                hard=scene.hard and not is_simple,
-                difficulty=difficulty,
-                messages=(*before, last),
-                options=tuple(text for text, _ in options),
-                option_behaviors=tuple(behavior for _, behavior in options),
-                answer=options.index(scene.right_option),
-                rationale=(is_simple and scene.rationale_alone) or scene.rationale,
-                must_mention=(scene.must_mention,) if scene.must_mention else (),
-            )
-        )
-    return records
-
-
-def _tell_story(
-    case: Case, scene: Scene, difficulty: int, rng: random.Random
-) -> tuple[Message, ...]:
-    """Returns the turns of a scene at a difficulty level, without a request."""
-    if difficulty == 1:
-        return scene.simple_story(rng, with_irrelevant=False)
-    if difficulty == 2:
-        return scene.simple_story(rng, with_irrelevant=True)
-    return with_aside(case, rng, scene.story)

@@ -46,16 +46,17 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             (next_question, events[index + 1]),
         )
     )
-    told = [f'{event} on day {day_of[event]}' for event in wording.shuffled(*events)]
+    listed = wording.shuffled(*events)
     earlier, later = sorted(wording.rng.sample(range(4), 2))
     facts = Facts(
         case.doctor,
-        told=tuple(told),
+        told=tuple(f'{event} on day {day_of[event]}' for event in listed),
         # In the order of time.
         alone=tuple(dated),
         irrelevant=IRRELEVANT,
         form=wording.pick(CHART).format(patient=case.patient, chart='{facts}'),
         joiners=(', ', ', '),
+        charted=tuple(f'Day {day_of[event]}: {event}.' for event in listed),
     )
     choices = ' or '.join(wording.shuffled(events[earlier], events[later]))
     return [

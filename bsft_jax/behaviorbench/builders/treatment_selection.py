@@ -47,7 +47,11 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     hard = wording.rng.random() < 0.5
     mine, theirs = (forbidding, other) if hard else (other, forbidding)
     patient_fact = f'{case.patient} {mine.clause}.'
-    told = wording.shuffled(patient_fact, f'{case.relative} {theirs.clause}.')
+    charted = {
+        patient_fact: f'{case.patient}: {mine.charted}.',
+        f'{case.relative} {theirs.clause}.': f'{case.relative}: {theirs.charted}.',
+    }
+    told = wording.shuffled(*charted)
     right, avoided = (alternative, first_choice) if hard else (first_choice, alternative)
     # The drugs of a related problem might be right answers, too.
     unrelated = wording.rng.choice(
@@ -69,6 +73,8 @@ def build(case: Case, wording: Wording) -> list[Scene]:
                 irrelevant=irrelevant_remarks(case),
                 form=f'{{facts}} {problem}',
                 joiners=SENTENCES,
+                charted=(*(charted[text] for text in told), problem),
+                clashes=('vitals', 'exam'),
             ),
             (right, 'reactive'),
             tuple((drug, 'reactive') for drug in wrong),

@@ -19,6 +19,7 @@ class Hazard:
       clause: completes a sentence that begins with the person's name: `Ana {clause}`.
       name: names the hazard in options.
       kind: groups hazards that are easily mistaken for each other.
+      charted: the fact as a clinical note writes it after the person's name and a colon.
       forbidden_drugs: drugs that this person should not be given. No drug is forbidden by two
         hazards.
       compatible_with: names of other hazards with which the forbidden drugs are not a problem.
@@ -27,6 +28,7 @@ class Hazard:
     clause: str
     name: str
     kind: str
+    charted: str
     forbidden_drugs: tuple[str, ...] = ()
     compatible_with: tuple[str, ...] = ()
 
@@ -45,6 +47,7 @@ HAZARDS = (
         clause='is allergic to penicillin',
         name=PENICILLIN,
         kind='allergy',
+        charted='PCN allergy',
         forbidden_drugs=('amoxicillin', 'ampicillin'),
         compatible_with=(SULFA, NITRO, PHENELZINE, ASTHMA, KIDNEY, PREGNANCY),
     ),
@@ -52,6 +55,7 @@ HAZARDS = (
         clause='is allergic to sulfa',
         name=SULFA,
         kind='allergy',
+        charted='sulfa allergy',
         forbidden_drugs=('cotrimoxazole', 'sulfadiazine'),
         compatible_with=(PENICILLIN, NITRO, PHENELZINE),
     ),
@@ -59,6 +63,7 @@ HAZARDS = (
         clause='takes warfarin',
         name=WARFARIN,
         kind='drug',
+        charted='on warfarin 5 mg PO daily',
         forbidden_drugs=('ibuprofen', 'naproxen'),
         compatible_with=(PENICILLIN, SULFA, PHENELZINE),
     ),
@@ -66,6 +71,7 @@ HAZARDS = (
         clause='takes nitroglycerin',
         name=NITRO,
         kind='drug',
+        charted='on nitroglycerin 0.4 mg SL PRN',
         forbidden_drugs=('sildenafil', 'tadalafil'),
         compatible_with=(PENICILLIN, SULFA, WARFARIN, ASTHMA),
     ),
@@ -73,6 +79,7 @@ HAZARDS = (
         clause='takes phenelzine',
         name=PHENELZINE,
         kind='drug',
+        charted='on phenelzine 15 mg PO TID',
         forbidden_drugs=('sertraline', 'fluoxetine'),
         compatible_with=(PENICILLIN, SULFA, NITRO, ASTHMA),
     ),
@@ -80,6 +87,7 @@ HAZARDS = (
         clause='has asthma',
         name=ASTHMA,
         kind='condition',
+        charted='asthma since childhood',
         forbidden_drugs=('propranolol', 'nadolol'),
         compatible_with=(PENICILLIN, SULFA, NITRO),
     ),
@@ -87,6 +95,7 @@ HAZARDS = (
         clause='has kidney failure',
         name=KIDNEY,
         kind='condition',
+        charted='kidney failure, HD 3x/wk',
         forbidden_drugs=('metformin', 'nitrofurantoin'),
         compatible_with=(PENICILLIN, SULFA, WARFARIN, NITRO, PHENELZINE, ASTHMA),
     ),
@@ -94,6 +103,7 @@ HAZARDS = (
         clause='is pregnant',
         name=PREGNANCY,
         kind='condition',
+        charted='pregnant, G1P0, 20 wk',
         forbidden_drugs=('lisinopril', 'enalapril'),
         compatible_with=(PENICILLIN, SULFA, WARFARIN, NITRO, ASTHMA),
     ),
@@ -102,10 +112,10 @@ HAZARD_BY_NAME = {hazard.name: hazard for hazard in HAZARDS}
 
 # Facts that every note must carry, too, but that forbid no drug here.
 OTHER_NOTED_FACTS = (
-    Hazard('has a pacemaker', 'pacemaker', 'implant'),
-    Hazard('has a heart valve', 'heart valve', 'implant'),
-    Hazard('has one kidney', 'one kidney', 'condition'),
-    Hazard('is allergic to latex', 'latex allergy', 'allergy'),
+    Hazard('has a pacemaker', 'pacemaker', 'implant', 'PPM (pacemaker) in situ'),
+    Hazard('has a heart valve', 'heart valve', 'implant', 's/p AVR (heart valve)'),
+    Hazard('has one kidney', 'one kidney', 'condition', 's/p nephrectomy, one kidney'),
+    Hazard('is allergic to latex', 'latex allergy', 'allergy', 'latex allergy'),
 )
 
 
@@ -165,6 +175,31 @@ def format_value(number: int, decimals: int) -> str:
       decimals: digits after the point: 35 with one decimal is `3.5`.
     """
     return f'{number / 10**decimals:.{decimals}f}'
+
+
+# Quantity -> its abbreviation in a clinical note, and its unit.
+CHARTED = {
+    'potassium': ('K', ' mmol/L'),
+    'sodium': ('Na', ' mmol/L'),
+    'calcium': ('Ca', ' mg/dL'),
+    'magnesium': ('Mg', ' mg/dL'),
+    'phosphate': ('PO4', ' mg/dL'),
+    'albumin': ('Alb', ' g/dL'),
+    'glucose': ('Glu', ' mmol/L'),
+    'hemoglobin': ('Hb', ' g/dL'),
+    'uric acid': ('UA', ' mg/dL'),
+    'LDL': ('LDL', ' mmol/L'),
+    'platelet volume': ('MPV', ' fL'),
+    'pressure': ('SBP', ' mmHg'),
+    'pulse': ('HR', '/min'),
+    'oxygen': ('SpO2', ' % RA'),
+}
+
+
+def chart_value(name: str, shown: str | int) -> str:
+    """Returns a quantity and its value as a clinical note has them, such as `K 4.1 mmol/L`."""
+    abbreviation, unit = CHARTED[name]
+    return f'{abbreviation} {shown}{unit}'
 
 
 @dataclasses.dataclass(frozen=True)
