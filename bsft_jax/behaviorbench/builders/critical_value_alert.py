@@ -46,8 +46,8 @@ def build(case: Case, wording: Wording) -> list[Scene]:
             f'{lab.companion} (no call) is {companion_shown}',
         ]
         charted = [
-            f'{medicine.chart_value(lab.name, shown)} (call {lab.side} {limit}).',
-            f'{medicine.chart_value(lab.companion, companion_shown)} (no call).',
+            medicine.chart_value(lab.name, shown, f'call {lab.side} {limit}'),
+            medicine.chart_value(lab.companion, companion_shown, 'no call'),
         ]
         facts = Facts(
             case.nurse,

@@ -39,8 +39,8 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     for value, companion_value in ((urgent, calm), (calm, urgent)):
         told = [f'{vital.name} is {value}', f'{vital.companion} is {companion_value}']
         charted = [
-            f'{medicine.chart_value(vital.name, value)}.',
-            f'{medicine.chart_value(vital.companion, companion_value)}.',
+            medicine.chart_value(vital.name, value),
+            medicine.chart_value(vital.companion, companion_value),
         ]
         facts = Facts(
             case.nurse,

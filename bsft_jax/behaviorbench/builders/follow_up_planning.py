@@ -47,7 +47,10 @@ def _scan_scenes(case: Case, wording: Wording) -> list[Scene]:
     scenes = []
     for nodule, cyst in ((case.nodule, case.cyst), (case.cyst, case.nodule)):
         told = [f'a solid lung nodule of {nodule} mm', f'a simple kidney cyst of {cyst} mm']
-        charted = [f'CT: solid lung nodule {nodule} mm.', f'CT: simple kidney cyst {cyst} mm.']
+        charted = [
+            f'CT: solid lung nodule of {nodule} mm.',
+            f'CT: simple kidney cyst of {cyst} mm.',
+        ]
         facts = Facts(
             case.nurse,
             told=tuple(reversed(told) if cyst_first else told),

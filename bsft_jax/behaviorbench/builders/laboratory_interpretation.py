@@ -35,7 +35,7 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     for lab, value in case.labs:
         low, high, shown = lab.format(lab.low), lab.format(lab.high), lab.format(value)
         told[lab.name] = f'{lab.name} is {shown} ({low} to {high})'
-        charted.append(f'{medicine.chart_value(lab.name, shown)} ({low} to {high}).')
+        charted.append(medicine.chart_value(lab.name, shown, f'{low} to {high}'))
         flag = 'low' if value < lab.low else 'high' if value > lab.high else 'normal'
         qa += [
             QA(f'What is the {lab.name}?', f'{shown}.', Gate.RETRIEVAL),

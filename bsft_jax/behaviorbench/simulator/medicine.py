@@ -179,27 +179,31 @@ def format_value(number: int, decimals: int) -> str:
 
 # Quantity -> its abbreviation in a clinical note, and its unit.
 CHARTED = {
-    'potassium': ('K', ' mmol/L'),
-    'sodium': ('Na', ' mmol/L'),
-    'calcium': ('Ca', ' mg/dL'),
-    'magnesium': ('Mg', ' mg/dL'),
-    'phosphate': ('PO4', ' mg/dL'),
-    'albumin': ('Alb', ' g/dL'),
-    'glucose': ('Glu', ' mmol/L'),
-    'hemoglobin': ('Hb', ' g/dL'),
-    'uric acid': ('UA', ' mg/dL'),
-    'LDL': ('LDL', ' mmol/L'),
-    'platelet volume': ('MPV', ' fL'),
-    'pressure': ('SBP', ' mmHg'),
+    'potassium': ('K', 'mmol/L'),
+    'sodium': ('Na', 'mmol/L'),
+    'calcium': ('Ca', 'mg/dL'),
+    'magnesium': ('Mg', 'mg/dL'),
+    'phosphate': ('PO4', 'mg/dL'),
+    'albumin': ('Alb', 'g/dL'),
+    'glucose': ('Glu', 'mmol/L'),
+    'hemoglobin': ('Hb', 'g/dL'),
+    'uric acid': ('UA', 'mg/dL'),
+    'LDL': ('LDL', 'mmol/L'),
+    'platelet volume': ('MPV', 'fL'),
+    'pressure': ('SBP', 'mmHg'),
     'pulse': ('HR', '/min'),
-    'oxygen': ('SpO2', ' % RA'),
+    'oxygen': ('SpO2', '% RA'),
 }
 
 
-def chart_value(name: str, shown: str | int) -> str:
-    """Returns a quantity and its value as a clinical note has them, such as `K 4.1 mmol/L`."""
+def chart_value(name: str, shown: str | int, limits: str = '') -> str:
+    """Returns a quantity's sentence in a clinical note, such as `K (mmol/L, no call): value 4.1.`.
+
+    The words next to the value are the same for all quantities, so that pairs of neighboring words
+    do not tell whose value it is.
+    """
     abbreviation, unit = CHARTED[name]
-    return f'{abbreviation} {shown}{unit}'
+    return f'{abbreviation} ({", ".join(filter(None, (unit, limits)))}): value {shown}.'
 
 
 @dataclasses.dataclass(frozen=True)
