@@ -37,7 +37,8 @@ def ours(count: int):
     from bsft_jax.data.examples import ExampleStore
 
     ids, starts = _documents(count)
-    store = ExampleStore(ids, np.ones(len(ids), np.float32), starts, np.zeros(count, np.int64))
+    zeros = np.zeros(count, np.int64)
+    store = ExampleStore(ids, np.ones(len(ids), np.float32), starts, zeros, zeros)
 
     def turn():
         plan = packing.PackPlan(store.lengths, ROWS, LENGTH, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -22,7 +23,15 @@ from packaging.specifiers import SpecifierSet
 from bsft_jax import places
 from bsft_jax.commands import evaluators
 from bsft_jax.config import RunConfig
-from bsft_jax.data import contamination, labels, pipeline, rendering, sources, split_names
+from bsft_jax.data import (
+    contamination,
+    curriculum,
+    labels,
+    pipeline,
+    rendering,
+    sources,
+    split_names,
+)
 from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError, printable
 from bsft_jax.hub import loading, pretrained
@@ -196,7 +205,7 @@ class Doctor:
 
     def _splits(self) -> tuple[str, None]:
         evaluators.check_evaluators(self._config)
-        source, counts, warnings = self._config.data.source, {}, []
+        source, counts, warnings, levels = self._config.data.source, {}, [], {}
         trained = TrainedOn.of_records(())
         for split in SPLITS:
             try:
@@ -206,7 +215,9 @@ class Doctor:
             counts[split] = len(records)
             if split == 'train':
                 kept = labels.exclude_category(records, self._config.data.exclude_category)
+                kept = curriculum.keep_levels(self._config, kept)
                 trained = TrainedOn.of_records(kept)
+                levels = collections.Counter(record.difficulty for record in kept)
             elif overlap := trained.overlap(records):
                 warnings.append(contamination.describe(overlap, f'{split} records'))
         split_names.check_apart(source)
@@ -215,6 +226,9 @@ class Doctor:
                 'no validation records', where=source, fix='set --config.evaluation.interval=0'
             )
         message = ', '.join(f'{split} {count:,}' for split, count in counts.items())
+        if self._config.data.curriculum:
+            drawn = (f'{levels[level]:,} of level {level}' for level in sorted(levels))
+            message += f'; the curriculum draws on {", ".join(drawn)}'
         if not counts['test']:
             raise Warned(f'{message}: nothing to evaluate on later')
         if warnings:

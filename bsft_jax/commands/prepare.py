@@ -328,7 +328,8 @@ def _known_behaviors(named: set[str]) -> tuple[Behavior, ...]:
 
 def format_record(record: Record) -> str:
     """Formats a record as plain text, the right option marked with `*`."""
-    title = [record.id, record.category, record.behavior, record.source]
+    level = f'difficulty {record.difficulty}' if record.difficulty else ''
+    title = [record.id, record.category, record.behavior, level, record.source]
     lines = [f'--- {" | ".join(part for part in title if part)}']
     lines += [f'[{message.name or message.role}] {message.content}' for message in record.messages]
     lines += [record.text] if record.text else []

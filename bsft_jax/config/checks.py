@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from bsft_jax import behaviors as behaviors_lib
-from bsft_jax.config import types
+from bsft_jax.config import curriculum, types
 from bsft_jax.config.schema import ARMS, ATTENTION, LINEAR_MAPS, MESH_AXES, MODES, REMAT, RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.records import taxonomy
@@ -104,7 +104,7 @@ def _lies_in(value: float, interval: str) -> bool:
 
 
 def _check_steps(config: RunConfig) -> None:
-    """Checks the schedule, the rows of a step, and the steps that are traced."""
+    """Checks the schedule and its stages, the rows of a step, and the steps that are traced."""
     data, optimizer, train = config.data, config.optimizer, config.train
     if optimizer.moment_dtype == 'bfloat16' and optimizer.b2 > MAX_BFLOAT16_B2:
         raise UserError(
@@ -126,6 +126,7 @@ def _check_steps(config: RunConfig) -> None:
             fix=f'set it below {optimizer.schedule_steps}, or raise '
             '--config.optimizer.schedule_steps',
         )
+    curriculum.parse_stages(data.curriculum, optimizer.schedule_steps)
     if data.global_batch_rows % train.gradient_accumulation_steps:
         raise UserError(
             f'{train.gradient_accumulation_steps} does not divide the {data.global_batch_rows} '

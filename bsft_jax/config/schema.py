@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from bsft_jax import behaviors as behaviors_lib
+from bsft_jax.config import curriculum
 from bsft_jax.config.types import shown
 from bsft_jax.errors import UserError
 
@@ -95,6 +96,8 @@ class DataConfig:
       unlabeled: `plain` trains records without a behavior without a prefix, `refuse` is an error.
       label_noise: share of labelled training records whose behavior is changed to another.
       exclude_category: category left out of training and validation.
+      curriculum: shares of the difficulty levels, `1=2,2=1`, or of several stages of the schedule,
+        `1=2,2=1/0.3:1=1,2=1,3=2`; empty draws every record equally often.
     """
 
     source: str = 'synthetic:1000'
@@ -110,6 +113,7 @@ class DataConfig:
     unlabeled: str = 'plain'
     label_noise: float = 0.0
     exclude_category: str = ''
+    curriculum: str = ''
 
 
 @dataclasses.dataclass
@@ -332,6 +336,14 @@ class RunConfig:
                 fix='write FIRST:END, as 10:13 for steps 10, 11 and 12',
             )
         return steps
+
+    @property
+    def curriculum_stages(self) -> curriculum.Stages:
+        """Returns first step → level → weight; empty without a curriculum.
+
+        Raises UserError as `curriculum.parse_stages` does.
+        """
+        return curriculum.parse_stages(self.data.curriculum, self.optimizer.schedule_steps)
 
     @property
     def prefix_kind(self) -> str:

@@ -49,21 +49,26 @@ class ExampleStore:
       weights: their loss weights, float32.
       starts: where each example begins in `ids`, and, as the last entry, where the last one ends.
       reserved: `Example.reserved` of each.
+      levels: difficulty level of the record of each, int8; 0 for none.
     """
 
     ids: np.ndarray
     weights: np.ndarray
     starts: np.ndarray
     reserved: np.ndarray
+    levels: np.ndarray
 
     @classmethod
-    def from_examples(cls, examples: Sequence[Example]) -> ExampleStore:
-        """Copies examples into flat arrays."""
+    def from_examples(
+        cls, examples: Sequence[Example], levels: Sequence[int] | None = None
+    ) -> ExampleStore:
+        """Copies examples into flat arrays; without `levels` none has a difficulty level."""
         return cls(
             ids=np.concatenate([example.ids for example in examples]),
             weights=np.concatenate([example.weights for example in examples]),
             starts=np.cumsum([0, *(len(example.ids) for example in examples)]),
             reserved=np.asarray([example.reserved for example in examples]),
+            levels=np.asarray([0] * len(examples) if levels is None else levels, np.int8),
         )
 
     @classmethod
@@ -77,6 +82,7 @@ class ExampleStore:
             weights=np.concatenate([store.weights for store in stores]),
             starts=np.cumsum([0, *lengths]),
             reserved=np.concatenate([store.reserved for store in stores]),
+            levels=np.concatenate([store.levels for store in stores]),
         )
 
     def __len__(self) -> int:

@@ -23,7 +23,7 @@ def apportion(total: int, weights: tuple[float, ...]) -> list[int]:
     return counts.tolist()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
     """Mixes concatenated sources by weight.
 
@@ -35,12 +35,16 @@ class Mixture:
     Attributes:
       sizes: number of records of each source.
       weights: weight of each source, above 0; they need not sum to 1.
+      records_N: index of each record, source after source; None counts them from 0.
+      names: names of the sources in the log, if it tells more than their order.
 
     Raises UserError where a weight is so small that an epoch has no record of its source.
     """
 
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
+    records_N: np.ndarray | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not all(self.counts):
@@ -73,11 +77,14 @@ class Mixture:
                 offset = start - passes.start * size
                 drawn.append(first_record + np.concatenate(orders)[offset : offset + count])
             first_record += size
-        return np.concatenate(drawn)
+        drawn_N = np.concatenate(drawn)
+        return drawn_N if self.records_N is None else self.records_N[drawn_N]
 
     def describe(self) -> str:
         """Returns a line for the log."""
+        names = [f' ({name})' for name in self.names] or [''] * len(self.sizes)
         shares = (
-            f'{count:,} of {size:,}' for count, size in zip(self.counts, self.sizes, strict=True)
+            f'{count:,} of {size:,}{name}'
+            for count, size, name in zip(self.counts, self.sizes, names, strict=True)
         )
         return f'an epoch of the mixture draws {" + ".join(shares)} records'

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -63,15 +64,16 @@ class PackPlan:
     """Plans the records of every step: a pure function of lengths, seed and step.
 
     Every epoch packs all records anew, shuffled by (seed, epoch), and distributes its rows evenly
-    over its steps, so that no step is much smaller than the others. With a mixture, an epoch packs
-    the records that the mixture draws for it.
+    over its steps, so that no step is much smaller than the others. With mixtures, an epoch packs
+    the records that the mixture of its first step draws for it, and ends where another one begins.
 
     Args:
       lengths_N: tokens of each record, at most `sequence_length`.
       global_batch_rows: rows of the global batch.
       sequence_length: tokens of a row.
       seed: seed of the shuffles.
-      mixture: a mixture of the sources whose records `lengths_N` holds one after the other.
+      mixtures: first step → what is drawn from it on, the first of them from step 0; without any,
+        an epoch holds every record once.
     """
 
     def __init__(
@@ -80,35 +82,45 @@ class PackPlan:
         global_batch_rows: int,
         sequence_length: int,
         seed: int,
-        mixture: Mixture | None = None,
+        mixtures: Mapping[int, Mixture] | None = None,
     ):
-        self.mixture = mixture
+        self.mixtures = dict(sorted((mixtures or {}).items()))
         self.lengths_N = np.asarray(lengths_N, np.int64)
         self.global_batch_rows = global_batch_rows
         self.sequence_length = sequence_length
         self.seed = seed
         digest = hashlib.sha256(self.lengths_N.tobytes())
         digest.update(f'{global_batch_rows} {sequence_length} {seed}'.encode())
-        if mixture:
-            digest.update(f' {mixture.sizes} {mixture.weights}'.encode())
+        for step, mixture in self.mixtures.items():
+            begin = f' from {step}' if step else ''
+            digest.update(f'{begin} {mixture.sizes} {mixture.weights}'.encode())
+            if mixture.records_N is not None:
+                digest.update(mixture.records_N.astype(np.int64).tobytes())
         self.hash = digest.hexdigest()
         self._epoch = functools.lru_cache(maxsize=2)(self._pack_epoch)
         # Loader threads ask for steps concurrently.
         self._lock = threading.Lock()
-        # First step of each epoch of a mixture, as far as they are known.
+        # First step of each epoch of the mixtures, as far as they are known.
         self._epoch_starts = [0]
 
-    def _pack_epoch(self, epoch: int) -> list[list[list[int]]]:
-        """Returns the steps of an epoch, each a list of rows of record indices."""
+    def _pack_rows(self, mixture: Mixture | None, epoch: int) -> list[list[int]]:
+        """Returns the rows of an epoch, each a list of record indices."""
         rng = np.random.default_rng((self.seed, epoch))
         lengths_N = self.lengths_N
-        if self.mixture:
-            records_N = self.mixture.epoch(self.seed, epoch)
+        if mixture:
+            records_N = mixture.epoch(self.seed, epoch)
             lengths_N = lengths_N[records_N]
         rows = pack(lengths_N, self.sequence_length, rng.permutation(len(lengths_N)))
         rows = [rows[i] for i in rng.permutation(len(rows))]
-        if self.mixture:
-            rows = [records_N[row].tolist() for row in rows]
+        return [records_N[row].tolist() for row in rows] if mixture else rows
+
+    def _pack_epoch(self, epoch: int) -> list[list[list[int]]]:
+        """Returns the steps of an epoch, each a list of rows of record indices."""
+        mixture = None
+        if self.mixtures:
+            first_step = self._first_step(epoch)
+            mixture = self.mixtures[max(step for step in self.mixtures if step <= first_step)]
+        rows = self._pack_rows(mixture, epoch)
         steps = -(-len(rows) // self.global_batch_rows)
         bounds = np.linspace(0, len(rows), steps + 1).round().astype(int)
         return [rows[start:stop] for start, stop in itertools.pairwise(bounds)]
@@ -117,7 +129,7 @@ class PackPlan:
     def steps_per_epoch(self) -> int:
         """Returns the number of steps of the first epoch.
 
-        Without a mixture all epochs have as many: ties of length change which records share a row,
+        Without mixtures all epochs have as many: ties of length change which records share a row,
         but not the number of rows.
         """
         return len(self._epoch(0))
@@ -127,14 +139,32 @@ class PackPlan:
         """Returns the number of rows of the first epoch."""
         return sum(map(len, self._epoch(0)))
 
+    @property
+    def min_rows_per_epoch(self) -> int:
+        """Returns the number of rows of an epoch, of the mixture that fills the fewest."""
+        later = [
+            len(self._pack_rows(mixture, 0)) for step, mixture in self.mixtures.items() if step
+        ]
+        return min([self.rows_per_epoch, *later])
+
+    def _first_step(self, epoch: int) -> int:
+        """Returns the first step of an epoch of the mixtures.
+
+        These epochs differ in steps, so they are counted from the first one on.
+        """
+        while len(self._epoch_starts) <= epoch:
+            start = self._epoch_starts[-1]
+            end = start + len(self._epoch(len(self._epoch_starts) - 1))
+            later = [step for step in self.mixtures if start < step < end]
+            self._epoch_starts.append(min(later, default=end))
+        return self._epoch_starts[epoch]
+
     def _locate(self, step: int) -> tuple[int, int]:
         """Returns the epoch of a step, and the step's index in it."""
-        if not self.mixture:
+        if not self.mixtures:
             return divmod(step, self.steps_per_epoch)
-        # Epochs of a mixture differ in steps, so they are counted from the first one on.
         while self._epoch_starts[-1] <= step:
-            last = len(self._epoch_starts) - 1
-            self._epoch_starts.append(self._epoch_starts[-1] + len(self._epoch(last)))
+            self._first_step(len(self._epoch_starts))
         epoch = bisect.bisect_right(self._epoch_starts, step) - 1
         return epoch, step - self._epoch_starts[epoch]
 
@@ -164,7 +194,7 @@ class PackPlan:
     @property
     def _epoch_tokens(self) -> int:
         """Returns the number of tokens of the first epoch."""
-        records = self.mixture.epoch(self.seed, 0) if self.mixture else slice(None)
+        records = self.mixtures[0].epoch(self.seed, 0) if self.mixtures else slice(None)
         return int(self.lengths_N[records].sum())
 
     def describe(self) -> str:
@@ -175,5 +205,10 @@ class PackPlan:
         )
 
     def describe_run(self, steps: int) -> str:
-        """Returns a line for the log that gives the length of a run in epochs like the first."""
+        """Returns a line for the log that gives the length of a run.
+
+        It is in epochs like the first, or in stages where another mixture begins on the way.
+        """
+        if (stages := sum(step < steps for step in self.mixtures)) > 1:
+            return f'{steps:,} steps in {stages} stages'
         return f'{steps:,} steps = {steps / self.steps_per_epoch:,.1f} epochs'

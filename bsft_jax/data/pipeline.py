@@ -10,7 +10,16 @@ import numpy as np
 
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
-from bsft_jax.data import checks, example_cache, labels, packing, rendering, sources, split_names
+from bsft_jax.data import (
+    checks,
+    curriculum,
+    example_cache,
+    labels,
+    packing,
+    rendering,
+    sources,
+    split_names,
+)
 from bsft_jax.data.examples import ExampleStore
 from bsft_jax.data.mixture import Mixture
 from bsft_jax.data.trained_on import TrainedOn
@@ -52,7 +61,8 @@ class TrainingData(NamedTuple):
 class _Part(NamedTuple):
     """Holds one part of a source: examples, a line about them, and what they were made of.
 
-    `digest` is of all training records; `trained_on` lacks an excluded category.
+    `digest` is of all training records; `trained_on` lacks an excluded category, and levels that no
+    stage draws.
     """
 
     store: ExampleStore
@@ -95,7 +105,8 @@ def training_examples(
       tokenizer: the base's, extended by the behavior tokens.
       behaviors: the behaviors with their answer prefixes.
       max_positions: positions of the model.
-      limit: renders this many records of each source, evenly spaced; 0 for all.
+      limit: renders this many records of each source, evenly spaced, and plans without curriculum,
+        for which they may be too few; 0 for all.
 
     Raises UserError for records that cannot be trained on, and rows longer than the model allows.
     """
@@ -119,15 +130,18 @@ def training_examples(
     for part in rendered:
         processes.log_first(part.report)
 
-    parts, mixture = sources.parse_mixture(data.source), None
-    if len(parts) > 1:
-        mixture = Mixture(
-            tuple(len(part.store) for part in rendered), tuple(weight for _, weight in parts)
+    parts, stores = sources.parse_mixture(data.source), [part.store for part in rendered]
+    mixtures = {} if limit else curriculum.stage_mixtures(config, [s.levels for s in stores])
+    if not mixtures and len(parts) > 1:
+        mixtures[0] = Mixture(
+            tuple(len(store) for store in stores), tuple(weight for _, weight in parts)
         )
-        processes.log_first(mixture.describe())
-    store = ExampleStore.joined([part.store for part in rendered])
+    for step, mixture in mixtures.items():
+        begin = f'from step {step} on ' if step else ''
+        processes.log_first(f'{begin}{mixture.describe()}')
+    store = ExampleStore.joined(stores)
     plan = packing.PackPlan(
-        store.lengths, data.global_batch_rows, data.sequence_length, config.seed, mixture
+        store.lengths, data.global_batch_rows, data.sequence_length, config.seed, mixtures
     )
     if not limit:
         _check_rows(plan)
@@ -143,11 +157,11 @@ def training_examples(
 
 def _check_rows(plan: packing.PackPlan) -> None:
     """Raises UserError for steps that are mostly padding; a few rows are none too many."""
-    rows = max(plan.rows_per_epoch, MAX_PADDED_ROWS)
+    filled = plan.min_rows_per_epoch
+    rows = max(filled, MAX_PADDED_ROWS)
     if plan.global_batch_rows > rows:
         raise UserError(
-            f'{plan.global_batch_rows} rows are more than the records of an epoch fill '
-            f'({plan.rows_per_epoch})',
+            f'{plan.global_batch_rows} rows are more than the records of an epoch fill ({filled})',
             where='--config.data.global_batch_rows',
             fix=f'lower it to {rows} at most',
         )
@@ -176,15 +190,18 @@ def _render_sources(
     data, names = config.data, [source for source, _ in sources.parse_mixture(config.data.source)]
     loaded = [sources.load_records(source, 'train') for source in names]
     split_names.check_apart(data.source)
+    kept = [labels.exclude_category(records, data.exclude_category) for records in loaded]
+    # Before anything is rendered; it is repeated with those that fit a row.
+    curriculum.check_levels(config, kept)
+    included = [curriculum.keep_levels(config, records) for records in kept]
     if limit:
-        loaded = [evenly_spaced_subset(records, limit) for records in loaded]
-    included = [labels.exclude_category(records, data.exclude_category) for records in loaded]
+        included = [evenly_spaced_subset(records, limit) for records in included]
     renderer = training_renderer(config, tokenizer, behaviors)
     relabelled = iter(
         _relabel(config, behaviors, renderer, list(itertools.chain.from_iterable(included)))
     )
     rendered = []
-    for source, before, part in zip(names, loaded, included, strict=True):
+    for source, before, others, part in zip(names, loaded, kept, included, strict=True):
         records = list(itertools.islice(relabelled, len(part)))
         store, report = rendering.render_examples(
             renderer,
@@ -194,7 +211,7 @@ def _render_sources(
             data.truncate_turns,
         )
         if data.exclude_category:
-            excluded = len(before) - len(part)
+            excluded = len(before) - len(others)
             report += (
                 f'; {excluded} of {len(before)} records of {data.exclude_category} are held out'
             )

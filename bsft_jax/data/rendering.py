@@ -320,17 +320,19 @@ def render_examples(
 
     Raises UserError when more records are longer, or nothing is left to train on.
     """
-    examples, longest, num_truncated, num_lost_turns = [], 0, 0, 0
+    examples, levels, longest, num_truncated, num_lost_turns = [], [], 0, 0, 0
     for start in range(0, len(records), _CHUNK):
         chunk = records[start : start + _CHUNK]
         for record, example in zip(chunk, renderer.examples(chunk), strict=True):
             longest = max(longest, example.length)
-            if example.length <= sequence_length:
-                examples.append(example)
-            elif truncate and (truncated := _truncate(renderer, record, sequence_length)):
-                shorter, lost_turns = truncated
-                examples.append(shorter)
+            if example.length > sequence_length:
+                truncated = _truncate(renderer, record, sequence_length) if truncate else None
+                if truncated is None:
+                    continue
+                example, lost_turns = truncated
                 num_truncated, num_lost_turns = num_truncated + 1, num_lost_turns + lost_turns
+            examples.append(example)
+            levels.append(record.difficulty or 0)
     dropped = len(records) - len(examples)
     report = (
         f'{dropped} of {len(records)} records are longer than {sequence_length} tokens, '
@@ -349,7 +351,7 @@ def render_examples(
         raise UserError(
             'no trainable token: no answer is left to train on', where='--config.data.source'
         )
-    return ExampleStore.from_examples(examples), report
+    return ExampleStore.from_examples(examples, levels), report
 
 
 def _truncate(renderer: Renderer, record: Record, limit: int) -> tuple[Example, int] | None:

@@ -27,7 +27,7 @@ def lengths():
 
 @pytest.fixture
 def plan(lengths):
-    return PackPlan(lengths, 4, 64, seed=5, mixture=Mixture(SIZES, WEIGHTS))
+    return PackPlan(lengths, 4, 64, seed=5, mixtures={0: Mixture(SIZES, WEIGHTS)})
 
 
 def source_of(item):
@@ -80,8 +80,11 @@ def test_a_step_is_a_function_of_seed_and_step(plan, lengths):
     steps = sum(len(plan._epoch(epoch)) for epoch in range(3))
     forward = [plan.rows(step) for step in range(steps)]
     for step in np.random.default_rng(1).permutation(steps)[:20]:
-        assert PackPlan(lengths, 4, 64, 5, Mixture(SIZES, WEIGHTS)).rows(int(step)) == forward[step]
-    assert PackPlan(lengths, 4, 64, 6, Mixture(SIZES, WEIGHTS)).rows(0) != forward[0]
+        assert (
+            PackPlan(lengths, 4, 64, 5, {0: Mixture(SIZES, WEIGHTS)}).rows(int(step))
+            == forward[step]
+        )
+    assert PackPlan(lengths, 4, 64, 6, {0: Mixture(SIZES, WEIGHTS)}).rows(0) != forward[0]
     for step in forward:
         assert 0 < len(step) <= 4 and all(lengths[row].sum() <= 64 for row in step)
     assert plan.describe().startswith('347 records, ')
@@ -89,20 +92,30 @@ def test_a_step_is_a_function_of_seed_and_step(plan, lengths):
 
 
 def test_equal_weights_of_equal_sources_are_passes(lengths):
-    mixed = PackPlan(lengths[:100], 4, 64, 5, Mixture((50, 50), (1, 1)))
+    mixed = PackPlan(lengths[:100], 4, 64, 5, {0: Mixture((50, 50), (1, 1))})
     for items in epochs(mixed, 2):
         assert sorted(items) == list(range(100))
 
 
 def test_the_hash_depends_on_the_mixture(lengths):
     one = lengths[: sum(SIZES)]
-    mixtures = (
+    base, other = Mixture(SIZES, WEIGHTS), Mixture(SIZES, (1, 1, 1))
+    order = np.arange(sum(SIZES))
+    choices = (
         None,
-        Mixture(SIZES, WEIGHTS),
-        Mixture(SIZES, (1, 1, 1)),
-        Mixture((300, 7, 40), WEIGHTS),
+        {0: base},
+        {0: other},
+        {0: Mixture((300, 7, 40), WEIGHTS)},
+        {0: Mixture(SIZES, WEIGHTS, order)},
+        {0: Mixture(SIZES, WEIGHTS, order[::-1])},
+        {0: base, 3: other},
+        {0: base, 4: other},
+        {0: other, 3: base},
     )
-    assert len({PackPlan(one, 4, 64, 5, mixture).hash for mixture in mixtures}) == 4
+    assert len({PackPlan(one, 4, 64, 5, mixtures).hash for mixtures in choices}) == len(choices)
+    # Checkpoints hold the hash, so that of a mixture stays what it was.
+    assert PackPlan(one, 4, 64, 5, {0: base}).hash.startswith('fed04919510ada6c')
+    assert PackPlan(one, 4, 64, 5).hash.startswith('e781d53c1bbbb7de')
 
 
 def test_the_processes_together_read_the_mixture(plan, lengths):

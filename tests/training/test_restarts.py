@@ -1,5 +1,6 @@
 """Tests that a run that was stopped continues with the loss curve of an undisturbed one."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -142,6 +143,32 @@ def test_adapters_with_dropout_resume_bit_equal(base, base_dtype, tmp_path):
         workdir=str(tmp_path / 'straight'), output=str(tmp_path / 'adapter'), format='peft'
     )
     assert (folder / 'adapter_model.safetensors').stat().st_size > 1000
+
+
+def test_a_curriculum_resumes_bit_equal_on_both_sides_of_a_stage(base, tmp_path):
+    """Tests stops before, at and after the step from which level 2 is drawn, too."""
+    records = sources.load_records('synthetic:40', 'train')
+    write_jsonl(
+        tmp_path / 'data.jsonl',
+        [dataclasses.replace(record, difficulty=1 + i % 3) for i, record in enumerate(records)],
+    )
+
+    def staged_run(steps=0, text='1=1/0.5:1=1,2=3'):
+        config = small_run(base)
+        config.data.source, config.data.curriculum = f'jsonl:{tmp_path / "data.jsonl"}', text
+        config.train.steps = steps
+        return config
+
+    runs.train(staged_run(), tmp_path / 'straight')
+    curve = loss_curve(tmp_path / 'straight')
+    for step in (3, 6, 7, 0):
+        runs.train(staged_run(step), tmp_path / 'resumed')
+    assert loss_curve(tmp_path / 'resumed') == curve
+    runs.train(staged_run(text='1=1'), tmp_path / 'constant')
+    constant = loss_curve(tmp_path / 'constant')
+    assert constant[:6] == curve[:6] and constant[6] != curve[6]
+    with pytest.raises(UserError, match=r'data\.curriculum: 1=1 → 1=1,2=1'):
+        runs.train(staged_run(text='1=1,2=1'), tmp_path / 'constant')
 
 
 def test_other_records_are_refused(base, tmp_path):
