@@ -43,6 +43,7 @@ RANGES = {
     'data.max_dropped_fraction': '[0, 1]',
     'data.label_noise': '[0, 1]',
     'optimizer.learning_rate': '[0, inf)',
+    'optimizer.behavior_lr_factor': '(0, inf)',
     'optimizer.warmup_steps': '[0, inf)',
     'optimizer.schedule_steps': '[1, inf)',
     'optimizer.end_lr_ratio': '[0, 1]',

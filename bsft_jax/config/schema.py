@@ -122,6 +122,7 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: peak learning rate.
+      behavior_lr_factor: factor of the learning rate of the behavior rows.
       warmup_steps: steps from zero to the peak.
       schedule_steps: steps to the end of the decay.
       end_lr_ratio: learning rate at the end over the peak.
@@ -132,6 +133,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 1e-4
+    behavior_lr_factor: float = 1.0
     warmup_steps: int = 20
     schedule_steps: int = 200
     end_lr_ratio: float = 0.1

@@ -13,10 +13,15 @@ from bsft_jax.pytrees import path_of
 
 # Paths of parameters with weight decay; norm scales, biases, behavior rows and adapters have none.
 DECAYED = r'(kernel|embed/table)$'
+# Paths of the behavior rows, whose learning rate has a factor.
+_BEHAVIOR_ROWS = r'behavior/'
 
 
 def schedule(section: OptimizerConfig) -> optax.Schedule:
-    """Returns the learning rate by update: a linear warmup to the peak, then a cosine decay."""
+    """Returns the learning rate by update: a linear warmup to the peak, then a cosine decay.
+
+    That of the behavior rows is `behavior_lr_factor` times as large.
+    """
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if section.warmup_steps else section.learning_rate,
         peak_value=section.learning_rate,
@@ -44,7 +49,22 @@ def make_optimizer(section: OptimizerConfig) -> optax.GradientTransformation:
     )
     if section.moment_dtype != 'float32':
         adamw = _with_state_dtype(section.moment_dtype, adamw)
-    return optax.chain(optax.clip_by_global_norm(section.clip_norm), adamw)
+    transformations = [optax.clip_by_global_norm(section.clip_norm), adamw]
+    if section.behavior_lr_factor != 1:
+        transformations.append(_scale_behavior_rows(section.behavior_lr_factor))
+    return optax.chain(*transformations)
+
+
+def _scale_behavior_rows(factor: float) -> optax.GradientTransformation:
+    """Returns a transformation that multiplies the updates of the behavior rows.
+
+    They have no weight decay, so this is a factor of their learning rate.
+    """
+
+    def scale(path, update):
+        return update * factor if re.match(_BEHAVIOR_ROWS, path_of(path)) else update
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
 def _with_state_dtype(

@@ -63,6 +63,7 @@ OUTSIDE = {
     'data.behavior_weight': (-1.0, math.inf),
     'data.max_dropped_fraction': (-0.1, 7.0),
     'optimizer.learning_rate': (-1.0, math.inf),
+    'optimizer.behavior_lr_factor': (0.0, math.inf),
     'optimizer.end_lr_ratio': (-3.0, 1.1),
     'optimizer.weight_decay': (-0.1, math.inf),
     'optimizer.b1': (-0.1, 1.5),

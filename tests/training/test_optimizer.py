@@ -1,13 +1,18 @@
-"""Tests of moments in bfloat16: half of the bytes, the same first step, nearly the same run."""
+"""Tests of the optimizer: moments in bfloat16, and the learning rate of the behavior rows.
+
+Such moments have half of the bytes, the same first step and nearly the same run.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from bsft_jax.config import OptimizerConfig
 from bsft_jax.config.checks import MAX_BFLOAT16_B2
 from bsft_jax.parallel import mesh as mesh_lib
+from bsft_jax.pytrees import flatten, unflatten
 from bsft_jax.training import fingerprints, optimizer, state
 from bsft_jax.training.checkpoint import Checkpoints
 
@@ -73,6 +78,50 @@ def test_the_largest_b2_still_lets_a_second_moment_fall():
     # Exact arithmetic gives 0.37 and 0.90.
     assert second_moment_left(MAX_BFLOAT16_B2) < 0.6
     assert second_moment_left(0.999) > 0.99
+
+
+@pytest.mark.parametrize('moment_dtype', DTYPES)
+def test_behavior_rows_move_by_a_factor_and_the_rest_as_without(moment_dtype):
+    rng = np.random.default_rng(0)
+    shapes = {
+        'behavior/input': (2, 8),
+        'behavior/output': (2, 8),
+        'embed/table': (16, 8),
+        'layers/mlp/up/kernel': (8, 4),
+    }
+
+    def tree():
+        return unflatten({p: jnp.asarray(rng.normal(size=s)) for p, s in shapes.items()})
+
+    params, gradients = tree(), [tree() for _ in range(3)]
+
+    def run(factor):
+        adamw = optimizer.make_optimizer(
+            optimizer_config(moment_dtype=moment_dtype, weight_decay=0.1, behavior_lr_factor=factor)
+        )
+        opt_state, all_updates = adamw.init(params), []
+        for gradient in gradients:
+            updates, opt_state = adamw.update(gradient, opt_state, params)
+            all_updates.append(flatten(updates))
+        return all_updates, floats(opt_state)
+
+    (plain, plain_moments), (scaled, scaled_moments) = run(1.0), run(3.0)
+    for before, after in zip(plain, scaled, strict=True):
+        for path in shapes:
+            factor = np.float32(3.0 if path.startswith('behavior/') else 1.0)
+            assert np.abs(before[path]).max() > 0
+            np.testing.assert_array_equal(after[path], factor * before[path], err_msg=path)
+    for one, other in zip(plain_moments, scaled_moments, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_factor_of_one_is_no_part_of_the_optimizer():
+    params = {'behavior': {'input': jnp.ones((2, 4))}}
+    states = [
+        jax.tree.structure(optimizer.make_optimizer(optimizer_config(**changes)).init(params))
+        for changes in ({}, {'behavior_lr_factor': 1.0}, {'behavior_lr_factor': 2.0})
+    ]
+    assert states[0] == states[1] != states[2]
 
 
 def test_a_checkpoint_keeps_bfloat16_moments(tmp_path):

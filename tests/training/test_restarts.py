@@ -111,12 +111,16 @@ def test_term_saves_exits_75_and_resumes(base, undisturbed, tmp_path):
     assert loss_curve(workdir) == undisturbed
 
 
-def test_behavior_rows_resume_from_their_base(base, tmp_path):
-    runs.train(small_run(base, 'behavior_rows'), tmp_path / 'straight')
-    stopped = small_run(base, 'behavior_rows')
-    stopped.train.steps = 5
-    runs.train(stopped, tmp_path / 'resumed')
-    runs.train(small_run(base, 'behavior_rows'), tmp_path / 'resumed')
+@pytest.mark.parametrize('lr_factor', [1.0, 5.0])
+def test_behavior_rows_resume_from_their_base(base, lr_factor, tmp_path):
+    def rows_run(steps=0):
+        config = small_run(base, 'behavior_rows')
+        config.optimizer.behavior_lr_factor, config.train.steps = lr_factor, steps
+        return config
+
+    runs.train(rows_run(), tmp_path / 'straight')
+    runs.train(rows_run(steps=5), tmp_path / 'resumed')
+    runs.train(rows_run(), tmp_path / 'resumed')
     assert loss_curve(tmp_path / 'resumed') == loss_curve(tmp_path / 'straight')
 
 
