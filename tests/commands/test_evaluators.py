@@ -74,7 +74,7 @@ def test_validation_scores_are_of_records_from_everywhere_in_a_file(config, tmp_
     bare = [dataclasses.replace(r, category='', group='') for r in alone]
     write_jsonl(tmp_path / 'validation.jsonl', bare)
     params = setup.base_params(config, setup.read_base(config), mesh_lib.single_device_mesh())
-    assert list(score_evaluator(config)(params)) == ['validation/macro_f1']
+    assert list(score_evaluator(config)(params)) == ['validation/macro_f1', 'validation/selection']
 
 
 def test_validation_drops_as_many_long_records_as_training_may(config, tmp_path, capsys):
@@ -88,6 +88,50 @@ def test_validation_drops_as_many_long_records_as_training_may(config, tmp_path,
     config.data.max_dropped_fraction = 0.5
     score_evaluator(config)
     assert 'are too long and dropped' in capsys.readouterr().err
+
+
+def write_levels(config, folder, levels, split='validation'):
+    """Writes the records of a split with these levels in turn, and makes them the source."""
+    records = sources.load_records('synthetic:40', split)
+    records = [
+        dataclasses.replace(record, difficulty=levels[i % len(levels)], case_id='', pair_id='')
+        for i, record in enumerate(records)
+    ]
+    write_jsonl(folder / f'{split}.jsonl', records)
+    config.data.source = f'jsonl:{folder}'
+    return records
+
+
+def random_params(config, seed=7):
+    spec = setup.read_base(config)
+    return spec, pretrained.random_params(spec, mesh_lib.single_device_mesh(), seed)
+
+
+def test_scores_by_difficulty_are_those_of_the_records_of_each(config, tmp_path):
+    config.evaluation.limit = 0
+    records = write_levels(config, tmp_path, (1, 3, None, 3, 4))
+    _, params = random_params(config)
+    values = score_evaluator(config)(params)
+    names = [f'{name}/difficulty_{n}' for n in (1, 3, 4) for name in ('macro_f1', 'selection')]
+    assert [name for name in values if 'difficulty' in name] == [f'validation/{n}' for n in names]
+    for level in (1, 3, 4):
+        own = [record for record in records if record.difficulty == level]
+        write_jsonl(tmp_path / 'validation.jsonl', own)
+        alone = score_evaluator(config)(params)
+        assert not any('difficulty' in name for name in alone)
+        for name in ('validation/macro_f1', 'validation/selection'):
+            assert values[f'{name}/difficulty_{level}'] == pytest.approx(alone[name], abs=1e-12)
+    assert len({value for name, value in values.items() if 'macro_f1/difficulty' in name}) > 1
+
+
+@pytest.mark.parametrize('arm', ['general_sft', 'neutral_token'])
+def test_an_arm_without_a_choice_has_no_selection(config, arm, tmp_path):
+    config.arm = arm
+    write_levels(config, tmp_path, (1, 2))
+    _, params = random_params(config)
+    names = list(score_evaluator(config)(params))
+    assert not any('selection' in name for name in names)
+    assert 'validation/macro_f1/difficulty_2' in names
 
 
 def losses_by_record(config, spec, params, records):
@@ -130,6 +174,26 @@ def test_the_loss_is_that_of_the_records_one_by_one(config, sizes):
     assert list(values) == VALIDATION_LOSSES
     for name, value in values.items():
         assert value == pytest.approx(expected[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize('sizes', [(1, 1, 1, 1), (2, 2, 1, 2)])
+def test_losses_by_difficulty_are_those_of_the_records_of_each(config, sizes, tmp_path):
+    config.data.global_batch_rows, config.evaluation.limit = 3, 0
+    records = write_levels(config, tmp_path, (1, 3, None, 3))
+    spec, params = random_params(config)
+    mesh = mesh_lib.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    placed = pretrained.random_params(spec, mesh, 7)
+    values = make(evaluators.LossEvaluator, config, mesh)(placed)
+    names = [f'{name}/difficulty_{level}' for level in (1, 3) for name in VALIDATION_LOSSES]
+    assert list(values) == [*VALIDATION_LOSSES, *names]
+    for suffix, levels in (('', (1, 3, None)), ('/difficulty_1', (1,)), ('/difficulty_3', (3,))):
+        own = [record for record in records if record.difficulty in levels]
+        for name, value in losses_by_record(config, spec, params, own).items():
+            assert values[f'{name}{suffix}'] == pytest.approx(value, rel=1e-5), (name, suffix)
+    for records_of_one_level in ((2,), (2, None), (None,)):
+        write_levels(config, tmp_path, records_of_one_level)
+        evaluator = make(evaluators.LossEvaluator, config, mesh)
+        assert list(evaluator(placed)) == VALIDATION_LOSSES
 
 
 @pytest.mark.parametrize('devices', [1, 8])
