@@ -123,6 +123,7 @@ def metrics_of_rows(rows: Sequence[dict[str, Any]], scores: Scores, policy: str)
         rows,
         policy=policy,
         prompt=scores.prompt,
+        dial=policies.parse_policy(policy, scores.behaviors).dial,
         positive=scores.behaviors.highest,
         levels=scores.behaviors.levels,
     )

@@ -118,12 +118,10 @@ class ModelFlags(typing.NamedTuple):
         return behaviors
 
 
-def define_model_flags(workdir_help: str, *, workdir_required: bool) -> ModelFlags:
+def define_model_flags(workdir_help: str) -> ModelFlags:
     """Defines the flags that name a model, its prompt style and its policy."""
     return ModelFlags(
-        workdir=define_place(
-            'workdir', None if workdir_required else '', workdir_help, required=workdir_required
-        ),
+        workdir=define_place('workdir', '', workdir_help),
         model=flags.DEFINE_string(
             'model', '', 'Hugging Face directory or bundled model instead of the run.'
         ),
@@ -145,8 +143,9 @@ def define_model_flags(workdir_help: str, *, workdir_required: bool) -> ModelFla
         policy=flags.DEFINE_string(
             'policy',
             'auto',
-            'How the behavior is chosen: auto (by the model), none (no prefix), oracle (the label) '
-            'or forced:NAME.',
+            'How the behavior is chosen: auto (by the model), none (no prefix), oracle (the '
+            'label), forced:NAME, threshold:T (steps in at a probability of T) or dial:B (adds B '
+            'to the log-odds of stepping in); in evaluate also mixture (the mean of the answers).',
         ),
         config=define_config(
             required=False,

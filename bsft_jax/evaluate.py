@@ -1,6 +1,7 @@
 """Evaluates a run or a model: `python -m bsft_jax.evaluate --workdir=DIR`.
 
-Writes DIR/eval/NAME/ and prints a table.
+Writes DIR/eval/NAME/ and prints a table. `--rescore=DIR/eval/NAME --policy=POLICY` evaluates the
+stored predictions again under another policy, without a model or a device.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ import sys
 from absl import flags
 
 from bsft_jax import cli
+from bsft_jax.errors import UserError, printable
 
-_MODEL = cli.define_model_flags(
-    'Folder of the run; with --model, only where results are written.', workdir_required=True
+_MODEL = cli.define_model_flags('Folder of the run; with --model, only where results are written.')
+_RESCORE = cli.define_place(
+    'rescore',
+    '',
+    'Folder of an evaluation, whose stored predictions are evaluated under --policy; takes no '
+    'other flag but --name.',
 )
 _DATA = flags.DEFINE_string('data', '', "Data source; default the run's, required with --model.")
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'Split of the source.')
@@ -46,10 +52,36 @@ _ALLOW_TRAINED_ON = flags.DEFINE_boolean(
     False,
     "Score a split of the run's own source although records of it were trained on.",
 )
+# What goes with --rescore.
+_RESCORE_FLAGS = ('rescore', 'policy', 'name')
+
+
+def _rescore() -> None:
+    from bsft_jax.commands.rescore import RescoreOptions, rescore
+    from bsft_jax.report import table
+
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+        if flag.present and flag.name not in _RESCORE_FLAGS:
+            raise UserError(
+                'does not go with --rescore, which reads stored predictions',
+                where=f'--{flag.name}',
+                fix='leave it out',
+            )
+    if not flags.FLAGS['policy'].present:
+        raise UserError('flag --policy is missing', fix='name the policy to evaluate')
+    options = RescoreOptions(_RESCORE.value, _MODEL.policy.value, _NAME.value)
+    directory, metrics = rescore(options)
+    print(f'written: {directory}', file=sys.stderr)
+    print(printable(table.format_table([(directory.name, metrics)])))
 
 
 def main(argv) -> None:
     del argv
+    if _RESCORE.value:
+        _rescore()
+        return
+    if not _MODEL.workdir.value:
+        raise UserError('flag --workdir is missing')
     from bsft_jax.commands.evaluate import EvaluateOptions, evaluate
     from bsft_jax.parallel import processes
     from bsft_jax.report import table

@@ -20,7 +20,7 @@ from absl import flags
 
 from bsft_jax import cli
 
-_MODEL = cli.define_model_flags('Folder of a run.', workdir_required=False)
+_MODEL = cli.define_model_flags('Folder of a run.')
 _TEXT = flags.DEFINE_string('text', None, 'What the user says.')
 _INPUT = cli.define_place('input', '', 'JSONL file of records instead of --text.')
 _RAW = flags.DEFINE_bool('raw', False, 'Continue the text as it is, without a chat template.')

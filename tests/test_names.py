@@ -6,7 +6,7 @@ import random
 import pytest
 
 from bsft_jax import files, generate
-from bsft_jax.commands.evaluate import evaluation_name
+from bsft_jax.commands.eval_folder import evaluation_name
 from bsft_jax.errors import UserError, printable
 from bsft_jax.parallel import processes
 

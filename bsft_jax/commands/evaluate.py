@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bsft_jax import api, files, places
+from bsft_jax import api, files
 from bsft_jax import config as config_lib
 from bsft_jax.behaviors import Behavior
+from bsft_jax.commands import eval_folder
 from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
 from bsft_jax.config import DataConfig
 from bsft_jax.data import checks, contamination, eval_records, sources, trained_on
@@ -27,9 +26,6 @@ from bsft_jax.parallel import processes
 from bsft_jax.records.record import Record
 from bsft_jax.training import workdir as workdir_lib
 from bsft_jax.training.telemetry import progress
-
-# Longest part of an evaluation's name, in characters.
-MAX_NAME_PART = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +100,7 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
         sources.check_name(options.data, '--data')
     if options.name:
         files.check_name(options.name, '--name')
-    _check_place(options)
+    eval_folder.check_place(options.workdir, options.name)
     run_data = DataConfig() if options.model else config_lib.read_workdir(options.workdir).data
     defaults = {'subset': 'all', 'data': '' if options.model else run_data.source}
     source = options.data or defaults['data']
@@ -135,9 +131,9 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
         'answer_format': model.answer_format,
     }
     parts = [options.split, options.policy, *([] if style.name == 'plain' else [style.name])]
-    name = options.name or evaluation_name(parts, settings, defaults)
+    name = options.name or eval_folder.evaluation_name(parts, settings, defaults)
     directory = pathlib.Path(options.workdir) / 'eval' / name
-    _claim(directory, stack)
+    workdir_lib.on_first_process(directory, lambda: eval_folder.claim(directory, stack))
     limit = options.max_dropped_fraction
     scored, scores = _score(
         model,
@@ -149,7 +145,8 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     )
     rows = policies.predictions(scored, scores, options.policy)
     metrics = api.metrics_of_rows(rows, scores, options.policy)
-    _check_counts(metrics, scores)
+    if scores.confusion_CKK is not None:
+        _check_counts(metrics, scores)
     metrics |= {'left_out': len(records) - len(scored), 'split': options.split, **settings}
     metrics['step'] = model.step
     # Under a prompt style the scored records have other turns than those that were read.
@@ -159,42 +156,11 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     metrics['trained_on'] = None if overlap is None else overlap.to_dict()
     processes.log_first(contamination.describe(overlap))
     metrics['behaviors'] = model.behaviors.levels
-    _write(directory, rows, metrics)
+    if processes.is_first():
+        eval_folder.write(directory, rows, metrics)
     at_step = '' if model.step is None else f', step {model.step}'
     processes.log_first(f'written: {directory}{at_step}')
     return metrics
-
-
-def _check_place(options: EvaluateOptions) -> None:
-    """Raises UserError, before anything is read, where the results cannot be written."""
-    workdir = pathlib.Path(options.workdir)
-    where, folder = f'--workdir={workdir}', workdir / 'eval'
-    places.check_writable(folder, where)
-    if options.name:
-        places.check_writable(folder / options.name, f'--name={options.name}')
-    places.check_unowned(workdir, 'workdir')
-    if places.is_data_set(workdir):
-        raise UserError('is a data set', where=where, fix='name another folder')
-
-
-def _claim(directory: pathlib.Path, stack: contextlib.ExitStack) -> None:
-    """Keeps other processes from the folder of the results until `stack` ends.
-
-    An empty folder does not stay. Raises UserError while another process writes there.
-    """
-
-    def claim() -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(places.exclusive(directory, str(directory)))
-        # Only whoever holds the folder may remove it.
-        stack.callback(_remove_empty, directory)
-
-    workdir_lib.on_first_process(directory, claim)
-
-
-def _remove_empty(directory: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):
-        directory.rmdir()
 
 
 def _score(
@@ -232,32 +198,3 @@ def _check_counts(metrics: Mapping[str, Any], scores: Scores) -> None:
             f'internal error: macro-F1 counted on the devices is {from_devices}, that of the '
             f'predictions {from_rows}'
         )
-
-
-def _write(directory: pathlib.Path, rows: Sequence[dict], metrics: Mapping[str, Any]) -> None:
-    if not processes.is_first():
-        return
-    # Metrics of earlier predictions must not stand beside new ones.
-    (directory / 'metrics.json').unlink(missing_ok=True)
-    files.write_lines(directory / 'predictions.jsonl', rows)
-    files.write_json(directory / 'metrics.json', metrics)
-
-
-def evaluation_name(
-    parts: Sequence[str], settings: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> str:
-    """Returns the default folder of an evaluation: `parts`, then settings that are not the default.
-
-    A number follows its setting's name. A long text is cut to its end and a digest.
-    """
-    special = {
-        key: value for key, value in settings.items() if value and value != defaults.get(key)
-    }
-    words = []
-    for text in [*parts, *(f'{k}{v}' if isinstance(v, int) else v for k, v in special.items())]:
-        word = re.sub(r'[^\w.]+', '-', text).strip('-.')
-        if len(word) > MAX_NAME_PART:
-            digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-            word = f'{word[-MAX_NAME_PART:].strip("-.")}-{digest}'
-        words.append(word)
-    return files.shorten_name('-'.join(words))

@@ -1,55 +1,91 @@
-"""Policies: how the behavior is chosen at inference, and predictions from scores."""
+"""Policies: how the behavior is chosen at inference, and predictions from scores.
+
+Everything here reads stored scores alone, so that another policy needs neither model nor device.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bsft_jax.behaviors import BehaviorSet
+from bsft_jax.behaviors import Behavior, BehaviorSet
 from bsft_jax.errors import UserError
+from bsft_jax.inference.branches import NONE
 from bsft_jax.inference.scores import Scores
 from bsft_jax.records.record import Record, behavior_of, describe_record
+
+KINDS = ('auto', 'none', 'oracle', 'forced', 'threshold', 'mixture', 'dial')
+_WITH_ARGUMENT = ('forced', 'threshold', 'dial')
+_NEED_CHOICE = ('oracle', 'forced', 'threshold', 'mixture', 'dial')
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Holds a parsed policy.
+    """Holds a parsed policy; hashable, since jit takes it as static.
 
     Attributes:
-      kind: `auto`, `none`, `oracle` or `forced`.
+      kind: `auto`, `none`, `oracle`, `forced`, `mixture` or `dial`, which `threshold` becomes.
       behavior_index: index of a forced behavior, else -1.
+      dial: what is added to the log-odds of stepping in; 0 for the other kinds.
+      positions: for `dial`, the position of each behavior between the lowest level, 0, and the
+        highest, 1.
     """
 
     kind: str
     behavior_index: int = -1
+    dial: float = 0.0
+    positions: tuple[float, ...] = ()
 
 
 def parse_policy(policy: str, behaviors: BehaviorSet) -> Policy:
-    """Reads `auto`, `none`, `oracle` or `forced:NAME`.
+    """Reads `auto`, `none`, `oracle`, `forced:NAME`, `threshold:T`, `mixture` or `dial:B`.
 
     For a model whose answers have no prefix, `auto` means `none`; with one constant prefix, `auto`
-    means that one.
+    means that one. `threshold:T` is the dial at -logit(T).
 
-    Raises UserError for an unknown policy or behavior, and for a choice that the model does not
-    have.
+    Raises UserError for an unknown policy or behavior, a number that is out of range, and a choice
+    that the model does not have.
     """
-    kind, _, name = policy.partition(':')
-    if kind not in ('auto', 'none', 'oracle', 'forced') or (kind == 'forced') != bool(name):
+    kind, _, argument = policy.partition(':')
+    if kind not in KINDS or (kind in _WITH_ARGUMENT) != bool(argument):
         raise UserError(
             f'unknown policy {policy!r}',
             where='--policy',
-            fix='use auto, none, oracle or forced:NAME',
+            fix='use auto, none, oracle, forced:NAME, threshold:T, mixture or dial:B',
         )
-    if kind in ('forced', 'oracle') and not behaviors.is_selectable:
+    if kind in _NEED_CHOICE and not behaviors.is_selectable:
         raise UserError(
             f'{policy!r} needs behaviors to choose from, this model has none', where='--policy'
         )
+    if kind in ('threshold', 'dial'):
+        return _parse_dial(policy, behaviors)
     if not behaviors.prefixes:
         return Policy('none')
-    return Policy(kind, behaviors.index(name)) if name else Policy(kind)
+    return Policy(kind, behaviors.index(argument)) if argument else Policy(kind)
+
+
+def _parse_dial(policy: str, behaviors: BehaviorSet) -> Policy:
+    kind, _, argument = policy.partition(':')
+    try:
+        number = float(argument)
+    except ValueError:
+        number = math.nan
+    if kind == 'threshold' and not 0 < number < 1:
+        raise UserError(
+            f'{argument!r} in {policy!r} is not a probability between 0 and 1', where='--policy'
+        )
+    if not math.isfinite(number):
+        raise UserError(f'{argument!r} in {policy!r} is not a number', where='--policy')
+    levels = [b.level for b in behaviors.behaviors]
+    low, high = min(levels), max(levels)
+    if low == high:
+        raise UserError(f'{policy!r} needs behaviors of different levels', where='--policy')
+    dial = math.log1p(-number) - math.log(number) if kind == 'threshold' else number
+    return Policy('dial', dial=dial, positions=tuple((x - low) / (high - low) for x in levels))
 
 
 def label_indices(records: Sequence[Record], behaviors: BehaviorSet, policy: Policy) -> np.ndarray:
@@ -71,12 +107,25 @@ def label_indices(records: Sequence[Record], behaviors: BehaviorSet, policy: Pol
 def choose_branch(policy: Policy, behavior_logprob_Rn, label_R, xp=np):
     """Returns the branch of each record: 0 for `none`, 1 + i for behavior i.
 
-    `xp` is numpy or jax.numpy. Leading dimensions other than R are allowed.
+    `dial` takes arg max (log p + dial · position). Of equals it takes the one of the highest level,
+    `auto` the first. `mixture` has no branch; it is refused.
+
+    `xp` is numpy or jax.numpy, which choose alike. Leading dimensions other than R are allowed.
     """
     if policy.kind == 'auto':
         return 1 + xp.argmax(behavior_logprob_Rn, axis=-1)
     if policy.kind == 'oracle':
         return 1 + label_R
+    if policy.kind == 'dial':
+        position_n = np.asarray(policy.positions, np.float32)
+        # One float32 addition per behavior, which rounds alike on the host and on devices.
+        raised_Rn = behavior_logprob_Rn + xp.asarray(np.float32(policy.dial) * position_n)
+        order_n = np.argsort(-position_n, kind='stable')
+        return 1 + xp.asarray(order_n)[xp.argmax(raised_Rn[..., order_n], axis=-1)]
+    if policy.kind == 'mixture':
+        raise UserError(
+            'chooses no behavior to begin an answer with', where='--policy=mixture', fix='use auto'
+        )
     return xp.full(label_R.shape, 1 + policy.behavior_index)
 
 
@@ -88,13 +137,12 @@ def predictions(
     Raises UserError for `oracle` on a record without a labelled behavior.
     """
     parsed = parse_policy(policy, scores.behaviors)
-    label_R = label_indices(records, scores.behaviors, parsed)
-    branch_R = choose_branch(parsed, scores.behavior_logprob_Rn, label_R)
+    # Names the file of a record without a label.
+    label_indices(records, scores.behaviors, parsed)
     names, is_selectable = scores.branches, scores.behaviors.is_selectable
     rows = []
     for i, record in enumerate(records):
-        branch, K = int(branch_R[i]), len(record.options)
-        option_logprob_WK = scores.option_logprob_RWK[i, :, :K]
+        option_logprob_WK = scores.option_logprob_RWK[i, :, : len(record.options)]
         behavior_logprobs = dict(
             zip(names[1:], scores.behavior_logprob_Rn[i].tolist(), strict=True)
         )
@@ -108,28 +156,73 @@ def predictions(
                 'hard': record.hard,
                 'behavior': record.behavior or None,
                 'answer': record.answer,
-                'prediction': int(np.argmax(option_logprob_WK[branch])),
-                'behavior_prediction': names[branch] if branch and is_selectable else None,
+                'prediction': None,
+                'behavior_prediction': None,
                 'behavior_logprobs': behavior_logprobs if is_selectable else None,
                 'option_logprobs': dict(zip(names, option_logprob_WK.tolist(), strict=True)),
                 'option_behaviors': list(record.option_behaviors),
             }
         )
-    return rows
+    return apply_policy(rows, parsed)
 
 
-def relabel_as_oracle(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns rows of `predictions.jsonl` under any policy as they are under `oracle`.
+def stored_behaviors(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> BehaviorSet:
+    """Returns the behaviors of the model that rows of `predictions.jsonl` come from.
 
-    Raises UserError for a row without a labelled behavior, and for a model without a choice.
+    No ids are stored, so their prefixes are empty. `levels` has the level of each behavior.
     """
-    relabelled = []
-    for row in rows:
-        label = row['behavior']
-        if label not in (row['behavior_logprobs'] or {}):
+    if chosen := rows[0]['behavior_logprobs']:
+        behaviors = tuple(Behavior(name, levels[name], '') for name in chosen)
+        return BehaviorSet(behaviors, ((),) * len(behaviors), 'tokens')
+    # Beside `none` there is at most the one constant prefix.
+    prefixes = ((),) * (len(rows[0]['option_logprobs']) - 1)
+    return BehaviorSet((), prefixes, 'neutral' if prefixes else 'none')
+
+
+def apply_policy(rows: Sequence[dict[str, Any]], policy: Policy) -> list[dict[str, Any]]:
+    """Returns rows of `predictions.jsonl` under any policy as they are under `policy`.
+
+    Under `mixture` an answer's probability is the mean of those in the branches, weighted by the
+    probabilities of the behaviors; both are renormalised, over the options and over the behaviors.
+
+    Raises UserError for `oracle` on a row without a labelled behavior.
+    """
+    return [{**row, **_choose(row, policy)} for row in rows]
+
+
+def _choose(row: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    """Returns the prediction of a row and the behavior that it was made with."""
+    of_behavior, of_option = row['behavior_logprobs'], row['option_logprobs']
+    if policy.kind == 'mixture':
+        weight_n = _log_normalise(list(of_behavior.values()))
+        option_nK = _log_normalise([of_option[name] for name in of_behavior])
+        mixed_K = np.logaddexp.reduce(weight_n[:, None] + option_nK, axis=0)
+        return {'prediction': int(np.argmax(mixed_K)), 'behavior_prediction': None}
+    name = _branch_name(row, policy)
+    return {
+        'prediction': int(np.argmax(of_option[name])),
+        'behavior_prediction': name if of_behavior and name != NONE else None,
+    }
+
+
+def _branch_name(row: Mapping[str, Any], policy: Policy) -> str:
+    """Returns the name of the branch that a policy takes in a row of `predictions.jsonl`."""
+    of_behavior = row['behavior_logprobs']
+    if policy.kind == 'oracle':
+        if row['behavior'] not in (of_behavior or ()):
             raise UserError(
                 f'record {row["id"]!r} has no behavior of this model', where='--policy=oracle'
             )
-        best = int(np.argmax(row['option_logprobs'][label]))
-        relabelled.append({**row, 'behavior_prediction': label, 'prediction': best})
-    return relabelled
+        return row['behavior']
+    names = list(row['option_logprobs'])
+    if not of_behavior:
+        # Beside `none` there is at most the one constant prefix.
+        return names[-1] if policy.kind == 'auto' else NONE
+    logprob_n = np.asarray(list(of_behavior.values()), np.float32)
+    return names[int(choose_branch(policy, logprob_n, np.int32(-1)))]
+
+
+def _log_normalise(logprob_K: Any) -> np.ndarray:
+    """Returns log-probabilities whose exponentials add up to 1 along the last axis."""
+    logprob_K = np.asarray(logprob_K, np.float64)
+    return logprob_K - np.logaddexp.reduce(logprob_K, axis=-1, keepdims=True)

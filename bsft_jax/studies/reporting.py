@@ -75,7 +75,7 @@ def with_oracle_rows(
         if not predictions[0]['behavior_logprobs']:
             continue
         try:
-            relabelled = policies.relabel_as_oracle(predictions)
+            relabelled = policies.apply_policy(predictions, policies.Policy('oracle'))
         except UserError as error:
             notes.append(f'{row["arm"]} is not shown under the policy oracle ({error}).')
             continue

@@ -9,7 +9,7 @@ import pytest
 
 from bsft_jax import files
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior
-from bsft_jax.commands.evaluate import evaluation_name
+from bsft_jax.commands.eval_folder import evaluation_name
 from bsft_jax.data import sources
 from bsft_jax.errors import UserError
 from bsft_jax.hub.pretrained import read_pretrained

@@ -146,7 +146,7 @@ def test_addresses_are_no_places(name, flags):
 
 
 def test_a_required_place_is_not_empty():
-    assert command('evaluate', '--workdir=') == 'error: flag --workdir=: is empty'
+    assert command('export', '--workdir=') == 'error: flag --workdir=: is empty'
 
 
 def test_doctor_looks_first(closed, file, base):

@@ -66,7 +66,11 @@ def test_scores_do_not_depend_on_batches_or_mesh(model, records):
 
 
 @pytest.mark.parametrize(
-    'policy', ['auto', 'none', 'oracle', 'forced:reactive', 'forced:proactive']
+    'policy',
+    [
+        *('auto', 'none', 'oracle', 'forced:reactive', 'forced:proactive'),
+        *('dial:0.05', 'threshold:0.5'),
+    ],
 )
 def test_device_counts_equal_the_rows_and_scikit_learn(model, records, policy):
     from sklearn.metrics import f1_score
