@@ -10,18 +10,18 @@ Array letters are those of `bsft_jax.ops`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bsft_jax.errors import UserError
-from bsft_jax.evaluation import casewise, statistics
+from bsft_jax.evaluation import casewise, probabilities, statistics, stepping_in
 from bsft_jax.records import taxonomy
 from bsft_jax.records.record import cluster_of
 
 SCHEMA = 1
-ECE_BINS = 15
 
 
 def confusion_counts(
@@ -46,6 +46,20 @@ def confusion_macro_f1(confusion_KK: np.ndarray) -> np.ndarray:
     confusion_KK = np.asarray(confusion_KK, dtype=np.float64)
     hits_K = np.diagonal(confusion_KK, axis1=-2, axis2=-1)
     return casewise.macro_f1(hits_K, confusion_KK.sum(-1) + confusion_KK.sum(-2))
+
+
+def overall_macro_f1(
+    answers_R: np.ndarray, categories_R: np.ndarray, predictions_R: np.ndarray
+) -> float:
+    """Returns the mean macro-F1 of the categories, each of which has a record."""
+    counts = confusion_counts(
+        answers_R,
+        predictions_R,
+        categories_R,
+        categories=int(categories_R.max()) + 1,
+        options=int(max(answers_R.max(), predictions_R.max())) + 1,
+    )
+    return float(confusion_macro_f1(counts).mean())
 
 
 def metrics_from_confusion(confusion_CKK: np.ndarray, categories: Sequence[str]) -> dict[str, Any]:
@@ -110,7 +124,6 @@ def metrics_from_predictions(
     names_R = [category_of(row) for row in rows]
     members = group_members(rows)
     categories = sorted(set(names_R))
-
     answers_R = np.array([row['answer'] for row in rows], dtype=np.int64)
     predictions_R = np.array([row['prediction'] for row in rows], dtype=np.int64)
     categories_R = np.array([categories.index(name) for name in names_R])
@@ -148,7 +161,23 @@ def metrics_from_predictions(
         'categories': {name: values_of([name]) for name in categories},
         'selection': selection_metrics(rows, positive=positive),
         'intervention': intervention_metrics(rows, positive=positive, levels=levels),
+        'stepping_in': stepping_in.stepping_in_metrics(
+            rows,
+            _all_levels(rows, levels or {positive: 1.0}),
+            clusters_R,
+            functools.partial(overall_macro_f1, answers_R, categories_R),
+        ),
     }
+
+
+def _all_levels(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> dict[str, float]:
+    """Returns `levels` with a level of 0 for every other behavior that the rows name."""
+    named = {
+        name
+        for row in rows
+        for name in (*(row.get('behavior_logprobs') or ()), *(row.get('option_behaviors') or ()))
+    }
+    return dict.fromkeys(sorted(named), 0.0) | dict(levels)
 
 
 def _counts_by_case(
@@ -230,39 +259,11 @@ def selection_metrics(
         probs_R = probs_Rn[:, names.index(positive)]
         positive_R = np.array([row['behavior'] == positive for row in rows])
         result |= {
-            'auroc': auroc(positive_R, probs_R),
-            'ece': expected_calibration_error(positive_R, probs_R),
-            'brier': float(np.mean((probs_R - positive_R) ** 2)),
+            'auroc': probabilities.auroc(positive_R, probs_R),
+            'ece': probabilities.expected_calibration_error(positive_R, probs_R),
+            'brier': probabilities.brier_score(positive_R, probs_R),
         }
     return result | {'n': len(rows)}
-
-
-def auroc(positive_R: np.ndarray, scores_R: np.ndarray) -> float | None:
-    """Returns the area under the ROC curve; None when only one class is present.
-
-    By ranks (Mann-Whitney U); a tie counts one half.
-    """
-    positives = int(positive_R.sum())
-    negatives = len(positive_R) - positives
-    if not positives or not negatives:
-        return None
-    _, inverse_R, number = np.unique(scores_R, return_inverse=True, return_counts=True)
-    rank_R = (np.cumsum(number) - (number - 1) / 2)[inverse_R]
-    above = rank_R[positive_R].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))
-
-
-def expected_calibration_error(
-    positive_R: np.ndarray, probs_R: np.ndarray, bins: int = ECE_BINS
-) -> float:
-    """Returns the mean of |mean probability - share of positives| over equal-width bins.
-
-    Bins are weighted by the number of records in them.
-    """
-    bin_R = np.minimum((probs_R * bins).astype(int), bins - 1)
-    return float(
-        np.abs(np.bincount(bin_R, probs_R - positive_R, minlength=bins)).sum() / len(probs_R)
-    )
 
 
 def intervention_metrics(

@@ -19,7 +19,8 @@ class Column:
       key: its name in the rows of a study's summary.json.
       header: its name above the column and in the legend.
       meaning: its explanation in the legend, without a full stop.
-      section: the section of metrics.json that holds it; the section may be null.
+      section: the section of metrics.json that holds it; it may be null, and older files may lack
+        it.
       metric: its name in that section.
     """
 
@@ -31,7 +32,7 @@ class Column:
 
     def value(self, metrics: Mapping[str, Any]) -> float | None:
         """Returns the metric from the content of metrics.json; None where it does not apply."""
-        return (metrics[self.section] or {}).get(self.metric)
+        return (metrics.get(self.section) or {}).get(self.metric)
 
 
 COLUMNS = (
@@ -62,6 +63,20 @@ COLUMNS = (
         meaning='share of pairs with both answers right',
         section='intervention',
         metric='twin_score',
+    ),
+    Column(
+        key='auroc',
+        header='auroc',
+        meaning='area under the ROC curve of stepping in',
+        section='stepping_in',
+        metric='auroc',
+    ),
+    Column(
+        key='missed_at_5',
+        header='missed@5',
+        meaning='missed with the dial at 5 % over',
+        section='stepping_in',
+        metric='missed_at_5_percent',
     ),
 )
 

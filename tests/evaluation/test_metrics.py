@@ -169,25 +169,6 @@ def test_selection_equals_sklearn_on_renormalised_probabilities(ties):
     assert result['n'] == len(rows)
 
 
-def test_auroc_counts_ties_one_half():
-    rng = np.random.default_rng(3)
-    positive_R, scores_R = rng.random(200) < 0.4, rng.integers(5, size=200) / 5
-    assert metrics.auroc(positive_R, scores_R) == pytest.approx(
-        sk.roc_auc_score(positive_R, scores_R), abs=1e-12
-    )
-    assert metrics.auroc(np.ones(3, bool), np.arange(3.0)) is None
-
-
-def test_ece_by_hand():
-    probs_R = np.array([0.01, 0.05, 0.95, 1.0, 0.5])
-    positive_R = np.array([False, True, True, True, False])
-    expected = (abs(0.06 - 1) + abs(1.95 - 2) + 0.5) / 5
-    assert metrics.expected_calibration_error(positive_R, probs_R) == pytest.approx(
-        expected, abs=1e-12
-    )
-    assert metrics.expected_calibration_error(np.array([True]), np.array([1.0])) == 0.0
-
-
 def test_selection_of_other_behaviors():
     logprobs = [
         {'quiet': -1.0, 'fair': -2.0, 'bold': -3.0},

@@ -44,13 +44,13 @@ def test_one_column_puts_a_metric_into_every_report(monkeypatch, tmp_path, added
 
     text = table.format_table([('run', results[0]['metrics'])])
     header, _, line = text.splitlines()[:3]
-    assert (header.endswith('twins  flipped'), line.endswith('  0.125')) == (added, added)
+    assert (header.endswith('  flipped'), line.endswith('  0.125')) == (added, added)
     assert ('flipped: share of answers that' in ' '.join(text.split())) == added
 
     found = summarize(results, resamples=10)
     assert [row.get('flips') for row in found['rows']] == [0.125 if added else None] * 2
     lines = summary.format_summary(found).splitlines()
-    assert (lines[2].endswith('twins  flipped'), lines[4].endswith('  0.125')) == (added, added)
+    assert (lines[2].endswith('  flipped'), lines[4].endswith('  0.125')) == (added, added)
 
     (tmp_path / 'summary.json').write_text(json.dumps({**found, 'shortcuts': ''}))
     page = study_page.write_page(tmp_path).read_text(encoding='utf-8')

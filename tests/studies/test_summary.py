@@ -21,6 +21,8 @@ def predictions(rng, right, *, cases=40, categories=CATEGORIES, options=4, token
         for n in range(2 * cases):
             answer = (n // 2 + n) % options
             wrong = (answer + 1 + int(rng.integers(options - 1))) % options
+            prediction = answer if rng.random() < p else wrong
+            scores = [0.0 if k == prediction else -4.0 - k / 8 for k in range(options)]
             rows.append(
                 {
                     'id': f'{category}-{n}',
@@ -28,10 +30,13 @@ def predictions(rng, right, *, cases=40, categories=CATEGORIES, options=4, token
                     'pair_id': f'{category}-{n // 2}' if twins else '',
                     'category': category,
                     'answer': answer,
-                    'prediction': answer if rng.random() < p else wrong,
+                    'prediction': prediction,
                     'behavior': 'proactive' if n % 2 else 'reactive',
                     'option_behaviors': ['reactive', 'proactive'] * (options // 2),
                     'behavior_logprobs': {'reactive': -1.0, 'proactive': -2.0} if tokens else None,
+                    'option_logprobs': dict.fromkeys(
+                        ('none', 'reactive', 'proactive') if tokens else ('none',), scores
+                    ),
                 }
             )
     return rows
