@@ -36,28 +36,32 @@ def load_model(
     mesh: Mesh | None = None,
     behaviors: tuple[Behavior, ...] | None = None,
     chat_template: str = '',
+    tokenizer: str = '',
 ) -> Model:
-    """Loads a Hugging Face directory, a bundled model by name, or a workdir's newest checkpoint.
+    """Loads a model directory, a GGUF file, a model by name, or a workdir's newest checkpoint.
 
     Args:
-      path: where the model is.
+      path: where the model is, or the name of a bundled or packaged one.
       dtype: dtype of activations, `float32` or `bfloat16`. Parameters are float32, or for a workdir
         as its config holds them.
       mesh: where the parameters go; default the first device.
       behaviors: behaviors to add to a base model; None keeps the model's own.
       chat_template: a Jinja file, for a tokenizer that has no template.
+      tokenizer: a folder whose tokenizer replaces that of a base model.
 
     Raises UserError where there is no model, or one that cannot be loaded exactly.
     """
     if places.is_run(pathlib.Path(path)):
-        if behaviors is not None or chat_template:
-            raise UserError('a workdir has its own behaviors and template', where=str(path))
+        if behaviors is not None or chat_template or tokenizer:
+            what = 'a workdir has its own behaviors, tokenizer and template'
+            raise UserError(what, where=str(path))
         return setup.load_run(pathlib.Path(path), mesh=mesh, dtype=dtype)
     spec = pretrained.read_pretrained(
         str(path),
         ComputeConfig(dtype=dtype, attention='auto'),
         behaviors=behaviors or (),
         chat_template=chat_template,
+        tokenizer=tokenizer,
     )
     return pretrained.load_pretrained(spec, mesh)
 

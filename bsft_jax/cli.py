@@ -96,6 +96,7 @@ class ModelFlags(typing.NamedTuple):
     model: flags.FlagHolder[str]
     step: flags.FlagHolder[int]
     chat_template: flags.FlagHolder[str]
+    tokenizer: flags.FlagHolder[str]
     prompt: flags.FlagHolder[str]
     examples: flags.FlagHolder[str]
     policy: flags.FlagHolder[str]
@@ -123,11 +124,14 @@ def define_model_flags(workdir_help: str) -> ModelFlags:
     return ModelFlags(
         workdir=define_place('workdir', '', workdir_help),
         model=flags.DEFINE_string(
-            'model', '', 'Hugging Face directory or bundled model instead of the run.'
+            'model', '', 'Hugging Face directory, GGUF file or bundled model instead of the run.'
         ),
         step=flags.DEFINE_integer('step', None, 'Checkpoint of the run; default the newest.'),
         chat_template=flags.DEFINE_string(
             'chat_template', '', 'Jinja file for a --model without a template.'
+        ),
+        tokenizer=define_place(
+            'tokenizer', '', 'Folder whose tokenizer replaces that of a --model.'
         ),
         prompt=flags.DEFINE_string(
             'prompt',

@@ -100,6 +100,7 @@ def main(argv) -> None:
         name=_NAME.value,
         limit=_LIMIT.value,
         chat_template=_MODEL.chat_template.value,
+        tokenizer=_MODEL.tokenizer.value,
         answer_format=_FORMAT.value or '',
         max_dropped_fraction=_MAX_DROPPED_FRACTION.value,
         allow_trained_on=_ALLOW_TRAINED_ON.value,

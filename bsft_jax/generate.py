@@ -46,6 +46,7 @@ def main(argv) -> None:
             _MODEL.step.value,
             _MODEL.chat_template.value,
             _MODEL.behaviors,
+            _MODEL.tokenizer.value,
         ),
         text=_TEXT.value,
         input_file=_INPUT.value,

@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
             config.data.chat_template,
             config.behaviors,
             colour,
+            config.model.tokenizer,
         )
 
     def inspect(train_records) -> None:

@@ -15,9 +15,9 @@ def evaluate(**options):
     return evaluate_lib.evaluate(evaluate_lib.EvaluateOptions(**options))
 
 
-def generate(*, workdir='', model='', step=None, chat_template='', **options):
+def generate(*, workdir='', model='', step=None, chat_template='', tokenizer='', **options):
     """Generates with the fields of `ModelSource` and `GenerateOptions`."""
-    source = ModelSource(workdir, model, step, chat_template)
+    source = ModelSource(workdir, model, step, chat_template, tokenizer=tokenizer)
     return generate_lib.generate(generate_lib.GenerateOptions(source, **options))
 
 

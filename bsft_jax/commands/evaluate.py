@@ -34,7 +34,8 @@ class EvaluateOptions:
 
     Attributes:
       workdir: folder of the run; results go to `workdir/eval/NAME`.
-      model: Hugging Face directory, hub id or bundled model to score instead of the run.
+      model: Hugging Face directory, GGUF file, hub id, or bundled or packaged model to score
+        instead of the run.
       step: checkpoint of the run; None for the newest.
       data: data source; empty for the run's.
       split: split of the source.
@@ -52,6 +53,7 @@ class EvaluateOptions:
       allow_trained_on: scores a test split of the run's own source although records of it were
         trained on.
       behaviors: the behaviors that records name, for a `model` without its own.
+      tokenizer: a folder whose tokenizer replaces that of `model`.
     """
 
     workdir: str
@@ -71,12 +73,15 @@ class EvaluateOptions:
     tokens_per_batch: int = 8192
     allow_trained_on: bool = False
     behaviors: tuple[Behavior, ...] = ()
+    tokenizer: str = ''
 
     @property
     def model_source(self) -> ModelSource:
         """Returns the name of the model that is scored."""
         workdir = '' if self.model else self.workdir
-        return ModelSource(workdir, self.model, self.step, self.chat_template, self.behaviors)
+        return ModelSource(
+            workdir, self.model, self.step, self.chat_template, self.behaviors, self.tokenizer
+        )
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
@@ -128,6 +133,7 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
         'model': options.model,
         'step': options.step,
         'chat_template': options.chat_template,
+        'tokenizer': options.tokenizer,
         'answer_format': model.answer_format,
     }
     parts = [options.split, options.policy, *([] if style.name == 'plain' else [style.name])]

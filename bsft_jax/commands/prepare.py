@@ -19,7 +19,6 @@ from bsft_jax.behaviorbench import shortcuts, splits
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior, extend_tokenizer
 from bsft_jax.data import checks, generated, inspection, rendering
 from bsft_jax.data import sources as sources_lib
-from bsft_jax.data.tokenizer import load_tokenizer
 from bsft_jax.errors import UserError, printable
 from bsft_jax.records.column_map import ColumnMap
 from bsft_jax.records.record import SPLITS, Record, behavior_of, describe_record, write_jsonl
@@ -279,6 +278,7 @@ class InspectOptions:
       chat_template: Jinja file for a base without a template.
       behaviors: the behaviors; None for the default ones and all that the records name.
       colour: marks token kinds by terminal colours.
+      tokenizer: a folder whose tokenizer replaces that of `base`.
     """
 
     count: int
@@ -287,6 +287,7 @@ class InspectOptions:
     chat_template: str = ''
     behaviors: tuple[Behavior, ...] | None = None
     colour: bool = False
+    tokenizer: str = ''
 
 
 def inspect_records(records: Sequence[Record], options: InspectOptions) -> list[str]:
@@ -296,11 +297,12 @@ def inspect_records(records: Sequence[Record], options: InspectOptions) -> list[
     that cannot be trained on.
     """
     # Imports jax, which preparing records does not need.
-    from bsft_jax.hub import configs
+    from bsft_jax.hub import configs, pretrained
     from bsft_jax.hub import files as hub_files
 
     directory = hub_files.resolve_directory(options.base)
-    tokenizer = load_tokenizer(directory, options.chat_template)
+    own = pathlib.Path(options.tokenizer).expanduser() if options.tokenizer else None
+    tokenizer = pretrained.read_tokenizer(directory, own, options.chat_template)
     config = hub_files.read_config(directory)
     named = {name for record in records for name in checks.named_behaviors(record)}
     behaviors = options.behaviors or _known_behaviors(named)

@@ -53,7 +53,9 @@ class ModelConfig:
     """Describes the base model.
 
     Attributes:
-      base: a Hugging Face directory, a hub id or the name of a bundled model.
+      base: a Hugging Face directory, a GGUF file, a hub id, or the name of a bundled or packaged
+        model.
+      tokenizer: a folder whose tokenizer and chat template replace those of `base`.
       init: `checkpoint` loads the weights of `base`; `random` takes only its architecture and
         tokenizer and draws the weights from the seed (pretraining).
       dtype: dtype of activations.
@@ -69,6 +71,7 @@ class ModelConfig:
     """
 
     base: str = free('tiny-clinical')
+    tokenizer: str = ''
     init: str = 'checkpoint'
     dtype: str = 'float32'
     base_dtype: str = 'float32'

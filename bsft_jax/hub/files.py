@@ -68,9 +68,10 @@ def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
         if (candidate / 'config.json').is_file():
             return candidate
     if path.is_dir():
-        raise UserError(
-            'no config.json in this folder', where=base, fix='name a Hugging Face model directory'
-        )
+        fix = 'name a Hugging Face model directory'
+        if found := sorted(path.glob(f'*{gguf_base.SUFFIX}')):
+            fix = f'name the GGUF file itself, as {found[0]}'
+        raise UserError('no config.json in this folder', where=base, fix=fix)
     if is_hub_id(base):
         return _download(*base.partition('@')[::2], weights)
     bundled_names = sorted(p.parent.name for p in ASSETS.glob('*/config.json'))

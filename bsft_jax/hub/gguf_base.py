@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bsft_jax import folders
 from bsft_jax.errors import UserError
@@ -104,25 +104,21 @@ def _check_digest(path: pathlib.Path, packaged: Packaged) -> None:
 
 def _make_folder(path: pathlib.Path, folder: pathlib.Path) -> None:
     """Writes the folder of a file, whole or not at all."""
-    where, header = str(path), read_header(path)
-    gguf_tensors.check_readable(header, where)
-    config = gguf_config.config_of(
-        header, where, lambda name: gguf_tensors.read_vector(path, header.tensors[name])
-    )
-    configs.architecture_of(config, where)
-    tokenizer: Any = None
+    header = read_header(path)
+    gguf_tensors.check_readable(header)
+    config = gguf_config.config_of(header)
+    configs.architecture_of(config, str(path))
     try:
-        tokenizer, reason = gguf_tokenizer.tokenizer_of(header.metadata, where), ''
+        tokenizer = gguf_tokenizer.tokenizer_files(header)
     except UserError as error:
-        reason = str(error)
+        # Another one may be named.
+        tokenizer = {_NO_TOKENIZER: str(error)}
     try:
         with folders.whole_folder(folder) as new:
             write_json(new / 'config.json', config)
-            write_json(new / ends.FILE, gguf_config.generation_config_of(header.metadata))
-            if tokenizer is None:
-                write_json(new / _NO_TOKENIZER, reason)
-            else:
-                tokenizer.save_pretrained(str(new))
+            write_json(new / ends.FILE, gguf_config.generation_config_of(header))
+            for name, content in tokenizer.items():
+                write_json(new / name, content)
             (new / WEIGHTS).symlink_to(path)
     except UserError:
         # Another process may have been faster; what it wrote is the same.

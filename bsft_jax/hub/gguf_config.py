@@ -7,7 +7,6 @@ here is refused, as it may change what the model computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from bsft_jax.errors import UserError
 from bsft_jax.hub import fields
 from bsft_jax.hub.families import FAMILIES
 from bsft_jax.hub.gguf_header import Header
-from bsft_jax.hub.gguf_tensors import ROPE_FACTORS
+from bsft_jax.hub.gguf_tensors import ROPE_FACTORS, read_vector
 
 Config = dict[str, Any]
 
@@ -87,31 +86,27 @@ _LLAMA3 = {
 }
 
 
-def config_of(header: Header, where: str, read_vector: Callable[[str], np.ndarray]) -> Config:
+def config_of(header: Header) -> Config:
     """Returns the `config.json` of the model in a GGUF file.
-
-    Args:
-      header: the file's header.
-      where: path of the file, for error messages.
-      read_vector: returns the values of a tensor of one row.
 
     Raises:
       UserError: for an unknown architecture, a part of a split model, a missing or unknown key, or
         a value that the decoder cannot compute.
     """
-    architecture = header.metadata.get('general.architecture')
+    where = header.path
+    architecture = header.value('general.architecture', str, '')
     if architecture not in _ARCHITECTURES:
         known = ', '.join(_ARCHITECTURES)
         message = f'unknown architecture {fields.shorten(architecture)}'
         raise UserError(message, where=where, fix=f'supported: {known}')
-    if header.metadata.get('split.count', 0) > 1:
+    if header.value('split.count', int, 0) > 1:
         fix = 'merge the parts with llama-gguf-split --merge'
         raise UserError('is one part of a split model', where=where, fix=fix)
-    config, scaling = _stated(header.metadata, architecture, where)
-    _check_required(header, architecture, where)
+    config, scaling = _stated(header, architecture)
+    _check_required(header, architecture)
     config.setdefault('num_key_value_heads', config['num_attention_heads'])
     config.setdefault('rope_theta', 10_000.0)
-    _set_head_dim(config, header.metadata, architecture, where)
+    _set_head_dim(config, header, architecture)
     model_type = {'gemma3': 'gemma3_text'}.get(architecture, architecture)
     if architecture == 'llama' and 'sliding_window' in config:
         model_type = 'mistral'
@@ -122,41 +117,49 @@ def config_of(header: Header, where: str, read_vector: Callable[[str], np.ndarra
         per_head = config['hidden_size'] / config['num_attention_heads']
         config['query_pre_attn_scalar'] = per_head if is_wide else config['head_dim']
     if ROPE_FACTORS in header.tensors:
-        scaling = _llama3_scaling(config, scaling, read_vector(ROPE_FACTORS), where)
+        scaling = _llama3_scaling(config, scaling, header)
     if scaling:
         config['rope_scaling'] = scaling
-    return config | _token_ids(header.metadata)
+    return config | _token_ids(header)
 
 
-def generation_config_of(metadata: Mapping[str, Any]) -> Config:
+def generation_config_of(header: Header) -> Config:
     """Returns the `generation_config.json`: where a text, a turn or a message ends."""
-    return {'eos_token_id': _end_ids(metadata)}
+    return {'eos_token_id': _end_ids(header)}
 
 
-def _end_ids(metadata: Mapping[str, Any]) -> list[int]:
-    named = (metadata.get(f'tokenizer.ggml.{key}') for key in _END_KEYS)
-    return list(dict.fromkeys(i for i in named if type(i) is int))
+def _end_ids(header: Header) -> list[int]:
+    ids = (header.value(f'tokenizer.ggml.{key}', int, -1) for key in _END_KEYS)
+    return list(dict.fromkeys(i for i in ids if i >= 0))
 
 
-def _stated(metadata: Mapping[str, Any], architecture: str, where: str) -> tuple[Config, Config]:
+def _token_ids(header: Header) -> Config:
+    """Returns the ids of special tokens, of several ends the first."""
+    ids = {f: header.value(f'tokenizer.ggml.{key}', int, -1) for key, f in _OTHER_IDS.items()}
+    ids['eos_token_id'] = next(iter(_end_ids(header)), -1)
+    return {field: i for field, i in ids.items() if i >= 0}
+
+
+def _stated(header: Header, architecture: str) -> tuple[Config, Config]:
     """Returns the fields and the RoPE scaling that the metadata states."""
     known = _FIELDS | _ARCHITECTURES[architecture]
     config: Config = {}
     scaling: Config = {}
-    for key, value in metadata.items():
+    for key, value in header.metadata.items():
         name = key.removeprefix(f'{architecture}.')
         if name == key or name in _IGNORED:
             continue
         if not isinstance(value, bool | int | float | str):
             message = f'{key} differs between layers ({fields.shorten(value)})'
-            raise UserError(f'{message}, which is not supported', where=where)
+            raise UserError(f'{message}, which is not supported', where=header.path)
         if name in known:
             config[known[name]] = _plain(value)
         elif name.startswith(_SCALING):
             scaling[name.removeprefix(_SCALING)] = _plain(value)
         elif name not in _WIDTHS:
-            raise UserError(f'{key} ({fields.shorten(value)}) is not supported', where=where)
-    return config, _hf_scaling(scaling, where)
+            message = f'{key} ({fields.shorten(value)}) is not supported'
+            raise UserError(message, where=header.path)
+    return config, _hf_scaling(scaling, header.path)
 
 
 def _plain(value: Any) -> Any:
@@ -183,29 +186,27 @@ def _hf_scaling(scaling: Config, where: str) -> Config:
     return named
 
 
-def _check_required(header: Header, architecture: str, where: str) -> None:
+def _check_required(header: Header, architecture: str) -> None:
     required = (*_REQUIRED, *(_REQUIRED_OF_GEMMA3 if architecture == 'gemma3' else ()))
     for key in (f'{architecture}.{name}' for name in required):
         if key not in header.metadata:
-            raise UserError(f'{key} is missing', where=where)
+            raise UserError(f'{key} is missing', where=header.path)
     if (table := header.tensors.get('token_embd.weight')) is None or len(table.shape) != 2:
-        raise UserError('there is no table token_embd.weight', where=where)
+        raise UserError('there is no table token_embd.weight', where=header.path)
 
 
-def _set_head_dim(
-    config: Config, metadata: Mapping[str, Any], architecture: str, where: str
-) -> None:
+def _set_head_dim(config: Config, header: Header, architecture: str) -> None:
     """Sets the width of a head; raises UserError unless it is that of values and of RoPE."""
-    fields.check(config, where)
+    fields.check(config, header.path)
     width, heads = config['hidden_size'], config['num_attention_heads']
-    if 'head_dim' not in config and width % heads == 0:
-        config['head_dim'] = width // heads
+    if 'head_dim' not in config and width % heads:
+        message = f'a width of {width} does not divide into {heads} heads'
+        raise UserError(message, where=header.path)
+    config.setdefault('head_dim', width // heads)
     for key in (f'{architecture}.{name}' for name in _WIDTHS):
-        if key in metadata and metadata[key] != config.get('head_dim'):
-            message = (
-                f'{key} is {metadata[key]}, and a head has {config.get("head_dim")} dimensions'
-            )
-            raise UserError(f'{message}, which is not supported', where=where)
+        if (stated := header.metadata.get(key)) not in (None, config['head_dim']):
+            message = f'{key} is {stated}, and a head has {config["head_dim"]} dimensions'
+            raise UserError(f'{message}, which is not supported', where=header.path)
 
 
 def _told_by_tensors(header: Header, model_type: str) -> Config:
@@ -221,17 +222,12 @@ def _told_by_tensors(header: Header, model_type: str) -> Config:
     return told
 
 
-def _token_ids(metadata: Mapping[str, Any]) -> Config:
-    ids = {field: metadata.get(f'tokenizer.ggml.{key}') for key, field in _OTHER_IDS.items()}
-    ids['eos_token_id'] = next(iter(_end_ids(metadata)), None)
-    return {field: i for field, i in ids.items() if type(i) is int}
+def _llama3_scaling(config: Config, scaling: Config, header: Header) -> Config:
+    """Returns the scaling of Llama 3.1 that divides each frequency by the factors in the file.
 
-
-def _llama3_scaling(config: Config, scaling: Config, factors: np.ndarray, where: str) -> Config:
-    """Returns the scaling of Llama 3.1 that divides each frequency by these factors.
-
-    Raises UserError for any other.
+    Raises UserError for factors of another rule.
     """
+    factors = read_vector(header, ROPE_FACTORS)
     rule = {'rope_type': 'llama3', 'factor': _plain(float(factors.max())), **_LLAMA3}
     frequencies = config['rope_theta'] ** (
         -np.arange(0, config['head_dim'], 2) / config['head_dim']
@@ -242,5 +238,5 @@ def _llama3_scaling(config: Config, scaling: Config, factors: np.ndarray, where:
     expected = 1 / ((1 - kept) / rule['factor'] + kept)
     if scaling or factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-5):
         message = f"{ROPE_FACTORS} scales the rotary embedding otherwise than Llama 3.1's rule"
-        raise UserError(f'{message}, which is not supported', where=where)
+        raise UserError(f'{message}, which is not supported', where=header.path)
     return {} if rule['factor'] == 1 else rule

@@ -10,14 +10,16 @@ import math
 import mmap
 import pathlib
 import struct
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from bsft_jax.errors import UserError
+from bsft_jax.hub import fields
 
 Metadata = dict[str, Any]
+T = TypeVar('T')
 
 _MAGIC = b'GGUF'
 # Version 1 counted in 32 bits.
@@ -59,12 +61,25 @@ class Header:
     """Holds what a GGUF file says of itself.
 
     Attributes:
+      path: the file, for error messages.
       metadata: key → value; an array of numbers is a numpy array, one of texts a list.
       tensors: name → where and how it is stored.
     """
 
+    path: str
     metadata: Metadata
     tensors: dict[str, Stored]
+
+    def value(self, key: str, kind: type[T], default: T) -> T:
+        """Returns the value of a key, or the default where there is none.
+
+        Raises UserError for a value of another type.
+        """
+        value = self.metadata.get(key, default)
+        if type(value) is not kind:
+            message = f'{key} is {fields.shorten(value)}, not of the type {kind.__name__}'
+            raise UserError(message, where=self.path)
+        return value
 
 
 class _Damaged(Exception):
@@ -123,7 +138,8 @@ class _Reader:
                 raise _Damaged(f'the tensor {name} is there twice')
             tensors[name] = self._tensor(name)
         first = -(-self._position // alignment) * alignment
-        return Header(metadata, {n: self._stored(n, *t, first) for n, t in tensors.items()})
+        stored = {name: self._stored(name, *t, first) for name, t in tensors.items()}
+        return Header(str(self._path), metadata, stored)
 
     def _take(self, size: int) -> int:
         """Returns the position of the next `size` bytes, and steps over them."""

@@ -64,7 +64,7 @@ class GGUFTensors:
         """
         self.directory = path
         self._header = read_header(path)
-        check_readable(self._header, str(path))
+        check_readable(self._header)
         architecture = self._header.metadata.get('general.architecture')
         self._is_gemma = architecture in _GEMMA
         # Row order of queries and keys, by the name of the projection.
@@ -122,13 +122,14 @@ def dtype_name(stored_type: GGMLQuantizationType) -> str:
     return stored_type.name if stored_type in _PLAIN else 'F32'
 
 
-def read_vector(path: pathlib.Path, stored: Stored) -> np.ndarray:
+def read_vector(header: Header, name: str) -> np.ndarray:
     """Returns the values of a tensor that is one row, in float32."""
-    data = np.fromfile(path, np.uint8, stored.row_bytes, offset=stored.start)
+    stored = header.tensors[name]
+    data = np.fromfile(header.path, np.uint8, stored.row_bytes, offset=stored.start)
     return _values(data[None], stored.type)[0].astype(np.float32)
 
 
-def check_readable(header: Header, where: str) -> None:
+def check_readable(header: Header) -> None:
     """Raises UserError for a quantization that the `gguf` package knows but cannot dequantize."""
     for stored_type, name in {s.type: name for name, s in header.tensors.items()}.items():
         try:
@@ -136,7 +137,7 @@ def check_readable(header: Header, where: str) -> None:
         except NotImplementedError as error:
             raise UserError(
                 f'{name} is quantized as {stored_type.name}, which cannot be read',
-                where=where,
+                where=header.path,
                 fix='name a file in Q8_0, Q4_K, F16 or another common kind',
             ) from error
 

@@ -7,17 +7,27 @@ here is refused, since another one would give other ids in rare texts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bsft_jax.errors import UserError
 from bsft_jax.hub import fields
+from bsft_jax.hub.gguf_header import Header
 
 # Kinds of tokens.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 _SPACE = '▁'
+_KEY = 'tokenizer.ggml.'
+# Role in `tokenizer_config.json` → what the key of its id begins with.
+_ROLES = {
+    'bos_token': 'bos',
+    'eos_token': 'eos',
+    'pad_token': 'padding',
+    'unk_token': 'unknown',
+}
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -90,95 +100,82 @@ class _Vocabulary:
         }
 
 
-def tokenizer_of(metadata: Mapping[str, Any], where: str) -> Any:
-    """Returns the tokenizer of a GGUF file as a PreTrainedTokenizerFast.
+def tokenizer_files(header: Header) -> dict[str, Any]:
+    """Returns the content of `tokenizer.json` and `tokenizer_config.json` for a GGUF file.
 
-    Args:
-      metadata: the file's metadata.
-      where: path of the file, for error messages.
+    They depend on no version of `transformers`, so that a run knows its tokenizer again.
 
     Raises UserError for a file without a tokenizer or with one that cannot be taken from it.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    model = metadata.get('tokenizer.ggml.model')
-    if model in (None, 'no_vocab') or 'tokenizer.ggml.tokens' not in metadata:
-        raise _refused('there is no tokenizer in this file', where)
+    model = header.value(f'{_KEY}model', str, 'no_vocab')
+    if model == 'no_vocab' or f'{_KEY}tokens' not in header.metadata:
+        raise _refused('there is no tokenizer in this file', header)
     if model not in ('gpt2', 'llama'):
-        raise _refused(f'its tokenizer {fields.shorten(model)} cannot be taken from it', where)
-    vocabulary = _vocabulary(metadata, where)
-    ids = {
-        role: _token_at(vocabulary, metadata.get(f'tokenizer.ggml.{key}_token_id'), where)
-        for role, key in (
-            *(('bos_token', 'bos'), ('eos_token', 'eos')),
-            *(('pad_token', 'padding'), ('unk_token', 'unknown')),
-        )
-    }
+        raise _refused(f'its tokenizer {fields.shorten(model)} cannot be taken from it', header)
+    vocabulary = _vocabulary(header)
+    tokens = {role: _token_at(vocabulary, key, header) for role, key in _ROLES.items()}
     if model == 'gpt2':
-        backend, begins = _byte_level(metadata, vocabulary, where)
+        backend, begins = _byte_level(vocabulary, header)
     else:
-        backend, begins = _sentencepiece(metadata, vocabulary, ids['unk_token'], where)
+        backend, begins = _sentencepiece(vocabulary, tokens['unk_token'], header), True
     _add_tokens(backend, vocabulary)
-    begins = metadata.get('tokenizer.ggml.add_bos_token', begins)
-    ends = metadata.get('tokenizer.ggml.add_eos_token', False)
-    first, last = ids['bos_token'] if begins else '', ids['eos_token'] if ends else ''
+    begins = header.value(f'{_KEY}add_bos_token', bool, begins)
+    ends = header.value(f'{_KEY}add_eos_token', bool, False)
+    first, last = tokens['bos_token'] if begins else '', tokens['eos_token'] if ends else ''
     _add_ends(backend, vocabulary, first, last)
-    template = metadata.get('tokenizer.chat_template')
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        clean_up_tokenization_spaces=False,
-        chat_template=template if isinstance(template, str) else None,
-        **{role: token for role, token in ids.items() if token},
-    )
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False}
+    config |= {role: token for role, token in tokens.items() if token}
+    if template := header.value('tokenizer.chat_template', str, ''):
+        config['chat_template'] = template
+    return {'tokenizer.json': json.loads(backend.to_str()), 'tokenizer_config.json': config}
 
 
-def _refused(what: str, where: str) -> UserError:
-    fix = 'name the folder of its tokenizer.json by --config.model.tokenizer'
-    return UserError(what, where=where, fix=fix)
+def _refused(what: str, header: Header) -> UserError:
+    fix = 'name a folder with its tokenizer.json by --config.model.tokenizer or --tokenizer'
+    return UserError(what, where=header.path, fix=fix)
 
 
-def _vocabulary(metadata: Mapping[str, Any], where: str) -> _Vocabulary:
+def _vocabulary(header: Header) -> _Vocabulary:
     """Returns the tokens; raises UserError for lists of other lengths and for tokens twice."""
-    tokens = metadata['tokenizer.ggml.tokens']
-    kinds = metadata.get('tokenizer.ggml.token_type')
-    scores = metadata.get('tokenizer.ggml.scores', ())
-    is_text = isinstance(tokens, list) and tokens
-    if not is_text or kinds is None or len(kinds) != len(tokens):
-        raise _refused('its tokens and their kinds do not fit each other', where)
-    vocabulary = _Vocabulary(tokens, [int(k) for k in kinds], [float(s) for s in scores])
-    if len(vocabulary.ids) < len(tokens) - list(vocabulary.kinds).count(_UNUSED):
-        raise _refused('two of its tokens have the same text', where)
+    tokens = header.value(f'{_KEY}tokens', list, [])
+    kinds = header.value(f'{_KEY}token_type', np.ndarray, np.zeros(0)).tolist()
+    scores = header.value(f'{_KEY}scores', np.ndarray, np.zeros(0)).tolist()
+    if not tokens or len(kinds) != len(tokens):
+        message = f'it has {len(tokens)} tokens and the kinds of {len(kinds)}'
+        raise _refused(message, header)
+    vocabulary = _Vocabulary(tokens, kinds, scores)
+    if len(vocabulary.ids) < len(tokens) - kinds.count(_UNUSED):
+        raise _refused('two of its tokens have the same text', header)
     return vocabulary
 
 
-def _token_at(vocabulary: _Vocabulary, i: Any, where: str) -> str:
-    """Returns the token of an id, '' for none; raises UserError for an id that no token has."""
-    if i is None:
+def _token_at(vocabulary: _Vocabulary, key: str, header: Header) -> str:
+    """Returns the token whose id a key names, '' for none; raises UserError for an unused id."""
+    if (i := header.value(f'{_KEY}{key}_token_id', int, -1)) == -1:
         return ''
-    if type(i) is not int or not 0 <= i < len(vocabulary.tokens):
-        raise _refused(f'it names the token {fields.shorten(i)}, which does not exist', where)
+    is_used = 0 <= i < len(vocabulary.tokens) and vocabulary.kinds[i] != _UNUSED
+    if not is_used:
+        raise _refused(f'{key}_token_id is {i}, which no token has', header)
     return vocabulary.tokens[i]
 
 
-def _byte_level(
-    metadata: Mapping[str, Any], vocabulary: _Vocabulary, where: str
-) -> tuple[Any, bool]:
+def _byte_level(vocabulary: _Vocabulary, header: Header) -> tuple[Any, bool]:
     """Returns a byte-level BPE, and whether its texts begin with a token unless the file says."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    pre = metadata.get('tokenizer.ggml.pre')
-    if (rule := _RULES.get(pre) if isinstance(pre, str) else None) is None:
+    pre = header.value(f'{_KEY}pre', str, '')
+    if (rule := _RULES.get(pre)) is None:
         named = fields.shorten(pre) if pre else 'none'
-        raise _refused(f'its rule to split text, {named}, is not known', where)
-    merges = metadata.get('tokenizer.ggml.merges')
-    if not isinstance(merges, list):
-        raise _refused('the merges of its tokenizer are missing', where)
+        raise _refused(f'its rule to split text, {named}, is not known', header)
+    merges = header.value(f'{_KEY}merges', list, [])
     pairs = [tuple(merge.split(' ')) for merge in merges]
+    if any(len(pair) != 2 for pair in pairs):
+        raise _refused('its merges are not pairs', header)
     try:
         bpe = models.BPE(vocabulary.ids, pairs, ignore_merges=rule.whole_words)
     # `tokenizers` raises bare exceptions.
     except Exception as error:
-        raise _refused(f'its merges do not fit its tokens ({error})', where) from error
+        raise _refused(f'its merges do not fit its tokens ({error})', header) from error
     backend = Tokenizer(bpe)
     if rule.nfc:
         backend.normalizer = normalizers.NFC()
@@ -195,42 +192,43 @@ def _byte_level(
     return backend, rule.begins
 
 
-def _sentencepiece(
-    metadata: Mapping[str, Any], vocabulary: _Vocabulary, unknown: str, where: str
-) -> tuple[Any, bool]:
-    """Returns a BPE of SentencePiece with bytes for unknown characters; its texts have a beginning.
+def _sentencepiece(vocabulary: _Vocabulary, unknown: str, header: Header) -> Any:
+    """Returns a BPE of SentencePiece, with bytes for characters that no token has.
 
-    Llama's begin with a space, also after a control token. Gemma's do not.
+    Llama's texts begin with a space, also after a control token. Gemma's do not.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     for key in ('precompiled_charsmap', 'remove_extra_whitespaces'):
-        if np.any(metadata.get(f'tokenizer.ggml.{key}')):
-            raise _refused(f'its tokenizer normalizes text ({key}), which is not supported', where)
-    is_gemma = str(metadata.get('general.architecture')).startswith('gemma')
+        if np.any(header.metadata.get(f'{_KEY}{key}')):
+            raise _refused(f'its tokenizer normalizes text ({key}), which is not supported', header)
+    is_gemma = header.value('general.architecture', str, '').startswith('gemma')
+    scores = vocabulary.scores
     if is_gemma:
         vocabulary = _with_spaces_respelled(vocabulary)
         # Not its scores but its order is that of the merges.
         scores = [-float(i) for i in range(len(vocabulary.tokens))]
-    else:
-        scores = list(vocabulary.scores)
     if len(scores) != len(vocabulary.tokens):
-        raise _refused('the scores of its tokenizer are missing', where)
-    merges = _merges(vocabulary, scores)
+        message = f'it has {len(vocabulary.tokens)} tokens and the scores of {len(scores)}'
+        raise _refused(message, header)
     backend = Tokenizer(
         models.BPE(
-            vocabulary.ids, merges, unk_token=unknown or None, fuse_unk=True, byte_fallback=True
+            vocabulary.ids,
+            _merges(vocabulary, scores),
+            unk_token=unknown or None,
+            fuse_unk=True,
+            byte_fallback=True,
         )
     )
     spaces = normalizers.Replace(' ', _SPACE)
     decoder = [decoders.Replace(_SPACE, ' '), decoders.ByteFallback(), decoders.Fuse()]
-    if metadata.get('tokenizer.ggml.add_space_prefix', not is_gemma):
+    if header.value(f'{_KEY}add_space_prefix', bool, not is_gemma):
         backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces])
         decoder.append(decoders.Strip(' ', 1, 0))
     else:
         backend.normalizer = spaces
     backend.decoder = decoders.Sequence(decoder)
-    return backend, True
+    return backend
 
 
 def _with_spaces_respelled(vocabulary: _Vocabulary) -> _Vocabulary:

@@ -42,7 +42,8 @@ class PretrainedSpec:
       network: the decoder's graph.
       row_init: initial value of rows that the checkpoint does not hold: `description`, `mean` or
         `normal`.
-      name: what the user asked for: a path, a hub id or a bundled model.
+      name: what the user asked for: a path, a hub id, or a bundled or packaged model.
+      tokenizer_directory: folder of the tokenizer, where it is not the model's.
     """
 
     directory: pathlib.Path
@@ -53,6 +54,7 @@ class PretrainedSpec:
     network: Network
     row_init: str = 'description'
     name: str = ''
+    tokenizer_directory: pathlib.Path | None = None
 
 
 def exported_behaviors(hf_config: dict[str, Any], where: str = 'config.json') -> BehaviorSet:
@@ -107,17 +109,20 @@ def read_pretrained(
     chat_template: str = '',
     row_init: str = 'description',
     weights: bool = True,
+    tokenizer: str = '',
 ) -> PretrainedSpec:
     """Reads configuration and tokenizer of a model directory and adds its behavior tokens.
 
     Args:
-      base: a Hugging Face directory, a hub id or the name of a bundled model.
+      base: a Hugging Face directory, a GGUF file, a hub id, or the name of a bundled or packaged
+        model.
       compute: how the network is held and computed; default float32, attention `auto`.
       behaviors: behaviors of the model; empty for those that the checkpoint was exported with.
       prefix_kind: how answers begin with `behaviors`, one of `behaviors.PREFIX_KINDS`.
       chat_template: a Jinja file, for a tokenizer without a template.
       row_init: initial value of new behavior rows, see `PretrainedSpec`.
       weights: whether the directory's weights are used, if it has any.
+      tokenizer: a folder whose tokenizer replaces that of `base`; '' for none.
 
     Raises UserError for a directory that cannot be loaded exactly.
     """
@@ -131,20 +136,37 @@ def read_pretrained(
         files.check_depth(tensors, arch.num_layers)
         # As in transformers, a head of its own is not overruled by the flag.
         arch = dataclasses.replace(arch, tied=arch.tied and not files.has_own_head(tensors))
-    gguf_base.check_has_tokenizer(directory)
-    tokenizer = load_tokenizer(directory, chat_template)
-    _check_table_covers(tokenizer, arch.vocab_size, str(directory))
+    own = pathlib.Path(tokenizer).expanduser() if tokenizer else None
+    hf_tokenizer = read_tokenizer(directory, own, chat_template)
+    _check_table_covers(hf_tokenizer, arch.vocab_size, str(own or directory))
     exported = exported_behaviors(hf_config, where)
     exported_names = frozenset(b.name for b in exported.token_behaviors)
     if not behaviors:
         behaviors, prefix_kind = exported.behaviors, exported.prefix_kind
     extended = extend_tokenizer(
-        tokenizer, behaviors, prefix_kind, arch.vocab_size, configs.used_ids(hf_config)
+        hf_tokenizer, behaviors, prefix_kind, arch.vocab_size, configs.used_ids(hf_config)
     )
     network = Network(arch, extended.ids, compute or ComputeConfig(attention='auto'))
     return PretrainedSpec(
-        directory, hf_config, tokenizer, extended, exported_names, network, row_init, base
+        directory, hf_config, hf_tokenizer, extended, exported_names, network, row_init, base, own
     )
+
+
+def read_tokenizer(
+    directory: pathlib.Path, own: pathlib.Path | None = None, chat_template: str = ''
+) -> Any:
+    """Returns the tokenizer of a model directory, or that of a folder which replaces it.
+
+    Args:
+      directory: the model's.
+      own: the other folder; None for none.
+      chat_template: a Jinja file that replaces the tokenizer's template.
+
+    Raises UserError for a folder without a tokenizer that can be read.
+    """
+    if own is None:
+        gguf_base.check_has_tokenizer(directory)
+    return load_tokenizer(own or directory, chat_template)
 
 
 def _check_table_covers(tokenizer, table_rows: int, where: str) -> None:

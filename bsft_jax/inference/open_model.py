@@ -24,11 +24,13 @@ class ModelSource:
 
     Attributes:
       workdir: folder of a run.
-      model: Hugging Face directory, hub id or bundled model instead of a run.
+      model: Hugging Face directory, GGUF file, hub id, or bundled or packaged model instead of a
+        run.
       step: checkpoint of the run; None for the newest.
       chat_template: Jinja file for a `model` without a template.
       behaviors: the behaviors that records name, for a `model` that was trained with none; its
         answers get no prefix.
+      tokenizer: a folder whose tokenizer replaces that of `model`.
     """
 
     workdir: str = ''
@@ -36,6 +38,7 @@ class ModelSource:
     step: int | None = None
     chat_template: str = ''
     behaviors: tuple[Behavior, ...] = ()
+    tokenizer: str = ''
 
     @property
     def folder(self) -> pathlib.Path:
@@ -56,6 +59,10 @@ class ModelSource:
                 'belongs to --model: a run has its own',
                 where=f'--chat_template={self.chat_template}',
             )
+        if self.tokenizer and not self.model:
+            raise UserError(
+                'belongs to --model: a run has its own', where=f'--tokenizer={self.tokenizer}'
+            )
         if self.behaviors and not self.model:
             raise UserError('belongs to --model: a run has its own behaviors', where='--config')
 
@@ -71,7 +78,9 @@ def open_model(source: ModelSource) -> Model:
     source.check()
     if not source.model:
         return setup.load_run(pathlib.Path(source.workdir), step=source.step, mesh=_mesh_for)
-    spec = pretrained.read_pretrained(source.model, chat_template=source.chat_template)
+    spec = pretrained.read_pretrained(
+        source.model, chat_template=source.chat_template, tokenizer=source.tokenizer
+    )
     spec = with_behaviors(spec, source.behaviors)
     network = _in_stored_dtype(spec, jax.default_backend())
     return pretrained.load_pretrained(

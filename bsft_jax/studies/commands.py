@@ -47,6 +47,7 @@ def base_command(
         *([f'--config={study.config}'] if has_own else []),
         f'--data={data.source}',
         f'--chat_template={data.chat_template}',
+        *([f'--tokenizer={tokenizer}'] if (tokenizer := config.model.tokenizer) else []),
         f'--answer_format={data.answer_format}',
         f'--max_dropped_fraction={data.max_dropped_fraction}',
         f'--prompt={prompt}',
@@ -86,6 +87,7 @@ def base_workdir(config: RunConfig) -> str:
         data.chat_template,
         data.answer_format,
         data.max_dropped_fraction,
+        *([config.model.tokenizer] if config.model.tokenizer else []),
         *([repr(config.behaviors)] if config.behaviors != DEFAULT_BEHAVIORS else []),
     ]
     return f'points/base-{json_digest(identity)[:8]}'

@@ -64,7 +64,8 @@ def digests(spec: PretrainedSpec) -> dict[str, str]:
     each version; layout does not count. The template's is taken of the text that is used.
     """
     digest = hashlib.sha256()
-    paths = [spec.directory / name for name in _TOKENIZER_FILES]
+    folder = spec.tokenizer_directory or spec.directory
+    paths = [folder / name for name in _TOKENIZER_FILES]
     if not paths[0].is_file():
         # The tokenizer is stored within another file.
         digest.update(spec.tokenizer.backend_tokenizer.to_str().encode())
@@ -89,8 +90,8 @@ def check_tokenizer(workdir: pathlib.Path, spec: PretrainedSpec) -> None:
             raise UserError(
                 f'the {name.replace("_", " ")} is not the one that this run was trained with',
                 where=f'--workdir={workdir}',
-                fix=f'undo the change in {spec.directory} or in the workdir, or train a new '
-                '--workdir',
+                fix=f'undo the change in {spec.tokenizer_directory or spec.directory} or in the '
+                'workdir, or train a new --workdir',
             )
 
 

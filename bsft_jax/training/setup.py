@@ -37,6 +37,7 @@ def read_base(config: RunConfig) -> PretrainedSpec:
         chat_template=config.data.chat_template,
         row_init=config.model.row_init,
         weights=config.model.init == 'checkpoint',
+        tokenizer=config.model.tokenizer,
     )
 
 

@@ -51,6 +51,7 @@ def test_metrics_hold_the_settings_and_old_ones_go_before_new_predictions(
         'answer_format': 'letter',
         'examples': '',
         'chat_template': '',
+        'tokenizer': '',
     }
     assert {**metrics, **settings} == metrics
     (folder,) = (tmp_path / 'eval').iterdir()
