@@ -24,7 +24,7 @@ CONFIGS = {
     'stories260k-behavior_sft': ('stories260k.py', 'behavior_sft'),
     **{
         f'{size}-{mode}': (f'{size}.py', mode)
-        for size in ('qwen2_5_0_5b', 'qwen2_5_7b', 'llama3_1_8b', 'qwen2_5_72b')
+        for size in ('qwen2_5_0_5b', 'qwen2_5_7b', 'llama3_1_8b', 'qwen2_5_72b', 'smollm2_135m')
         for mode in ('lora', 'full', 'behavior_rows')
     },
     **{
