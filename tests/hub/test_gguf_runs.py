@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -218,3 +219,11 @@ def test_records_are_shown_with_its_tokenizer(gguf_file, without_tokenizer, orig
         for base, tokenizer in ((gguf_file, ''), (without_tokenizer, str(original)), (original, ''))
     ]
     assert shown[0] == shown[1] == shown[2]
+
+
+def test_commands_that_meet_a_file_at_once_make_one_folder(gguf_file, tmp_path):
+    path = str(shutil.copy(gguf_file, tmp_path / 'model.gguf'))
+    with ThreadPoolExecutor(8) as pool:
+        (folder,) = set(pool.map(files.resolve_directory, [path] * 8))
+    left = [entry.name for entry in folder.parent.iterdir() if entry.name.startswith('.')]
+    assert not left and (folder / 'tokenizer.json').is_file()
