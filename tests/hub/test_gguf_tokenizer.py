@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GemmaTokenizer, PreTrainedTokenizerFast
-from transformers.tokenization_utils_base import generate_merges
 
 from bsft_jax.data import sources
 from bsft_jax.data.tokenizer import load_tokenizer
@@ -184,8 +183,14 @@ def test_sentencepiece_of_gemma(shared, texts, tmp_path):
     spaces = ['▁▁', '▁▁▁', '▁▁▁▁']
     vocab |= {token: len(vocab) + i for i, token in enumerate(spaces)}
     vocab = {'<bos>' if t == '<s>' else '<eos>' if t == '</s>' else t: i for t, i in vocab.items()}
-    order = {token: -i for token, i in vocab.items()}
-    theirs = GemmaTokenizer(vocab=vocab, merges=generate_merges(vocab, order))
+    # A merge has the rank of its result's id; of two for one token the longer first part counts.
+    merges = [
+        (token[:cut], token[cut:])
+        for token in sorted(vocab, key=vocab.get)
+        for cut in range(len(token) - 1, 0, -1)
+        if token[:cut] in vocab and token[cut:] in vocab
+    ]
+    theirs = GemmaTokenizer(vocab=vocab, merges=merges)
     theirs = PreTrainedTokenizerFast(
         tokenizer_object=theirs.backend_tokenizer, clean_up_tokenization_spaces=False
     )
