@@ -27,7 +27,9 @@ _RESCORE = cli.define_place(
 )
 _DATA = flags.DEFINE_string('data', '', "Data source; default the run's, required with --model.")
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'Split of the source.')
-_SUBSET = flags.DEFINE_enum('subset', 'all', ['all', 'hard'], 'Which records of the split.')
+_SUBSET = flags.DEFINE_string(
+    'subset', 'all', 'Which records of the split: all, hard, or difficulty=N of one level.'
+)
 _NAME = flags.DEFINE_string(
     'name', '', 'Name of the result folder; default SPLIT-POLICY and every non-default setting.'
 )

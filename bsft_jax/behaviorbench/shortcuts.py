@@ -63,7 +63,19 @@ def shortcut_baselines(train: Sequence[Record], test: Sequence[Record]) -> dict[
       NAME is a view or `chance`: the share of the most frequent behavior, or one over the number of
       options. A choice is None if there is nothing to choose, an accuracy if fewer than
       `MIN_RECORDS` records could be scored. `skipped` has the reason for each category left out.
+      Records of several difficulty levels are measured apart: `difficulties` has all of that by
+      level, `none` for those without one, and nothing else is returned.
     """
+    levels = {r.difficulty for r in (*train, *test) if r.messages}
+    if len(levels) > 1:
+        return {
+            'difficulties': {
+                str(level or 'none'): shortcut_baselines(
+                    *([r for r in records if r.difficulty == level] for records in (train, test))
+                )
+                for level in sorted(levels, key=lambda level: level or math.inf)
+            }
+        }
     train_records, test_records = _by_category(train), _by_category(test)
     categories: dict[str, Any] = {}
     skipped: dict[str, str] = {}
@@ -91,9 +103,13 @@ def leak_warnings(baselines: dict[str, Any]) -> list[str]:
 
     A view does so if its accuracy is above `LIMIT`, raised by as much as chance is above one half,
     and more than three standard errors above chance: a few records may reach the limit by accident.
+    Of several difficulty levels, those without test records may give it away.
     """
     lines = []
-    for category, row in baselines['categories'].items():
+    for level, own in baselines.get('difficulties', {}).items():
+        if own['overall']['test']:
+            lines += [f'warning: difficulty {level}, {line[9:]}' for line in leak_warnings(own)]
+    for category, row in baselines.get('categories', {}).items():
         for view, measure in itertools.product(VIEWS, MEASURES if row['behavior'] else ()):
             accuracy, chance = row['behavior'][view][measure], row['behavior']['chance'][measure]
             if accuracy is None:
@@ -111,7 +127,19 @@ def leak_warnings(baselines: dict[str, Any]) -> list[str]:
 
 
 def format_baselines(baselines: dict[str, Any]) -> str:
-    """Returns the baselines as a text table, followed by skipped categories and leak warnings."""
+    """Returns the baselines as a text table, followed by skipped categories and leak warnings.
+
+    There is a table for each of several difficulty levels.
+    """
+    tables = [
+        f'difficulty {level}\n{_format_table(own)}\n'
+        for level, own in baselines.get('difficulties', {}).items()
+    ]
+    return '\n'.join([*(tables or [_format_table(baselines)]), *leak_warnings(baselines)])
+
+
+def _format_table(baselines: dict[str, Any]) -> str:
+    """Returns the baselines of one difficulty level as a table, then the skipped categories."""
     names = ('chance', *VIEWS)
     lines = [('shortcuts', 'choice', *names)]
     for category, row in (*baselines['categories'].items(), ('overall', baselines['overall'])):
@@ -134,7 +162,7 @@ def format_baselines(baselines: dict[str, Any]) -> str:
             'records without a category' if category == 'none' else category
         )
     text += [f'not measured, {reason}: {", ".join(names)}' for reason, names in by_reason.items()]
-    return '\n'.join([*text, *leak_warnings(baselines)])
+    return '\n'.join(text)
 
 
 def _format_accuracy(accuracy: float | None) -> str:

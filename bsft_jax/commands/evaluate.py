@@ -39,7 +39,7 @@ class EvaluateOptions:
       step: checkpoint of the run; None for the newest.
       data: data source; empty for the run's.
       split: split of the source.
-      subset: `all` records of the split or the `hard` ones.
+      subset: `all` records of the split, the `hard` ones, or `difficulty=N`.
       prompt: prompt style.
       examples: data source whose train split `few_shot` shows; empty for the one that is scored.
       policy: how the behavior is chosen.
@@ -101,6 +101,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
 def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str, Any]:
     style = parse_prompt_flags(options.prompt, options.examples)
     options.model_source.check()
+    eval_records.parse_subset(options.subset)
     if options.data:
         sources.check_name(options.data, '--data')
     if options.name:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from bsft_jax.data import sources, split_names
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
 from bsft_jax.records.record import Record, evenly_spaced_subset, with_ids
 
-SUBSETS = ('all', 'hard')
+# Subset -> whether a record is in it; `difficulty=N` names one more for each level.
+SUBSETS: dict[str, Callable[[Record], bool]] = {
+    'all': lambda record: True,
+    'hard': lambda record: record.hard,
+}
+
+
+def parse_subset(subset: str) -> Callable[[Record], bool]:
+    """Returns whether a record is in a subset; raises UserError for an unknown subset."""
+    if match := re.fullmatch('difficulty=([1-9])', subset):
+        return lambda record: record.difficulty == int(match[1])
+    if subset not in SUBSETS:
+        known = ', '.join([*SUBSETS, 'difficulty=N'])
+        raise UserError(f'{subset!r} is not one of {known}', where='--subset')
+    return SUBSETS[subset]
 
 
 def scorable(records: Sequence[Record], source: str) -> list[Record]:
@@ -48,11 +63,9 @@ def choose_records(records: Sequence[Record], source: str, subset: str, limit: i
 
     Raises UserError for an unknown or empty subset.
     """
-    if subset not in SUBSETS:
-        raise UserError(f'{subset!r} is not one of {", ".join(SUBSETS)}', where='--subset')
-    chosen = [record for record in records if subset == 'all' or record.hard]
+    chosen = list(filter(parse_subset(subset), records))
     if not chosen:
-        raise UserError(f'no record of {source} is hard', where=f'--subset={subset}')
+        raise UserError(f'no record of {source} is in it', where=f'--subset={subset}')
     return evenly_spaced_subset(chosen, limit)
 
 

@@ -167,6 +167,7 @@ def metrics_from_predictions(
             clusters_R,
             functools.partial(overall_macro_f1, answers_R, categories_R),
         ),
+        'difficulties': _metrics_by_difficulty(rows, positive, levels),
     }
 
 
@@ -178,6 +179,27 @@ def _all_levels(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) 
         for name in (*(row.get('behavior_logprobs') or ()), *(row.get('option_behaviors') or ()))
     }
     return dict.fromkeys(sorted(named), 0.0) | dict(levels)
+
+
+def _metrics_by_difficulty(
+    rows: Sequence[dict[str, Any]], positive: str, levels: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """Returns the sections `overall` to `intervention` of metrics.json by difficulty level.
+
+    Rows without one are in none.
+    """
+    by_difficulty: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        if difficulty := row.get('difficulty'):
+            by_difficulty.setdefault(difficulty, []).append({**row, 'difficulty': None})
+    found = {}
+    for difficulty, own in sorted(by_difficulty.items()):
+        metrics = metrics_from_predictions(
+            own, policy='', prompt='', positive=positive, levels=levels
+        )
+        sections = ('overall', 'groups', 'categories', 'selection', 'intervention')
+        found[str(difficulty)] = {section: metrics[section] for section in sections}
+    return found
 
 
 def _counts_by_case(

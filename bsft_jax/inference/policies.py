@@ -154,6 +154,7 @@ def predictions(
                 'category': record.category,
                 'group': record.group,
                 'hard': record.hard,
+                'difficulty': record.difficulty,
                 'behavior': record.behavior or None,
                 'answer': record.answer,
                 'prediction': None,

@@ -45,18 +45,43 @@ def read_evaluations(runs: str | pathlib.Path) -> list[tuple[str, dict[str, Any]
 
 
 def format_table(evaluations: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """Returns an aligned table of (name, content of metrics.json) pairs with a legend below it."""
-    groups = taxonomy.ordered_groups(
-        group for _, metrics in evaluations for group in metrics['groups']
+    """Returns an aligned table of (name, content of metrics.json) pairs with a legend below it.
+
+    If records of several difficulty levels were scored, a table by level follows.
+    """
+    by_difficulty = [
+        (name, f'difficulty {level}', own)
+        for name, metrics in evaluations
+        for level, own in metrics.get('difficulties', {}).items()
+    ]
+    lines = _table_lines('policy', [(name, m['policy'], m) for name, m in evaluations])
+    if len({level for _, level, _ in by_difficulty}) > 1:
+        lines += ['', *_table_lines('records', by_difficulty)]
+    legend = textwrap.fill(
+        'overall, groups: mean macro-F1 of the categories. 95 %: interval of overall, by case; one '
+        'case has none. '
+        f'{columns.legend()} -: does not apply.',
+        _LEGEND_WIDTH,
     )
-    lines = [['run', 'policy', 'n', 'overall', '95 %', *groups, *columns.headers()]]
-    for name, metrics in evaluations:
+    return '\n'.join([*lines, *contamination_lines(evaluations), '', legend])
+
+
+def _table_lines(header: str, rows: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
+    """Returns the lines of a table.
+
+    Args:
+      header: what stands above the second cells.
+      rows: first cell, second cell, and the metrics that the others show.
+    """
+    groups = taxonomy.ordered_groups(group for *_, metrics in rows for group in metrics['groups'])
+    lines = [['run', header, 'n', 'overall', '95 %', *groups, *columns.headers()]]
+    for name, second, metrics in rows:
         overall = metrics['overall']
         interval = overall.get('macro_f1_interval')
         lines.append(
             [
                 name,
-                metrics['policy'],
+                second,
                 str(overall['n']),
                 format_number(overall['macro_f1']),
                 '-'.join(format_number(end) for end in interval) if interval else '-',
@@ -67,13 +92,7 @@ def format_table(evaluations: Sequence[tuple[str, dict[str, Any]]]) -> str:
                 *(format_number(column.value(metrics)) for column in columns.COLUMNS),
             ]
         )
-    legend = textwrap.fill(
-        'overall, groups: mean macro-F1 of the categories. 95 %: interval of overall, by case; one '
-        'case has none. '
-        f'{columns.legend()} -: does not apply.',
-        _LEGEND_WIDTH,
-    )
-    return '\n'.join([*align_columns(lines), *contamination_lines(evaluations), '', legend])
+    return align_columns(lines)
 
 
 def contamination_lines(evaluations: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:

@@ -392,5 +392,7 @@ def exchanged(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | Non
         end -= 1
     a, b = list(one[start:end]), list(other[start:end])
     size = range(1, len(a))
-    spans = ((a[:i], a[j:]) for i in size for j in size if i <= j and b == a[j:] + a[i:j] + a[:i])
+    # Few of the tails fit, so that long notes take no longer than short ones.
+    tails = [j for j in size if b[: len(a) - j] == a[j:]]
+    spans = ((a[:i], a[j:]) for j in tails for i in size if i <= j and b == a[j:] + a[i:j] + a[:i])
     return next(((' '.join(first), ' '.join(last)) for first, last in spans), None)

@@ -101,7 +101,7 @@ def test_a_subset_without_a_record_is_refused(model, data, tmp_path):
     path = tmp_path / 'easy.jsonl'
     easy = [dataclasses.replace(r, hard=False) for r in sources.load_records(data, 'test')]
     write_jsonl(path, easy)
-    with pytest.raises(UserError, match='--subset=hard: no record of .* is hard'):
+    with pytest.raises(UserError, match='--subset=hard: no record of .* is in it'):
         runs.evaluate(workdir=str(tmp_path), model=model, data=f'jsonl:{path}', subset='hard')
 
 

@@ -29,7 +29,7 @@ def test_a_subset_and_a_limit():
     records = [dataclasses.replace(TASK, id=str(i), hard=i % 2 == 1) for i in range(12)]
     assert [r.id for r in scored.choose_records(records, 's', 'hard', 3)] == ['1', '5', '9']
     assert scored.choose_records(records, 's', 'all', 0) == records
-    with pytest.raises(UserError, match='^--subset=hard: no record of s is hard'):
+    with pytest.raises(UserError, match='^--subset=hard: no record of s is in it'):
         scored.choose_records(records[::2], 's', 'hard', 0)
     with pytest.raises(UserError, match='not one of all, hard'):
         scored.choose_records(records, 's', 'easy', 0)

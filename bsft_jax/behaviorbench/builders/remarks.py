@@ -69,7 +69,7 @@ REMARKS = {
         ),
         (
             'Temp 36.{5-9}, resp. rate {12-16}, taken at rest.',
-            'Blood pressure {112-128}/{70-82}, rate {62-84}, regular.',
+            'NIBP {112-128}/{70-82}, rate {62-84}, regular.',
             'Sat {97-99} % on air.',
             'BMI {20-25} kg/m2 at {58-84} kg.',
         ),
@@ -90,8 +90,8 @@ REMARKS = {
     ),
     Topic.EXAM: Phrasings(
         (
-            'Abdomen soft, bowel sounds present.',
-            'Chest clear on both sides.',
+            'Abdomen soft, peristalsis present.',
+            'Vesicular breathing on both sides.',
             'Pupils equal and reactive.',
             'Neck supple, thyroid not enlarged.',
             'Full ROM in {shoulders|hips} and knees.',
