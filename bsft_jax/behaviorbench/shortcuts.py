@@ -67,7 +67,7 @@ def shortcut_baselines(train: Sequence[Record], test: Sequence[Record]) -> dict[
       level, `none` for those without one, and nothing else is returned.
     """
     levels = {r.difficulty for r in (*train, *test) if r.messages}
-    if len(levels) > 1:
+    if len(levels - {None}) > 1:
         return {
             'difficulties': {
                 str(level or 'none'): shortcut_baselines(

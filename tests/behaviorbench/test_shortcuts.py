@@ -17,10 +17,12 @@ from bsft_jax.records.taxonomy import group_of
 CHOSEN = [category for category in BUILDERS if group_of(category) != 'reactive']
 
 
-def cases(first, last, held_out=False, only=None):
+def cases(first, last, held_out=False, only=None, difficulty=3):
     """Returns the records of simulated cases, of all categories or of one."""
     records = [
-        r for i in range(first, last) for r in records_of(simulate(11, i), held_out=held_out)
+        r
+        for i in range(first, last)
+        for r in records_of(simulate(11, i), held_out=held_out, difficulty=difficulty)
     ]
     return [r for r in records if only in (None, r.category)]
 
@@ -30,13 +32,64 @@ def measured():
     return shortcuts.shortcut_baselines(cases(0, 400), cases(400, 700, held_out=True))
 
 
-def test_synthetic_tasks_do_not_give_the_behavior_away(measured):
-    assert set(measured['categories']) == set(BUILDERS) and not measured['skipped']
+def check_behavior_is_hidden(measured):
     for category in CHOSEN:
         behavior = measured['categories'][category]['behavior']
         assert behavior['chance'] == {'held_out': 0.5, 'cross_validated': 0.5}
         assert max(a for view in shortcuts.VIEWS for a in behavior[view].values()) <= 0.60, category
     assert shortcuts.leak_warnings(measured) == []
+
+
+def test_synthetic_tasks_do_not_give_the_behavior_away(measured):
+    assert set(measured['categories']) == set(BUILDERS) and not measured['skipped']
+    check_behavior_is_hidden(measured)
+
+
+@pytest.mark.slow
+def test_clinical_notes_do_not_give_the_behavior_away():
+    train, test = (
+        [r for r in cases(*ends, held_out, difficulty=4) if r.category in CHOSEN]
+        for *ends, held_out in ((0, 400, False), (400, 700, True))
+    )
+    check_behavior_is_hidden(shortcuts.shortcut_baselines(train, test))
+
+
+def test_difficulty_levels_are_measured_apart():
+    def of(first, last, *levels, held_out=False):
+        only = 'omission_detection'
+        return [r for d in levels for r in cases(first, last, held_out, only, difficulty=d)]
+
+    train, test = of(0, 60, 1, 3), of(60, 100, 3, held_out=True)
+    measured = shortcuts.shortcut_baselines(train, test)
+    assert measured == {
+        'difficulties': {
+            '1': shortcuts.shortcut_baselines(of(0, 60, 1), []),
+            '3': shortcuts.shortcut_baselines(of(0, 60, 3), test),
+        }
+    }
+    # Level 1 gives the behavior away, which is no fault as nothing is tested on it.
+    simple = measured['difficulties']['1']
+    row = simple['categories']['omission_detection']['behavior']
+    assert row['bag_of_words']['held_out'] is None and row['bag_of_words']['cross_validated'] > 0.9
+    assert len(shortcuts.leak_warnings(simple)) == 1 and shortcuts.leak_warnings(measured) == []
+    lines = shortcuts.format_baselines(measured).splitlines()
+    assert [line for line in lines if line.startswith('difficulty')] == [
+        'difficulty 1',
+        'difficulty 3',
+    ]
+    assert sum(line.startswith('omission_detection  behavior') for line in lines) == 2
+
+    leaky = [leak_in_message(r) if r.behavior == 'proactive' else r for r in of(0, 60, 3)]
+    measured = shortcuts.shortcut_baselines([*of(0, 60, 1), *leaky], test)
+    (warning,) = shortcuts.leak_warnings(measured)
+    assert warning.startswith('warning: difficulty 3, omission_detection: bag_of_words tells')
+    assert shortcuts.format_baselines(measured).endswith(f'\n{warning}')
+
+    unlevelled = [dataclasses.replace(r, difficulty=None) for r in of(0, 60, 3)]
+    measured = shortcuts.shortcut_baselines([*unlevelled, *train], [])
+    assert list(measured['difficulties']) == ['1', '3', 'none']
+    measured = shortcuts.shortcut_baselines([*unlevelled, *of(0, 60, 3)], [])
+    assert measured['categories']['omission_detection']['train'] == 240
 
 
 def test_answers_are_scored_over_the_options(measured):

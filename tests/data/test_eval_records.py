@@ -31,8 +31,18 @@ def test_a_subset_and_a_limit():
     assert scored.choose_records(records, 's', 'all', 0) == records
     with pytest.raises(UserError, match='^--subset=hard: no record of s is in it'):
         scored.choose_records(records[::2], 's', 'hard', 0)
-    with pytest.raises(UserError, match='not one of all, hard'):
-        scored.choose_records(records, 's', 'easy', 0)
+    for unknown in ('easy', 'difficulty', 'difficulty=0', 'difficulty=12'):
+        with pytest.raises(UserError, match='not one of all, hard, difficulty=N'):
+            scored.parse_subset(unknown)
+
+
+def test_a_difficulty_level_is_a_subset():
+    levels = (None, 1, 3, 4, 3)
+    records = [dataclasses.replace(TASK, id=str(i), difficulty=d) for i, d in enumerate(levels)]
+    chosen = scored.choose_records(records, 's', 'difficulty=3', 0)
+    assert [record.id for record in chosen] == ['2', '4']
+    with pytest.raises(UserError, match='^--subset=difficulty=2: no record of s is in it'):
+        scored.choose_records(records, 's', 'difficulty=2', 0)
 
 
 def test_a_file_without_splits_is_said_to_be_its_own_test_set(tmp_path):

@@ -102,6 +102,35 @@ def test_metrics_equal_sklearn_and_the_confusion_counts(seed):
     )
 
 
+def test_each_difficulty_has_the_metrics_of_its_rows():
+    rng = np.random.default_rng(3)
+    n = 120
+    rows = rows_of(
+        rng.integers(4, size=n),
+        rng.integers(4, size=n),
+        rng.choice(NAMES[:3], n),
+        difficulty=rng.choice([None, 1, 4], n),
+        behavior=rng.choice(['reactive', 'proactive'], n),
+        case_id=[f'c{i // 3}' for i in range(n)],
+        pair_id=[f'p{i // 2}' for i in range(n)],
+        option_behaviors=[['reactive', 'reactive', 'proactive', 'proactive']] * n,
+        behavior_logprobs=[
+            dict(zip(('reactive', 'proactive'), pair, strict=True))
+            for pair in np.log(rng.dirichlet((1, 1), n))
+        ],
+    )
+    found = metrics_of(rows)['difficulties']
+    assert list(found) == ['1', '4']
+    for level, sections in found.items():
+        own = metrics_of([row for row in rows if row['difficulty'] == int(level)])
+        assert list(sections) == ['overall', 'groups', 'categories', 'selection', 'intervention']
+        assert sections == {section: own[section] for section in sections}
+        assert own['difficulties'] == {level: sections}
+    assert found['1']['selection']['n'] != found['4']['selection']['n']
+    assert found['1']['overall']['macro_f1'] != found['4']['overall']['macro_f1']
+    assert metrics_of([{**row, 'difficulty': None} for row in rows])['difficulties'] == {}
+
+
 def test_empty_counts_have_no_metrics():
     empty = metrics.metrics_from_confusion(np.zeros((2, 3, 3), int), NAMES[:2])
     assert empty == {'categories': {}, 'groups': {}, 'overall': None, 'macro_f1_pooled': None}

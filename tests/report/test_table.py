@@ -12,13 +12,14 @@ from bsft_jax.evaluation import metrics
 from bsft_jax.report import table
 
 
-def write(folder, name, tokens):
+def write(folder, name, tokens, levels=(None,)):
     rows = [
         {
             'answer': 0,
             'prediction': n % 2,
             'category': category,
             'case_id': str(n),
+            'difficulty': levels[n % len(levels)],
             'behavior': behavior,
             'option_behaviors': ['reactive', 'proactive'],
             'behavior_logprobs': {'reactive': -1.0, 'proactive': -2.0} if tokens else None,
@@ -59,6 +60,33 @@ def test_every_evaluation_has_an_aligned_line(tmp_path):
             '0.500',
             '-',
         )
+
+
+def test_several_difficulty_levels_have_a_table(tmp_path):
+    write(tmp_path, 'one', tokens=True, levels=(3,))
+    evaluations = table.read_evaluations(tmp_path)
+    assert 'difficulty' not in table.format_table(evaluations)
+    write(tmp_path, 'two', tokens=True, levels=(1, 3))
+    # Evaluations of earlier versions have no levels.
+    write(tmp_path, 'old', tokens=True)
+    path = tmp_path / 'eval' / 'old' / 'metrics.json'
+    old = json.loads(path.read_text())
+    del old['difficulties']
+    path.write_text(json.dumps(old))
+    lines = table.format_table(sorted(table.read_evaluations(tmp_path))).splitlines()
+    first, second = (i for i, line in enumerate(lines) if line.startswith('run'))
+    assert lines[second - 1] == '' and lines[second].split()[:4] == [
+        'run',
+        'records',
+        'n',
+        'overall',
+    ]
+    assert [line.split()[:5] for line in lines[second + 2 : second + 5]] == [
+        ['one', 'difficulty', '3', '20', '0.333'],
+        ['two', 'difficulty', '1', '10', '1.000'],
+        ['two', 'difficulty', '3', '10', '0.000'],
+    ]
+    assert [line.split()[0] for line in lines[first + 2 : second - 1]] == ['old', 'one', 'two']
 
 
 def test_one_workdir_is_enough(tmp_path):
