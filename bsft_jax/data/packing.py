@@ -199,9 +199,12 @@ class PackPlan:
 
     def describe(self) -> str:
         """Returns a line for the log."""
+        # Epochs of several mixtures differ, and none of them need hold every record.
+        first = 'in the first epoch ' if len(self.mixtures) > 1 else ''
+        epoch = '' if first else ' an epoch'
         return (
-            f'{len(self.lengths_N):,} records, {self._epoch_tokens:,} tokens, '
-            f'{self.steps_per_epoch} steps an epoch, rows {self.fill:.1%} full'
+            f'{len(self.lengths_N):,} records, {first}{self._epoch_tokens:,} tokens, '
+            f'{self.steps_per_epoch} steps{epoch}, rows {self.fill:.1%} full'
         )
 
     def describe_run(self, steps: int) -> str:

@@ -423,9 +423,10 @@ def test_a_printed_record_marks_the_answer():
         options=('Yes', 'No'),
         option_behaviors=('reactive', 'proactive'),
         answer=1,
+        difficulty=3,
     )
     assert prepare_lib.format_record(record).splitlines() == [
-        '--- x',
+        '--- x | difficulty 3',
         '[Dr. Ito] Ready?',
         '  A. Yes  (reactive)',
         '* B. No  (proactive)',

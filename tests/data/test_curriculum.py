@@ -126,6 +126,8 @@ def test_every_stage_draws_its_levels_from_its_step_on(source, base, capsys):
     assert 'an epoch of the mixture draws 40 of 40 (level 1) records' in lines
     end = 'an epoch of the mixture draws 8 of 24 (level 2) + 24 of 8 (level 4) records'
     assert f'from step 84 on {end}' in lines
+    tokens = f'{store.lengths[store.levels == 1].sum():,}'
+    assert plan.describe().startswith(f'72 records, in the first epoch {tokens} tokens, 10 steps, ')
     assert plan.describe_run(STEPS) == '120 steps in 3 stages'
     assert plan.describe_run(36) == '36 steps = 3.6 epochs'
     assert plan.describe_run(37) == '37 steps in 2 stages'
