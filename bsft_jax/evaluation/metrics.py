@@ -163,22 +163,12 @@ def metrics_from_predictions(
         'intervention': intervention_metrics(rows, positive=positive, levels=levels),
         'stepping_in': stepping_in.stepping_in_metrics(
             rows,
-            _all_levels(rows, levels or {positive: 1.0}),
+            levels or {positive: 1.0},
             clusters_R,
             functools.partial(overall_macro_f1, answers_R, categories_R),
         ),
         'difficulties': _metrics_by_difficulty(rows, positive, levels),
     }
-
-
-def _all_levels(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> dict[str, float]:
-    """Returns `levels` with a level of 0 for every other behavior that the rows name."""
-    named = {
-        name
-        for row in rows
-        for name in (*(row.get('behavior_logprobs') or ()), *(row.get('option_behaviors') or ()))
-    }
-    return dict.fromkeys(sorted(named), 0.0) | dict(levels)
 
 
 def _metrics_by_difficulty(

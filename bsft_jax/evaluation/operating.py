@@ -79,8 +79,9 @@ def find_choices(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float])
 
     Args:
       rows: rows of `predictions.jsonl`.
-      levels: the level of each behavior that the rows name.
+      levels: the level of each behavior; one that the rows name besides has 0.
     """
+    levels = _named_levels(rows) | dict(levels)
     low, high = min(levels.values()), max(levels.values())
     has_options = any(row.get('option_behaviors') for row in rows)
     has_tokens = all(row.get('behavior_logprobs') for row in rows)
@@ -112,6 +113,13 @@ def find_choices(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float])
         label_R,
         open_R,
     )
+
+
+def _named_levels(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns a level of 0 for each behavior that rows of `predictions.jsonl` name."""
+    fields = ('behavior_logprobs', 'option_behaviors')
+    named = {name for row in rows for field in fields for name in row.get(field) or ()}
+    return dict.fromkeys(sorted(named), 0.0)
 
 
 def _token_choice(row: Mapping[str, Any], names: Sequence[str]) -> tuple[list[float], list[int]]:
@@ -213,6 +221,15 @@ class AtRate:
     settings: tuple[int, int]
     share: float
 
+    @property
+    def withheld(self) -> float:
+        """Returns the share of the records for which silence is drawn."""
+        return sum(
+            weight
+            for setting, weight in zip(self.settings, (1 - self.share, self.share), strict=True)
+            if setting == 0
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class OperatingCurve:
@@ -267,8 +284,9 @@ class OperatingCurve:
         """
         over_S, missed_S = self.over_S, self.missed_S
         allowed_S = np.flatnonzero(over_S <= over + _TOLERANCE)
-        # Of settings that miss as few, the one nearest to the rate.
-        best = int(allowed_S[np.lexsort((-over_S[allowed_S], missed_S[allowed_S]))[0]])
+        # Of settings that miss as few, the one nearest to the rate, and rather any than silence.
+        order_S = np.lexsort((-allowed_S, -over_S[allowed_S], missed_S[allowed_S]))
+        best = int(allowed_S[order_S[0]])
         found = AtRate(float(over_S[best]), float(missed_S[best]), (best, best), 0.0)
         before_S, after_S = over_S[:-1] - over, over_S[1:] - over
         crossing_S = np.flatnonzero(

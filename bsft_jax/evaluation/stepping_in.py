@@ -35,7 +35,7 @@ def stepping_in_metrics(
 
     Args:
       rows: rows of `predictions.jsonl`.
-      levels: the level of each behavior that the rows name.
+      levels: the level of each behavior; one that the rows name besides has 0.
       case_R: number of each record's case.
       macro_f1_of: returns the overall macro-F1 of the predictions int[R].
 

@@ -61,6 +61,7 @@ _STYLE = (
     'h2,.legend,.lead{break-after:avoid}.charts svg{width:47%}'
     '*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}'
 )
+_TEST_HEADERS = ('difference', '95 % interval', 'p', 'p (Holm)')
 # (name in metrics.jsonl, title, label of the y axis)
 _CURVES = (
     ('loss', 'Training loss', 'nats per weighted token, log scale'),
@@ -101,10 +102,16 @@ def _page(summary: dict[str, Any], directory: pathlib.Path) -> str:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<title>{escape(title)}</title><style>{_STYLE}{svg.STYLE}</style></head><body>',
-        f'<h1>{escape(title)}</h1><p class="outcome">{escape(summary["outcome"])}</p>',
+        f'<h1>{escape(title)}</h1>',
+        *(
+            f'<p class="outcome">{escape(summary[name])}</p>'
+            for name in ('outcome', 'second_outcome')
+            if name in summary
+        ),
         _results(rows),
         _bars(rows, colours),
         _comparisons(summary['comparisons'], summary['smallest_effect']),
+        _missed_at_equal_over(summary.get('missed_at_equal_over')),
         _curves(runs, directory, colours),
         _categories(rows),
         _published(summary['published']),
@@ -158,25 +165,26 @@ def _bars(rows: Sequence[dict[str, Any]], colours: dict[str, int]) -> str:
     )
 
 
+def _test_row(item: dict[str, Any], mark: str, more: Sequence[str] = ()) -> str:
+    """Returns a row of a table of comparisons; `mark` follows the name of an endpoint."""
+    interval = '–'
+    if item['low'] is not None:
+        interval = f'{_signed(item["low"])} to {_signed(item["high"])}'
+    cells = [
+        _cell(item['name'] + (mark if item['endpoint'] else ''), 'name'),
+        *more,
+        _cell(_signed(item['difference'])),
+        _cell(interval),
+        _cell(_probability(item['p'])),
+        _cell(_probability(item['p_holm'])),
+    ]
+    return f'<tr class="{"endpoint" if item["endpoint"] else ""}">' + ''.join(cells) + '</tr>'
+
+
 def _comparisons(comparisons: Sequence[dict[str, Any]], effect: dict[str, Any] | None) -> str:
-    body = []
-    for item in comparisons:
-        mark = ' (endpoint)' if item['endpoint'] else ''
-        interval = '–'
-        if item['low'] is not None:
-            interval = f'{_signed(item["low"])} to {_signed(item["high"])}'
-        cells = [
-            _cell(item['name'] + mark, 'name'),
-            _cell(_signed(item['difference'])),
-            _cell(interval),
-        ]
-        cells += [_cell(_probability(item['p'])), _cell(_probability(item['p_holm']))]
-        body.append(
-            f'<tr class="{"endpoint" if item["endpoint"] else ""}">' + ''.join(cells) + '</tr>'
-        )
+    body = [_test_row(item, ' (endpoint)') for item in comparisons]
     text = '<h2>Comparisons</h2>'
-    header = ['comparison', 'difference', '95 % interval', 'p', 'p (Holm)']
-    text += _table(header, body, name_columns=1)
+    text += _table(['comparison', *_TEST_HEADERS], body, name_columns=1)
     text += (
         '<p class="soft">Differences of macro-F1. p (Holm): adjusted for the number of '
         'comparisons; –: none.'
@@ -190,6 +198,26 @@ def _comparisons(comparisons: Sequence[dict[str, Any]], effect: dict[str, Any] |
             f'{effect["proactive_records"]:,} proactive records.'
         )
     return text + '</p>'
+
+
+def _missed_at_equal_over(missed: dict[str, Any] | None) -> str:
+    if not (missed and missed['comparisons']):
+        return ''
+    body = [
+        _test_row(
+            item,
+            ' (second endpoint)',
+            [_cell(_number(item[side]['missed'])) for side in ('first', 'second')],
+        )
+        for item in missed['comparisons']
+    ]
+    header = ['comparison', 'missed by first', 'by second', *_TEST_HEADERS]
+    return (
+        f'<h2>Missed interventions at {100 * missed["over_rate"]:g} % over-intervention</h2>'
+        + _table(header, body, name_columns=1)
+        + '<p class="soft">Rates of missed interventions where the dial of each side '
+        'over-intervenes at that rate; without behavior tokens the dial turns the options.</p>'
+    )
 
 
 def _curves(

@@ -57,34 +57,59 @@ def compare(
     """
     one, other = rows[first], rows[second]
     means = _mean(records, one, group), _mean(records, other, group)
-    paired = one.seeds == other.seeds
-    if paired:
-        trainings = statistics.Trainings.of_seeds(means[0].values_J - means[1].values_J)
-    else:
-        trainings = [
-            part for mean in means for part in statistics.Trainings.of_seeds(mean.values_J)
-        ]
     share_U = casewise.difference_by_case(
         _counts(records, one, group),
         _counts(records, other, group),
         records.num_cases,
-        paired=paired,
+        paired=one.seeds == other.seeds,
     )
+    return {'name': f'{group}: {first.label} - {second.label}'} | assess_difference(
+        share_U,
+        means[0].weight_U,
+        (one.seeds, other.seeds),
+        (means[0].values_J, means[1].values_J),
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def assess_difference(
+    share_U: np.ndarray,
+    weight_U: np.ndarray,
+    seeds: tuple[tuple, tuple],
+    values: tuple[np.ndarray, np.ndarray],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Returns what `compare` does, but for the `name`.
+
+    Args:
+      share_U: by case, the shares that add up to the difference.
+      weight_U: by case, its weight in the difference, 0 for a case that has none.
+      seeds: the seeds of both sides, paired where they are the same.
+      values: what is compared, for each seed of both sides.
+      resamples: number of exchanges.
+      seed: of the exchanges.
+    """
+    if seeds[0] == seeds[1]:
+        trainings = statistics.Trainings.of_seeds(values[0] - values[1])
+    else:
+        trainings = [
+            part for values_J in values for part in statistics.Trainings.of_seeds(values_J)
+        ]
     found = statistics.paired_difference(
-        share_U, means[0].weight_U, trainings=trainings, resamples=resamples, seed=seed
+        share_U, weight_U, trainings=trainings, resamples=resamples, seed=seed
     )
     low, high = found.interval or (None, None)
     return {
-        'name': f'{group}: {first.label} - {second.label}',
         'difference': found.value,
         'low': low,
         'high': high,
         'p': found.p,
         'reason': found.reason or None,
-        'cases': int((means[0].weight_U > 0).sum()),
-        'trainings': min(
-            (len(row.seeds) for row in (one, other) if row.seeds != (None,)), default=None
-        ),
+        'cases': int((weight_U > 0).sum()),
+        'trainings': min((len(side) for side in seeds if side != (None,)), default=None),
     }
 
 

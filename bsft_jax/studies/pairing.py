@@ -38,11 +38,13 @@ class SettingResults:
     Attributes:
       seeds: seeds in ascending order; (None,) for a model that was not trained.
       results: rows of results.jsonl in the order of `seeds`.
+      predictions: rows of predictions.jsonl of the shared records, in the order of `seeds`.
       counts: counts of each category of the shared records, by case and seed.
     """
 
     seeds: tuple
     results: list[dict[str, Any]]
+    predictions: list[list[dict[str, Any]]]
     counts: list[casewise.CategoryCounts]
 
 
@@ -114,7 +116,10 @@ def pair_results(
     for setting, by_seed in by_setting.items():
         seeds = tuple(sorted(by_seed, key=seed_order))
         of_seeds = [by_seed[seed] for seed in seeds]
-        predictions_JR = np.array([predictions[id(result)] for result in of_seeds], dtype=np.int64)
+        rows_JR = [predictions[id(result)] for result in of_seeds]
+        predictions_JR = np.array(
+            [[row['prediction'] for row in rows_R] for rows_R in rows_JR], dtype=np.int64
+        )
         counts = casewise.count_by_case(
             records.case_R,
             records.category_R,
@@ -122,14 +127,14 @@ def pair_results(
             predictions_JR,
             categories=len(records.categories),
         )
-        rows[setting] = SettingResults(seeds, of_seeds, counts)
+        rows[setting] = SettingResults(seeds, of_seeds, rows_JR, counts)
     return records, rows
 
 
 def _align(
     study: str, results: list[dict[str, Any]], scored: dict[int, dict[str, dict]]
-) -> tuple[SharedRecords, dict[int, list[int]]]:
-    """Returns the shared records and, by id() of a result, its predictions on them."""
+) -> tuple[SharedRecords, dict[int, list[dict[str, Any]]]]:
+    """Returns the shared records and, by id() of a result, its rows of them."""
     if len({len(result['predictions']) for result in results if not _has_ids(result)}) > 1:
         raise UserError(
             'records without an id, and not as many in every result: '
@@ -152,7 +157,7 @@ def _align(
                 where=_where(result),
                 fix='evaluate every arm of a study on the same data, split and limit',
             )
-        predictions[id(result)] = [row['prediction'] for row in rows_R]
+        predictions[id(result)] = rows_R
     if not reference:
         raise UserError(
             'no result with an answer and a prediction', where=study, fix='run its points first'

@@ -36,7 +36,12 @@ def write_report(
     behaviors = BehaviorSet(config.behaviors)
     results, notes = with_oracle_rows(rows, directory, behaviors.highest, behaviors.levels)
     summary = summary_lib.summarize_study(
-        study.name, results, endpoint=study.endpoint, published=list(study.published)
+        study.name,
+        results,
+        endpoint=study.endpoint,
+        published=list(study.published),
+        levels=behaviors.levels,
+        over_rate=study.over_rate,
     )
     seen = table.contamination_lines([(row['arm'], row['metrics']) for row in rows])
     summary['notes'] = [*dict.fromkeys(seen), *notes, *summary['notes']]

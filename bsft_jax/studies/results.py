@@ -27,14 +27,15 @@ from bsft_jax.studies.study import (
 def create_study_dir(study: Study, directory: pathlib.Path) -> None:
     """Creates the study's folder with `study.json`, or checks an existing one.
 
-    `study.json` holds the endpoint, which is thereby named before there are results, and digests of
-    the data sources.
+    `study.json` holds the endpoint and the rate of the second one, which are thereby named before
+    there are results, and digests of the data sources.
 
     Raises:
       UserError: the folder belongs to another study or endpoint, or files of records have changed.
     """
     path = directory / 'study.json'
-    current = json.loads(json.dumps({'study': study.name, 'endpoint': study.endpoint}))
+    named = {'study': study.name, 'endpoint': study.endpoint, 'over_rate': study.over_rate}
+    current = json.loads(json.dumps(named))
     old = files.read_json(path) if path.is_file() else {}
     if old and not (isinstance(old, dict) and old.keys() >= {'study', 'endpoint'}):
         raise UserError('is not the file of a study', where=str(path), fix='name a new --workdir')
@@ -43,6 +44,13 @@ def create_study_dir(study: Study, directory: pathlib.Path) -> None:
             f'was named before there were results: {old["study"]}, {old["endpoint"]}; '
             f'now it is {current["study"]}, {current["endpoint"]}',
             where=f'the endpoint in {directory}',
+            fix='name a new --workdir',
+        )
+    # An older file names no rate.
+    if old.get('over_rate', study.over_rate) != study.over_rate:
+        raise UserError(
+            f'was named before there were results: {old["over_rate"]}; now it is {study.over_rate}',
+            where=f'over_rate of the study in {directory}',
             fix='name a new --workdir',
         )
     old_digests, digests = old.get('records', {}), _source_digests(study)

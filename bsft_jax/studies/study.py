@@ -55,6 +55,8 @@ class Study:
       test_limit: number of test records that are evaluated, whole cases evenly spread; 0 for all.
       endpoint: (group or `overall`, (arm, policy), (arm, policy)): the one comparison that is named
         before there are results.
+      over_rate: rate of over-intervention at which the second endpoint compares the missed
+        interventions of the endpoint's two arms, named beforehand as well.
       published: results of others on other data, shown beside the study's own.
     """
 
@@ -71,6 +73,7 @@ class Study:
         ('behavior_sft', 'auto'),
         ('general_sft', 'auto'),
     )
+    over_rate: float = 0.05
     published: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -219,6 +222,8 @@ def check_study(study: Study) -> None:
             raise UserError(f'no arm {name!r}, known: {", ".join(known)}', where=_ENDPOINT)
         if policy not in POLICIES:
             raise UserError(f'no policy {policy!r}, known: {", ".join(POLICIES)}', where=_ENDPOINT)
+    if not 0 < study.over_rate < 1:
+        raise UserError(f'over_rate {study.over_rate} is not between 0 and 1', where='study')
     for arm in study.arms:
         overrides = {**study.overrides, **arm.overrides}
         if study.learning_rates and 'optimizer.learning_rate' in overrides:

@@ -6,21 +6,23 @@ of the macro-F1 of `evaluation.metrics`. `studies.estimates` says what the inter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import statistics
 from bsft_jax.records import taxonomy
 from bsft_jax.report import columns, table
-from bsft_jax.studies import estimates
+from bsft_jax.studies import equal_over, estimates
 from bsft_jax.studies.pairing import Setting, SettingResults, SharedRecords, pair_results
 
 BASELINE = Setting('general_sft', 'auto', 'plain')
 COMPARED_GROUPS = (*taxonomy.GROUPS, 'overall')
 MIN_PROACTIVE_RECORDS = 1500
+_TEST_HEADERS = ('difference', '95 %', 'p', 'p (Holm)')
 
 
 def summarize_study(
@@ -29,6 +31,8 @@ def summarize_study(
     *,
     endpoint: tuple,
     published: list[dict[str, Any]],
+    levels: Mapping[str, float] | None = None,
+    over_rate: float = equal_over.OVER_RATE,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -42,6 +46,9 @@ def summarize_study(
         the one comparison that the study was made for, first minus second.
       published: results of others, `{'method', 'source', group or 'overall': value or None}`,
         copied.
+      levels: the level of each behavior; None for those of the default behaviors.
+      over_rate: rate of over-intervention at which the second endpoint compares the arms of the
+        first.
       resamples: number of exchanges of two arms that a test makes. No p is below its inverse, which
         Holm's adjustment multiplies by the number of comparisons.
       seed: of the exchanges.
@@ -65,19 +72,31 @@ def summarize_study(
         )
 
     comparisons = _compare(records, rows, (group, first, second), resamples, seed)
+    missed = equal_over.compare_missed(
+        records,
+        rows,
+        _missed_pairs(rows, first, second),
+        levels=BehaviorSet().levels if levels is None else levels,
+        over_rate=over_rate,
+        resamples=resamples,
+        seed=seed,
+    )
     return {
         'study': study,
         'outcome': _outcome_sentence(group, first, second, comparisons[0], resamples),
+        'second_outcome': _missed_sentence(missed, resamples),
         'rows': [_summary_row(setting, row, records) for setting, row in rows.items()],
         'comparisons': comparisons,
+        'missed_at_equal_over': missed,
         'smallest_effect': {
             **estimates.smallest_effect(comparisons[0]),
             'proactive_records': records.count('proactive'),
         },
         'published': published,
-        'notes': _caveats(
-            records, rows[first].seeds, rows[second].seeds, comparisons[0], resamples
-        ),
+        'notes': [
+            *_caveats(records, rows[first].seeds, rows[second].seeds, comparisons[0], resamples),
+            *equal_over.describe_reach(missed),
+        ],
         'runs': [
             {'arm': arm, 'seed': s, 'workdir': workdir}
             for arm, s, workdir in dict.fromkeys(
@@ -120,6 +139,19 @@ def _compare(
     return comparisons
 
 
+def _missed_pairs(
+    rows: dict[Setting, SettingResults], first: Setting, second: Setting
+) -> list[tuple[Setting, Setting]]:
+    """Returns the pairs that are compared at equal over-intervention, the endpoint's first.
+
+    A curve does not depend on the policy, so one policy stands for all.
+    """
+    pairs = [(first, second)]
+    if BASELINE in rows:
+        pairs += [(s, BASELINE) for s in rows if s.policy == 'auto' and s != BASELINE]
+    return list(dict.fromkeys(pairs))
+
+
 def _summary_row(setting: Setting, row: SettingResults, records: SharedRecords) -> dict[str, Any]:
     """Returns one of `rows` of summary.json."""
     metrics_of_seeds = [result['metrics'] for result in row.results]
@@ -151,16 +183,36 @@ def _outcome_sentence(
         relation = 'equal to' if points == 0 else 'within 0.1 points of'
     other = second.arm if first.policy == second.policy else f'{second.arm} with {second.policy}'
     found = f'{first.arm} with {first.policy} is {relation} {other} on {group} macro-F1'
-    if comparison['reason']:
-        uncertainty = comparison['reason']
-    else:
-        low, high = 100 * comparison['low'], 100 * comparison['high']
-        bound = '<=' if comparison['p'] <= 1 / resamples else '='
-        uncertainty = f'95 % interval {low:.1f} to {high:.1f}, p {bound} {comparison["p"]:.2g}'
-    sentence = f'{found} ({uncertainty}): {_verdict(comparison)}.'
+    sentence = f'{found} ({_uncertainty(comparison, resamples)}): {_verdict(comparison)}.'
     if comparison['trainings'] == 1:
         sentence += ' One training of an arm cannot speak of other trainings.'
     return sentence
+
+
+def _missed_sentence(missed: dict[str, Any], resamples: int) -> str:
+    """Returns one sentence on what the second endpoint found."""
+    rate = f'{100 * missed["over_rate"]:g} %'
+    if missed['reason']:
+        return f'No missed interventions at {rate} over-intervention: {missed["reason"]}.'
+    comparison = missed['comparisons'][0]
+    first, second, points = comparison['first'], comparison['second'], comparison['difference']
+    relation = f'{abs(100 * points):.1f} points {"fewer" if points < 0 else "more"}'
+    if f'{abs(100 * points):.1f}' == '0.0':
+        relation = 'as many' if points == 0 else 'within 0.1 points'
+    return (
+        f'At {rate} over-intervention {first["setting"]} misses {100 * first["missed"]:.1f} % of '
+        f'interventions and {second["setting"]} {100 * second["missed"]:.1f} %: {relation} '
+        f'({_uncertainty(comparison, resamples)}): {_verdict(comparison)}.'
+    )
+
+
+def _uncertainty(comparison: dict[str, Any], resamples: int) -> str:
+    """Returns the interval of a comparison, in points, and its p, or why there is none."""
+    if comparison['reason']:
+        return comparison['reason']
+    low, high = 100 * comparison['low'], 100 * comparison['high']
+    bound = '<=' if comparison['p'] <= 1 / resamples else '='
+    return f'95 % interval {low:.1f} to {high:.1f}, p {bound} {comparison["p"]:.2g}'
 
 
 def _verdict(comparison: dict[str, Any]) -> str:
@@ -244,14 +296,12 @@ def format_summary(summary: dict[str, Any]) -> str:
         )
     text = [f'Study {summary["study"]}', '', *table.align_columns(lines, left=3)]
 
-    lines = [['comparison', 'difference', '95 %', 'p', 'p (Holm)']]
-    for c in summary['comparisons']:
-        # An exact zero has no sign.
-        difference = f'{c["difference"]:+.3f}' if c['difference'] else '0.000'
-        p = table.format_number(c['p'])
-        holm = 'endpoint' if c['endpoint'] else table.format_number(c['p_holm'])
-        lines.append([c['name'], difference, _format_interval(c), p, holm])
+    lines = [['comparison', *_TEST_HEADERS]]
+    lines += [[c['name'], *_test_cells(c, 'endpoint')] for c in summary['comparisons']]
     text += ['', *table.align_columns(lines, left=1)]
+    missed = summary['missed_at_equal_over']
+    if missed['comparisons']:
+        text += ['', *_missed_table(missed)]
 
     if summary['published']:
         text += ['', 'Published, on another data set (not to be compared in level):']
@@ -273,9 +323,28 @@ def format_summary(summary: dict[str, Any]) -> str:
         f'({smallest["proactive_records"]} proactive records).',
         *(f'Note: {note}' for note in summary['notes']),
         '',
+        summary['second_outcome'],
         summary['outcome'],
     ]
     return '\n'.join(text)
+
+
+def _missed_table(missed: dict[str, Any]) -> list[str]:
+    lines = [[f'missed at {100 * missed["over_rate"]:g} % over', 'of first', 'second']]
+    lines[0] += _TEST_HEADERS
+    for c in missed['comparisons']:
+        rates = (table.format_number(c[side]['missed']) for side in ('first', 'second'))
+        lines.append([c['name'], *rates, *_test_cells(c, 'second endpoint')])
+    return table.align_columns(lines, left=1)
+
+
+def _test_cells(comparison: dict[str, Any], endpoint: str) -> list[str]:
+    """Returns the cells of `_TEST_HEADERS`; that of an endpoint names it."""
+    # An exact zero has no sign.
+    difference = f'{comparison["difference"]:+.3f}' if comparison['difference'] else '0.000'
+    holm = endpoint if comparison['endpoint'] else table.format_number(comparison['p_holm'])
+    p = table.format_number(comparison['p'])
+    return [difference, _format_interval(comparison), p, holm]
 
 
 def _format_interval(estimate: dict[str, Any]) -> str:

@@ -303,6 +303,17 @@ def test_the_endpoint_stays_the_one_named_beforehand(study, tmp_path):
     other = dataclasses.replace(study, endpoint=('proactive', *ENDPOINT[1:]))
     with pytest.raises(UserError, match='named before there were results.*new --workdir'):
         run(other, tmp_path / 'study')
+    other = dataclasses.replace(study, over_rate=0.1)
+    with pytest.raises(
+        UserError, match=r'over_rate of .*: was named before.*: 0\.05; now it is 0\.1'
+    ):
+        run(other, tmp_path / 'study')
+    path = tmp_path / 'study/study.json'
+    older = json.loads(path.read_text())
+    assert older.pop('over_rate') == 0.05
+    path.write_text(json.dumps(older))
+    run(study, tmp_path / 'study')
+    assert json.loads(path.read_text())['over_rate'] == 0.05
 
 
 def test_a_failing_point_leaves_the_other_jobs_alone(study, tmp_path):

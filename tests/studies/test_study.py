@@ -65,6 +65,8 @@ def study(tmp_path):
         ({'endpoint': ('overall',)}, 'study: endpoint: .* has not 3 parts'),
         ({'endpoint': ('overall', 'ab', 'cd')}, r"study: endpoint\[1\]: 'ab' is not a tuple"),
         ({'name': None}, 'study: name: None is not a text'),
+        ({'over_rate': 0.0}, 'study: over_rate 0.0 is not between 0 and 1'),
+        ({'over_rate': 5}, 'study: over_rate'),
     ],
 )
 def test_a_study_that_cannot_run_is_refused_before_anything_runs(study, tmp_path, changes, message):
