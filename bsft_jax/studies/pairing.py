@@ -143,19 +143,23 @@ def _align(
             fix='give the records an id, or evaluate again',
         )
     names = sorted(set.intersection(*map(set, scored.values()))) if scored else []
+    # Older predictions have no digest of the words.
+    fields = ['id', 'category', 'answer', 'digest']
+    if not all(row.get('digest') for rows in scored.values() for row in rows.values()):
+        fields.remove('digest')
     most = max(map(len, scored.values()), default=0)
     reference, ordered, predictions = None, [], {}
     # The largest result first: the others are compared with it.
     for result in sorted(results, key=lambda result: len(scored[id(result)]), reverse=True):
         rows_R = [scored[id(result)][name] for name in names]
-        identity = [(row['id'], row.get('category'), row['answer']) for row in rows_R]
+        identity = [[row.get(field) for field in fields] for row in rows_R]
         if reference is None:
             reference, ordered = identity, rows_R
         if identity != reference or len(scored[id(result)]) < _MIN_SHARED_FRACTION * most:
             raise UserError(
                 'other records than in the other results',
                 where=_where(result),
-                fix='evaluate every arm of a study on the same data, split and limit',
+                fix='evaluate all on the same data, split and limit',
             )
         predictions[id(result)] = rows_R
     if not reference:
