@@ -210,7 +210,5 @@ def test_holm_against_hand_computed_values():
 
 @pytest.mark.parametrize('pair', [(0, 0), (1, 0), (3, 9), (9, 3), (7, 7), (40, 90), (1000, 1100)])
 def test_mcnemar_is_the_binomial_test_of_scipy(pair):
-    from scipy import stats
-
     expected = stats.binomtest(pair[0], sum(pair)).pvalue if sum(pair) else 1.0
     assert statistics.mcnemar_p(*pair) == pytest.approx(expected, rel=1e-9)
