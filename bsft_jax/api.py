@@ -38,7 +38,7 @@ def load_model(
     chat_template: str = '',
     tokenizer: str = '',
 ) -> Model:
-    """Loads a model directory, a GGUF file, a model by name, or a workdir's newest checkpoint.
+    """Loads a directory, an adapter, a GGUF file, a named model or a workdir's newest checkpoint.
 
     Args:
       path: where the model is, or the name of a bundled or packaged one.

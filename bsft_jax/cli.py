@@ -124,7 +124,7 @@ def define_model_flags(workdir_help: str) -> ModelFlags:
     return ModelFlags(
         workdir=define_place('workdir', '', workdir_help),
         model=flags.DEFINE_string(
-            'model', '', 'Hugging Face directory, GGUF file or bundled model instead of the run.'
+            'model', '', 'Model directory, PEFT adapter, GGUF file or bundled model, not a run.'
         ),
         step=flags.DEFINE_integer('step', None, 'Checkpoint of the run; default the newest.'),
         chat_template=flags.DEFINE_string(

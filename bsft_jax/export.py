@@ -24,6 +24,12 @@ _FORMAT = flags.DEFINE_enum(
     ['merged', 'peft'],
     'merged: a checkpoint with rows and adapters in its tensors; peft: rows and adapters alone.',
 )
+_DTYPE = flags.DEFINE_enum(
+    'dtype',
+    None,
+    ['float32', 'bfloat16'],
+    "Dtype of an adapter (--format=peft); default float32. A merged checkpoint has its base's.",
+)
 
 
 def main(argv) -> None:
@@ -32,7 +38,7 @@ def main(argv) -> None:
     from bsft_jax.parallel import processes
 
     processes.start()
-    folder = export(_WORKDIR.value, _OUTPUT.value, _STEP.value, _FORMAT.value)
+    folder = export(_WORKDIR.value, _OUTPUT.value, _STEP.value, _FORMAT.value, _DTYPE.value)
     processes.log_first(str(folder), file=sys.stdout)
 
 

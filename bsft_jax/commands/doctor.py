@@ -173,7 +173,7 @@ class Doctor:
         message = f'{self._config.model.base}: {spec.network.arch.parameters:,} parameters'
         if self._config.model.init == 'random':
             return f'{message}, drawn at random', spec
-        loading.BaseCheckpoint(spec.directory, spec.network)
+        pretrained.check_weights(spec)
         return f'{message}, every tensor present in its shape', spec
 
     def _template(self) -> tuple[str, rendering.Renderer]:
@@ -253,7 +253,10 @@ class Doctor:
         params = checkpoint.read(paths, mesh)
         params = pretrained.with_behavior_rows(spec, params, mesh, self._config.seed)
         ratio = pretrained.row_norm_ratio(params)
-        message = f"{len(spec.behaviors.ids)} new rows, norm {ratio:.3f} of the table's"
+        names = {behavior.name for behavior in spec.behaviors.token_behaviors}
+        num_new = len(names - spec.exported_names)
+        counts = f'{num_new} new rows and {len(names) - num_new} of the base'
+        message = f"{counts}, norm {ratio:.3f} of the table's"
         if not NORM_RATIO_RANGE[0] < ratio < NORM_RATIO_RANGE[1]:
             raise Warned(f'{message}; try another --config.model.row_init')
         return message, None

@@ -34,8 +34,8 @@ class EvaluateOptions:
 
     Attributes:
       workdir: folder of the run; results go to `workdir/eval/NAME`.
-      model: Hugging Face directory, GGUF file, hub id, or bundled or packaged model to score
-        instead of the run.
+      model: Hugging Face directory, PEFT adapter, GGUF file, hub id, or bundled or packaged model
+        to score instead of the run.
       step: checkpoint of the run; None for the newest.
       data: data source; empty for the run's.
       split: split of the source.
@@ -117,7 +117,7 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     records = eval_records.choose_records(
         eval_records.load_scorable(source, options.split), source, options.subset, options.limit
     )
-    trained = trained_on.read(options.model_source.folder)
+    trained = trained_on.read(*options.model_source.folders)
     if not options.allow_trained_on:
         contamination.check_scored(trained, source, options.split, records)
 

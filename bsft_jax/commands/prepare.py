@@ -297,11 +297,12 @@ def inspect_records(records: Sequence[Record], options: InspectOptions) -> list[
     that cannot be trained on.
     """
     # Imports jax, which preparing records does not need.
-    from bsft_jax.hub import configs, pretrained
+    from bsft_jax.hub import adapters, configs, pretrained
     from bsft_jax.hub import files as hub_files
 
-    directory = hub_files.resolve_directory(options.base)
-    own = pathlib.Path(options.tokenizer).expanduser() if options.tokenizer else None
+    directory, adapter = adapters.locate(options.base)
+    own = adapters.own_tokenizer(adapter)
+    own = pathlib.Path(options.tokenizer).expanduser() if options.tokenizer else own
     tokenizer = pretrained.read_tokenizer(directory, own, options.chat_template)
     config = hub_files.read_config(directory)
     named = {name for record in records for name in checks.named_behaviors(record)}

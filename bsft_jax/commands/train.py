@@ -15,7 +15,7 @@ from bsft_jax.config import RunConfig
 from bsft_jax.data import contamination, loader, pipeline, trained_on
 from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError
-from bsft_jax.hub import loading, pretrained
+from bsft_jax.hub import pretrained
 from bsft_jax.hub.pretrained import PretrainedSpec
 from bsft_jax.parallel import env, processes, sharding
 from bsft_jax.parallel import mesh as mesh_lib
@@ -43,7 +43,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     spec = setup.read_base(config)
     workdir_lib.check_workdir(workdir, config, spec)
     if config.model.init == 'checkpoint' and not (workdir / 'checkpoints').is_dir():
-        loading.BaseCheckpoint(spec.directory, spec.network)
+        pretrained.check_weights(spec)
     store, plan, trained = pipeline.training_examples(
         config, spec.tokenizer, spec.behaviors, spec.network.arch.max_positions
     )
@@ -63,6 +63,9 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
 
     workdir_lib.create(workdir, config)
     processes.log_first(plan.describe_run(config.steps))
+    if spec.adapter is not None:
+        rows = ' and its behavior rows' if spec.adapter.token_ids else ''
+        processes.log_first(f'continues the adapter {spec.name}{rows}')
     processes.log_first(f'mesh: {mesh_lib.describe_mesh(mesh)}')
     processes.log_first(f'attention: {network.compute.attention}')
     if warning := env.missing_settings():
@@ -96,7 +99,7 @@ def _record_training(
 
     The records are known to be those of the checkpoint that the run continues from.
     """
-    if (of_base := trained_on.read(spec.directory)) is not None:
+    if (of_base := trained_on.read(*spec.folders)) is not None:
         trained = TrainedOn.joined([of_base, trained])
     trained.write(workdir)
     if config.evaluation.interval:

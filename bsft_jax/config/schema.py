@@ -53,8 +53,8 @@ class ModelConfig:
     """Describes the base model.
 
     Attributes:
-      base: a Hugging Face directory, a GGUF file, a hub id, or the name of a bundled or packaged
-        model.
+      base: a Hugging Face directory, a PEFT adapter, a GGUF file, a hub id, or the name of a
+        bundled or packaged model.
       tokenizer: a folder whose tokenizer and chat template replace those of `base`.
       init: `checkpoint` loads the weights of `base`; `random` takes only its architecture and
         tokenizer and draws the weights from the seed (pretraining).

@@ -174,13 +174,17 @@ def source_names(source: str) -> list[str]:
     return [f'{_hash("source", name):016x}' for name in names]
 
 
-def read(folder: str | pathlib.Path) -> TrainedOn | None:
-    """Reads what the model of a workdir or a model directory was trained on.
+def read(*folders: str | pathlib.Path) -> TrainedOn | None:
+    """Reads what the model of a workdir, or of a model's folders together, was trained on.
 
     Returns None where there is no file: what the model was trained on is not known. Raises
     UserError for a damaged file.
     """
-    path = pathlib.Path(folder) / FILE
+    parts = [part for folder in folders if (part := _read(pathlib.Path(folder) / FILE)) is not None]
+    return TrainedOn.joined(parts) if parts else None
+
+
+def _read(path: pathlib.Path) -> TrainedOn | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays: dict[str, Any] = {name: stored[name].astype(np.uint64) for name in _KEYS}

@@ -40,19 +40,25 @@ _NOT_EXPORTED = ('torch_dtype', 'dtype', 'bsft', 'quantization_config', 'auto_ma
 
 
 def write_export(
-    model: Model, output: str | pathlib.Path, *, stop_id: int, format: str = 'merged'
+    model: Model,
+    output: str | pathlib.Path,
+    *,
+    stop_id: int,
+    format: str = 'merged',
+    dtype: str = 'float32',
 ) -> pathlib.Path:
     """Writes the model as a Hugging Face checkpoint or as an adapter for `peft`.
 
     Each merged tensor keeps the dtype that it has in the base's files (float32 where there are
-    none); an adapter is float32. The folder appears only once it is complete and has been read
-    back. With several processes all must call this; only the first writes.
+    none). The folder appears only once it is complete and has been read back. With several
+    processes all must call this; only the first writes.
 
     Args:
       model: the model to write.
       output: a new or empty folder.
       stop_id: id that ends an answer, for `generation_config.json`.
       format: `merged` or `peft`.
+      dtype: dtype of an adapter's tensors, `float32` or `bfloat16`.
 
     Returns:
       `output`.
@@ -66,7 +72,14 @@ def write_export(
         peft.check_has_adapter(model)
     if jax.process_index() == 0:
         with folders.whole_folder(output) as folder, _as_system_errors():
-            _write_folder(model, folder, stop_id, format)
+            if format == 'peft':
+                peft.write_adapter(model, folder, _bsft_entry(model), jnp.dtype(dtype))
+            else:
+                _write_merged(model, folder, stop_id)
+            _write_tokenizer(model, folder)
+            _verify_tokenizer(model, folder)
+            if model.trained_on is not None:
+                model.trained_on.write(folder)
     elif format == 'peft':
         # The other processes take part in every gather that the first one runs.
         peft.adapter_tensors(model)
@@ -87,17 +100,6 @@ def _as_system_errors() -> Iterator[None]:
         if code := re.search(r'\(os error (\d+)\)', str(error)):
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
         raise
-
-
-def _write_folder(model: Model, folder: pathlib.Path, stop_id: int, format: str) -> None:
-    if format == 'peft':
-        peft.write_adapter(model, folder)
-    else:
-        _write_merged(model, folder, stop_id)
-    _write_tokenizer(model, folder)
-    _verify_tokenizer(model, folder)
-    if model.trained_on is not None:
-        model.trained_on.write(folder)
 
 
 def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:
@@ -220,7 +222,7 @@ def _verify_weights(model: Model, directory: pathlib.Path, dtypes: Dtypes) -> No
 
 
 def _exported_config(model: Model, dtype: str) -> dict[str, Any]:
-    """Returns the base's `config.json` with the new dtype, vocabulary size and a `bsft` section.
+    """Returns the base's `config.json` with the new dtype, vocabulary size and a `bsft` entry.
 
     The dtype has two names, since readers of before transformers 4.56 know the older one only.
     """
@@ -230,12 +232,18 @@ def _exported_config(model: Model, dtype: str) -> dict[str, Any]:
     behaviors = model.behaviors
     if behaviors.ids:
         config['vocab_size'] = max(config['vocab_size'], max(behaviors.ids) + 1)
+    return config | {'bsft': _bsft_entry(model)}
+
+
+def _bsft_entry(model: Model) -> dict[str, Any]:
+    """Returns what an export says of behaviors, their tokens and how answers are written."""
+    behaviors = model.behaviors
     template, *_ = template_texts(model.tokenizer)
     tokens = {
         b.name: {'token': b.token, 'id': i}
         for b, i in zip(behaviors.token_behaviors, behaviors.ids, strict=True)
     }
-    config['bsft'] = {
+    return {
         'prefix_kind': behaviors.prefix_kind,
         'behaviors': [
             {
@@ -256,7 +264,6 @@ def _exported_config(model: Model, dtype: str) -> dict[str, Any]:
         'dial': 0.0,
         'template_sha256': hashlib.sha256(template.encode()).hexdigest(),
     }
-    return config
 
 
 def _write_tokenizer(model: Model, folder: pathlib.Path) -> None:

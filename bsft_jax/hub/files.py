@@ -21,6 +21,7 @@ from bsft_jax.hub.gguf_tensors import GGUFTensors
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
+ADAPTER_CONFIG = 'adapter_config.json'
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / 'assets'
 
 HUB_FILES = ['*.json', '*.jinja', trained_on.FILE]
@@ -45,8 +46,10 @@ _LAYER = re.compile(r'model\.layers\.(\d{1,9})\.')
 _COMPARED_VALUES = 2**24
 
 
-def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
-    """Returns the Hugging Face directory that `base` names.
+def resolve_directory(
+    base: str, *, weights: bool = True, where: str = '--config.model.base / --model'
+) -> pathlib.Path:
+    """Returns the Hugging Face directory, of a model or of a PEFT adapter, that `base` names.
 
     Files of a hub repository come from the cache, or from the network where there is one.
 
@@ -54,18 +57,18 @@ def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
       base: a path of a directory or GGUF file, the name of a bundled or packaged model, or a hub id
         `ORGANISATION/NAME`, with `@REVISION` for a revision other than `main`.
       weights: whether the weights of a hub repository are needed.
+      where: where `base` was read, for an error message.
 
     Raises:
-      UserError: `base` is none of these, or a folder that holds something else: an adapter or a
-        run.
+      UserError: `base` is none of these, or a folder that holds something else, such as a run.
     """
     path = pathlib.Path(base).expanduser()
     if gguf_base.names_gguf(base) and not path.is_dir():
         return gguf_base.folder_of(base)
     bundled = ASSETS / base
     for candidate in (path, bundled):
-        _check_is_model(candidate)
-        if (candidate / 'config.json').is_file():
+        _check_is_no_run(candidate)
+        if _holds_model(candidate):
             return candidate
     if path.is_dir():
         fix = 'name a Hugging Face model directory'
@@ -74,23 +77,26 @@ def resolve_directory(base: str, *, weights: bool = True) -> pathlib.Path:
         raise UserError('no config.json in this folder', where=base, fix=fix)
     if is_hub_id(base):
         return _download(*base.partition('@')[::2], weights)
-    bundled_names = sorted(p.parent.name for p in ASSETS.glob('*/config.json'))
+    bundled_names = sorted(p.name for p in ASSETS.glob('*') if _holds_model(p))
     names = ', '.join([*bundled_names, *gguf_base.PACKAGED])
     raise UserError(
         f'no model at {base!r}',
-        where='--config.model.base / --model',
+        where=where,
         fix=f'name a Hugging Face model directory, a GGUF file, a hub id or one of {names}',
     )
 
 
-def _check_is_model(folder: pathlib.Path) -> None:
-    """Raises UserError for a folder that holds an adapter or a run in place of a model."""
-    if (folder / 'adapter_config.json').is_file() and not has_weights(folder):
-        raise UserError(
-            'this is a PEFT adapter, not a model',
-            where=str(folder),
-            fix='export the run with --format=merged, or load the adapter with peft',
-        )
+def _holds_model(folder: pathlib.Path) -> bool:
+    return (folder / 'config.json').is_file() or (folder / ADAPTER_CONFIG).is_file()
+
+
+def is_adapter(directory: pathlib.Path) -> bool:
+    """Returns whether a directory holds a PEFT adapter; a model may bring one along."""
+    return (directory / ADAPTER_CONFIG).is_file() and not has_weights(directory)
+
+
+def _check_is_no_run(folder: pathlib.Path) -> None:
+    """Raises UserError for a folder that holds a run in place of a model."""
     if not (folder / 'config.json').is_file():
         return
     config = _read_config(folder)
@@ -131,7 +137,7 @@ def _download(repository: str, revision: str, weights: bool) -> pathlib.Path:
             where=repository,
             fix='name a directory, or download it first on a machine with network access',
         ) from error
-    if not (pathlib.Path(folder) / 'config.json').is_file():
+    if not _holds_model(pathlib.Path(folder)):
         raise UserError('no config.json in this repository', where=repository)
     return pathlib.Path(folder)
 
@@ -215,12 +221,13 @@ class TensorFiles:
     they have in a checkpoint without one.
     """
 
-    def __init__(self, directory: pathlib.Path, single: str = SINGLE):
+    def __init__(self, directory: pathlib.Path, single: str = SINGLE, prefix: str = ''):
         """Opens the files of a directory.
 
         Args:
           directory: folder of the checkpoint.
           single: name of the file of a checkpoint without an index.
+          prefix: beginning of the stored names that is left out.
 
         Raises:
           UserError: no safetensors, an index that names a missing file, or a truncated or damaged
@@ -237,7 +244,7 @@ class TensorFiles:
             except (SafetensorError, OSError) as error:
                 raise UserError(f'damaged or truncated ({error})', where=str(path)) from error
             names = self._open[file].keys()
-            self._locations.update({name: (file, name) for name in names})
+            self._locations.update({name.removeprefix(prefix): (file, name) for name in names})
         self._locations = _by_usual_names(self._locations)
 
     @property

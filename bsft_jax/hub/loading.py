@@ -1,9 +1,9 @@
-"""Loading of Hugging Face checkpoints: each process reads the bytes that its devices hold."""
+"""Loading of checkpoints and adapters: each process reads the bytes that its devices hold."""
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from bsft_jax.errors import UserError
-from bsft_jax.hub import files, tables
+from bsft_jax.hub import adapters, files, tables
+from bsft_jax.hub.adapters import Adapter
 from bsft_jax.hub.files import HEAD, Tensors
 from bsft_jax.models import linear
 from bsft_jax.models.network import Network, Params
@@ -23,20 +24,35 @@ CACHE_LINE = 64  # bytes
 IGNORED = ('rotary_emb.inv_freq',)
 
 
-class BaseCheckpoint:
-    """Reads the tensors of a model directory as the parameters of a network."""
+class Checkpoint:
+    """Reads tensors of files as parameters of a network."""
 
-    def __init__(self, directory: pathlib.Path, network: Network):
-        """Opens the files and checks names, shapes and dtypes, without reading a tensor.
+    def __init__(
+        self,
+        tensors: Tensors,
+        table: Mapping[str, tables.Entry],
+        network: Network,
+        *,
+        shapes_from: str,
+        unused: Container[str] = (),
+    ):
+        """Checks names, shapes and dtypes, without reading a tensor.
+
+        Args:
+          tensors: the files.
+          table: the entries of all parameters that the files hold.
+          network: the network.
+          shapes_from: what says which shapes the tensors have, for an error message.
+          unused: names of tensors that may be there and are not read.
 
         Raises:
           UserError: for missing, unknown, quantized or wrongly shaped tensors.
         """
-        self._files, self._abstract = files.open_tensors(directory), flatten(network.abstract())
-        self._table = tables.entries(network.arch, self._abstract)
-        self._check(network.arch.tied)
+        self._files, self._table = tensors, table
+        self._abstract = flatten(network.abstract())
+        self._check(shapes_from, unused)
 
-    def _check(self, tied: bool) -> None:
+    def _check(self, shapes_from: str, unused: Container[str]) -> None:
         expected = {}
         for path, entry in self._table.items():
             shape = self._abstract[path].shape[1 if entry.stacked else 0 :]
@@ -44,9 +60,9 @@ class BaseCheckpoint:
                 expected[name] = shape[::-1] if entry.transpose else shape
         where = str(self._files.directory)
         files.check_unquantized(self._files)
-        present = {name for name in self._files.names if not name.endswith(IGNORED)}
-        if tied:
-            present.discard(HEAD)
+        present = {
+            name for name in self._files.names if not name.endswith(IGNORED) and name not in unused
+        }
         if missing := sorted(expected.keys() - present):
             raise UserError(f'{len(missing)} tensors are missing, first {missing[0]}', where=where)
         if extra := sorted(present - expected.keys()):
@@ -54,11 +70,12 @@ class BaseCheckpoint:
         for name, shape in expected.items():
             stored = self._files.shape(name)
             if stored != shape:
-                raise UserError(f'{name} has shape {stored}, config.json says {shape}', where=where)
+                message = f'{name} has shape {stored}, {shapes_from} {shape}'
+                raise UserError(message, where=where)
 
     @property
     def paths(self) -> list[str]:
-        """Returns the readable parameters: all but behavior rows, adapters and int8 scales."""
+        """Returns the paths of the parameters that the files hold."""
         return list(self._table)
 
     def read(self, paths: Sequence[str], mesh: Mesh) -> Params:
@@ -84,6 +101,37 @@ class BaseCheckpoint:
 
     def _sharding(self, path: str, mesh: Mesh) -> NamedSharding:
         return NamedSharding(mesh, sharding.spec_for(path, self._abstract[path].shape, mesh))
+
+
+class BaseCheckpoint(Checkpoint):
+    """Reads the tensors of a model directory: all but behavior rows, adapters and int8 scales."""
+
+    def __init__(self, directory: pathlib.Path, network: Network):
+        """Opens the files; raises UserError as `Checkpoint` does."""
+        super().__init__(
+            files.open_tensors(directory),
+            tables.entries(network.arch, flatten(network.abstract())),
+            network,
+            shapes_from='config.json says',
+            unused={HEAD} if network.arch.tied else (),
+        )
+
+
+class AdapterCheckpoint(Checkpoint):
+    """Reads the tensors of a PEFT adapter: its factors and, if it has them, its behavior rows."""
+
+    def __init__(self, adapter: Adapter, network: Network):
+        """Opens the file; raises UserError as `Checkpoint` does, and where there is none."""
+        table = tables.adapter_entries(network.arch, flatten(network.abstract()))
+        if not adapter.token_ids:
+            # The rows of behaviors that are new to the adapter.
+            table = {path: entry for path, entry in table.items() if '/lora/' in path}
+        super().__init__(
+            adapters.open_weights(adapter.folder),
+            table,
+            network,
+            shapes_from=f'{adapters.CONFIG} and its base say',
+        )
 
 
 def load_params(directory: pathlib.Path, network: Network, mesh: Mesh) -> Params:
@@ -148,7 +196,7 @@ def _read_exactly(tensors: Tensors, name: str, index: tuple[slice, ...]) -> np.n
     """
     tensor, where = tensors.read(name, index), str(tensors.directory)
     if not _is_finite(tensor):
-        raise UserError(f"the base's weights are not finite: {name}", where=where)
+        raise UserError(f'the weights are not finite: {name}', where=where)
     if tensor.dtype != np.float64:
         return tensor
     rounded = tensor.astype(np.float32)

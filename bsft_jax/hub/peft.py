@@ -12,41 +12,43 @@ from safetensors.numpy import save_file
 
 from bsft_jax.config import LINEAR_MAPS
 from bsft_jax.errors import UserError
-from bsft_jax.hub import files, gguf_base, tables
+from bsft_jax.hub import files, tables
+from bsft_jax.hub.adapters import BEHAVIORS, CONFIG, PREFIX, WEIGHTS, text_model_root
 from bsft_jax.hub.pretrained import Model
 from bsft_jax.pytrees import flatten, to_host
-
-WEIGHTS, CONFIG = 'adapter_model.safetensors', 'adapter_config.json'
-_PREFIX = 'base_model.model.'
-# Holds the values of the rows, not differences, in spite of its name.
-_TOKEN_ROWS = 'token_adapter.trainable_tokens_delta'
 
 
 def check_has_adapter(model: Model) -> None:
     """Raises UserError for a model that an adapter cannot represent."""
-    fix = 'use --format=merged'
     if model.network.compute.lora is None:
-        raise UserError('the run has no adapters', where='--format=peft', fix=fix)
-    table_rows = model.network.arch.vocab_size
-    if any(i >= table_rows for i in model.behaviors.ids):
-        raise UserError(
-            f'behavior tokens lie beyond the {table_rows} rows of the embedding table, '
-            'which an adapter cannot extend',
-            where='--format=peft',
-            fix=fix,
-        )
+        raise UserError('the run has no adapters', where='--format=peft', fix='use --format=merged')
 
 
-def write_adapter(model: Model, folder: pathlib.Path) -> None:
-    """Writes the adapter and its configuration and reads the adapter back.
+def needed_rows(model: Model) -> int:
+    """Returns the rows that `peft` needs in the base's table; 0 where it has as many."""
+    rows = max(model.behaviors.ids, default=-1) + 1
+    return rows if rows > model.network.arch.vocab_size else 0
+
+
+def write_adapter(
+    model: Model, folder: pathlib.Path, bsft: dict[str, Any], dtype: np.dtype
+) -> None:
+    """Writes the adapter, its configuration and its behaviors, and reads the adapter back.
+
+    Args:
+      model: the model.
+      folder: where to write.
+      bsft: content of `bsft.json`.
+      dtype: dtype of the adapter's tensors.
 
     Raises:
       OSError: a tensor reads back differently.
     """
-    tensors = adapter_tensors(model)
+    tensors = {name: tensor.astype(dtype) for name, tensor in adapter_tensors(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={'format': 'pt'})
     (folder / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read it
-    (folder / CONFIG).write_text(json.dumps(adapter_config(model), indent=2) + '\n')
+    for file, content in ((CONFIG, adapter_config(model)), (BEHAVIORS, bsft)):
+        (folder / file).write_text(json.dumps(content, indent=2) + '\n')
     written = files.TensorFiles(folder, single=WEIGHTS)
     for name, tensor in tensors.items():
         if not np.array_equal(written.read(name), tensor):
@@ -55,25 +57,13 @@ def write_adapter(model: Model, folder: pathlib.Path) -> None:
 
 def adapter_tensors(model: Model) -> dict[str, np.ndarray]:
     """Returns the adapter's tensors by the names that `peft` uses, float32, in torch's layout."""
-    flat, root = flatten(model.params), _text_model_root(model)
+    flat, root = flatten(model.params), text_model_root(model.spec.directory)
     tensors = {}
-    kernels = {
-        e.path: e
-        for e in tables.entries(model.network.arch, flat).values()
-        if e.path.endswith('/kernel')
-    }
-    for path, entry in kernels.items():
-        module = path.removesuffix('/kernel')
-        for factor, letter in (('a', 'A'), ('b', 'B')):
-            if (stack := flat.get(f'{module}/lora/{factor}')) is None:
-                continue
-            for name, matrix in zip(entry.tensors, to_host(stack), strict=True):
-                submodule = name.removesuffix('.weight').removeprefix('model.')
-                key = f'{_PREFIX}{root}{submodule}.lora_{letter}.weight'
-                tensors[key] = np.ascontiguousarray(matrix.T)
-    for side, module in (('input', f'{root}embed_tokens'), ('output', 'lm_head')):
-        if (rows := flat.get(f'behavior/{side}')) is not None:
-            tensors[f'{_PREFIX}{module}.{_TOKEN_ROWS}'] = to_host(rows)
+    for path, entry in tables.adapter_entries(model.network.arch, flat).items():
+        stack = to_host(flat[path])
+        for name, matrix in zip(entry.tensors, stack if entry.stacked else [stack], strict=True):
+            key = PREFIX + re.sub(r'^model\.', root, name)
+            tensors[key] = np.ascontiguousarray(matrix.T if entry.transpose else matrix)
     return tensors
 
 
@@ -84,7 +74,7 @@ def adapter_config(model: Model) -> dict[str, Any]:
     targets: Any = [hf_names[path] for path in LINEAR_MAPS if re.fullmatch(lora.targets, path)]
     if files.has_vision_tower(model.spec.directory):
         # The vision tower has linear maps of the same names, so the targets need their full path.
-        targets = rf'{re.escape(_text_model_root(model))}.*\.({"|".join(targets)})'
+        targets = rf'{re.escape(text_model_root(model.spec.directory))}.*\.({"|".join(targets)})'
     token_indices: Any = ids or None
     if 'behavior/output' in flat:
         token_indices = {'embed_tokens': ids, 'lm_head': ids}
@@ -104,15 +94,12 @@ def adapter_config(model: Model) -> dict[str, Any]:
 
 
 def _base_reference(model: Model) -> dict[str, str | None]:
-    """Returns the base's hub id and revision, its path, or its name where that is no folder's."""
-    if gguf_base.names_gguf(model.spec.name):
-        return {'base_model_name_or_path': model.spec.name, 'revision': None}
-    if not files.is_hub_id(model.spec.name):
-        return {'base_model_name_or_path': str(model.spec.directory.resolve()), 'revision': None}
-    repository, _, revision = model.spec.name.partition('@')
-    return {'base_model_name_or_path': repository, 'revision': revision or None}
-
-
-def _text_model_root(model: Model) -> str:
-    """Returns the path of the text model inside the base's model in `transformers`."""
-    return 'model.language_model.' if files.has_vision_tower(model.spec.directory) else 'model.'
+    """Returns the base's hub id and revision, its path, or the name of a bundled model."""
+    adapter = model.spec.adapter
+    name, revision = model.spec.name if adapter is None else adapter.base, ''
+    path = pathlib.Path(name).expanduser()
+    if files.is_hub_id(name):
+        name, _, revision = name.partition('@')
+    elif path.exists():
+        name = str(path.resolve())
+    return {'base_model_name_or_path': name, 'revision': revision or None}

@@ -19,7 +19,8 @@ from bsft_jax.data import trained_on
 from bsft_jax.data.tokenizer import load_tokenizer, template_texts
 from bsft_jax.data.trained_on import TrainedOn
 from bsft_jax.errors import UserError
-from bsft_jax.hub import configs, fields, files, gguf_base, loading
+from bsft_jax.hub import adapters, configs, fields, files, gguf_base, loading
+from bsft_jax.hub.adapters import BEHAVIORS, Adapter
 from bsft_jax.models import behavior_rows, lm_head
 from bsft_jax.models.network import Network, Params
 from bsft_jax.ops.attention import TokenLayout
@@ -33,17 +34,18 @@ class PretrainedSpec:
     """Describes a pretrained model before a device is touched.
 
     Attributes:
-      directory: where it was read.
+      directory: where it was read; of an adapter, where its base was.
       hf_config: the checkpoint's own `config.json`.
       tokenizer: extended by the tokens of `behaviors`, if any.
       behaviors: the behaviors with the prefixes of the model's answers.
-      exported_names: names of the behavior rows that the checkpoint already holds, if this package
-        exported it.
+      exported_names: names of the behavior rows that the checkpoint or adapter already holds, if
+        this package exported it.
       network: the decoder's graph.
       row_init: initial value of rows that the checkpoint does not hold: `description`, `mean` or
         `normal`.
       name: what the user asked for: a path, a hub id, or a bundled or packaged model.
       tokenizer_directory: folder of the tokenizer, where it is not the model's.
+      adapter: the adapter, if that is what the user asked for.
     """
 
     directory: pathlib.Path
@@ -55,6 +57,12 @@ class PretrainedSpec:
     row_init: str = 'description'
     name: str = ''
     tokenizer_directory: pathlib.Path | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def folders(self) -> tuple[pathlib.Path, ...]:
+        """Returns the folders that the model comes from, an adapter's before its base's."""
+        return adapters.folders(self.directory, self.adapter)
 
 
 def exported_behaviors(hf_config: dict[str, Any], where: str = 'config.json') -> BehaviorSet:
@@ -113,9 +121,11 @@ def read_pretrained(
 ) -> PretrainedSpec:
     """Reads configuration and tokenizer of a model directory and adds its behavior tokens.
 
+    The network of an adapter is that of its base with adapters.
+
     Args:
-      base: a Hugging Face directory, a GGUF file, a hub id, or the name of a bundled or packaged
-        model.
+      base: a Hugging Face directory, a PEFT adapter, a GGUF file, a hub id, or the name of a
+        bundled or packaged model.
       compute: how the network is held and computed; default float32, attention `auto`.
       behaviors: behaviors of the model; empty for those that the checkpoint was exported with.
       prefix_kind: how answers begin with `behaviors`, one of `behaviors.PREFIX_KINDS`.
@@ -126,7 +136,7 @@ def read_pretrained(
 
     Raises UserError for a directory that cannot be loaded exactly.
     """
-    directory = files.resolve_directory(base)
+    directory, adapter = adapters.locate(base)
     hf_config = files.read_config(directory)
     where = str(directory / 'config.json')
     arch = configs.architecture_of(hf_config, where)
@@ -136,9 +146,16 @@ def read_pretrained(
         files.check_depth(tensors, arch.num_layers)
         # As in transformers, a head of its own is not overruled by the flag.
         arch = dataclasses.replace(arch, tied=arch.tied and not files.has_own_head(tensors))
-    own = pathlib.Path(tokenizer).expanduser() if tokenizer else None
+    compute = compute or ComputeConfig(attention='auto')
+    if adapter is not None:
+        lora = adapters.lora_config(adapter, directory, arch.num_layers, compute.lora)
+        compute = dataclasses.replace(compute, lora=lora)
+        if adapter.bsft is not None:
+            hf_config, where = hf_config | {'bsft': adapter.bsft}, str(adapter.folder / BEHAVIORS)
+    own = adapters.own_tokenizer(adapter)
+    own = pathlib.Path(tokenizer).expanduser() if tokenizer else own
     hf_tokenizer = read_tokenizer(directory, own, chat_template)
-    _check_table_covers(hf_tokenizer, arch.vocab_size, str(own or directory))
+    _check_table_covers(hf_tokenizer, arch.vocab_size, str(own or directory), adapter)
     exported = exported_behaviors(hf_config, where)
     exported_names = frozenset(b.name for b in exported.token_behaviors)
     if not behaviors:
@@ -146,9 +163,20 @@ def read_pretrained(
     extended = extend_tokenizer(
         hf_tokenizer, behaviors, prefix_kind, arch.vocab_size, configs.used_ids(hf_config)
     )
-    network = Network(arch, extended.ids, compute or ComputeConfig(attention='auto'))
+    if adapter is not None:
+        adapters.check_tokens(adapter, extended, exported, tied=arch.tied)
+    network = Network(arch, extended.ids, compute)
     return PretrainedSpec(
-        directory, hf_config, hf_tokenizer, extended, exported_names, network, row_init, base, own
+        directory,
+        hf_config,
+        hf_tokenizer,
+        extended,
+        exported_names,
+        network,
+        row_init,
+        name=base,
+        tokenizer_directory=own,
+        adapter=adapter,
     )
 
 
@@ -169,16 +197,17 @@ def read_tokenizer(
     return load_tokenizer(own or directory, chat_template)
 
 
-def _check_table_covers(tokenizer, table_rows: int, where: str) -> None:
+def _check_table_covers(tokenizer, table_rows: int, where: str, adapter: Adapter | None) -> None:
     """Raises UserError for a tokenizer that writes ids beyond the rows of the embedding table.
 
-    Special tokens beyond the end are ignored unless the chat template writes them: Gemma 3 1B has
-    one for images.
+    An adapter may have the row. Special tokens beyond the end are ignored unless the chat template
+    writes them: Gemma 3 1B has one for images.
     """
+    rows = frozenset() if adapter is None else adapter.row_ids
     template = '\n'.join(template_texts(tokenizer))
     added = tokenizer.added_tokens_decoder
     ids = tokenizer.get_vocab().values()
-    for i in (i for i in ids if i >= table_rows):
+    for i in (i for i in ids if i >= table_rows and i not in rows):
         if i not in added or not added[i].special or added[i].content in template:
             raise UserError(
                 f'the tokenizer has {max(ids) + 1} ids, the embedding table {table_rows} rows',
@@ -187,9 +216,26 @@ def _check_table_covers(tokenizer, table_rows: int, where: str) -> None:
 
 
 def pretrained_params(spec: PretrainedSpec, mesh: Mesh, seed: int = 0) -> Params:
-    """Loads the parameters onto the mesh and draws new behavior rows and adapters from the seed."""
+    """Loads the parameters onto the mesh and draws new behavior rows and adapters from the seed.
+
+    Raises UserError as `check_weights` does.
+    """
+    check_weights(spec)
     params = loading.load_params(spec.directory, spec.network, mesh)
     return with_adapters(spec, with_behavior_rows(spec, params, mesh, seed), mesh, seed)
+
+
+def check_weights(spec: PretrainedSpec) -> None:
+    """Raises UserError unless the files hold every tensor in its shape; reads no tensor."""
+    loading.BaseCheckpoint(spec.directory, spec.network)
+    if spec.adapter is not None:
+        loading.AdapterCheckpoint(spec.adapter, spec.network)
+
+
+def _adapter_params(spec: PretrainedSpec, part: str, mesh: Mesh) -> Params:
+    """Reads those parameters of an adapter whose paths contain `part`."""
+    checkpoint = loading.AdapterCheckpoint(spec.adapter, spec.network)
+    return checkpoint.read([path for path in checkpoint.paths if part in path], mesh)
 
 
 def random_params(spec: PretrainedSpec, mesh: Mesh, seed: int) -> Params:
@@ -203,11 +249,14 @@ def random_params(spec: PretrainedSpec, mesh: Mesh, seed: int) -> Params:
 def with_behavior_rows(spec: PretrainedSpec, params: Params, mesh: Mesh, seed: int) -> Params:
     """Adds `behavior/…` to the parameters of a checkpoint.
 
-    Rows that the checkpoint holds stay as they are, new ones start as `spec.row_init` says.
+    Rows that the checkpoint or adapter holds stay as they are, new ones start as `spec.row_init`
+    says.
     """
     ids, behaviors = spec.behaviors.ids, spec.behaviors.token_behaviors
     if not ids:
         return params
+    if spec.adapter is not None and spec.adapter.token_ids:
+        return params | _adapter_params(spec, 'behavior/', mesh)
     from_description = spec.row_init == 'description'
 
     def source_ids(behavior: Behavior, token_id: int) -> list[int]:
@@ -253,11 +302,14 @@ def _rows_program(
 
 
 def with_adapters(spec: PretrainedSpec, params: Params, mesh: Mesh, seed: int) -> Params:
-    """Adds `…/lora/a` and `…/lora/b` where the network has adapters."""
+    """Adds `…/lora/a` and `…/lora/b` where the network has adapters: an adapter's, or new ones."""
     if spec.network.compute.lora is None:
         return params
-    adapters = _adapters_program(spec.network, mesh)(jax.random.key(seed))
-    return unflatten(flatten(params) | flatten(adapters))
+    if spec.adapter is not None:
+        factors = _adapter_params(spec, '/lora/', mesh)
+    else:
+        factors = _adapters_program(spec.network, mesh)(jax.random.key(seed))
+    return unflatten(flatten(params) | flatten(factors))
 
 
 @functools.lru_cache(maxsize=4)
@@ -338,5 +390,5 @@ def load_pretrained(spec: PretrainedSpec, mesh: Mesh | None = None) -> Model:
     mesh = mesh or mesh_lib.single_device_mesh()
     answer_format = (spec.hf_config.get('bsft') or {}).get('answer_format', 'letter')
     params = pretrained_params(spec, mesh)
-    network, trained = spec.network.for_mesh(mesh), trained_on.read(spec.directory)
+    network, trained = spec.network.for_mesh(mesh), trained_on.read(*spec.folders)
     return Model(spec, network, params, mesh, answer_format, trained_on=trained)

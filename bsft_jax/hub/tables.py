@@ -40,6 +40,11 @@ class Entry:
         return [self.name.format(i) for i in range(self.first, self.first + self.count)]
 
 
+# Names of a PEFT adapter's tensors: the two factors of a linear map, and rows of tokens. The latter
+# holds the values of the rows, not differences, in spite of its name.
+_FACTORS = {'a': 'lora_A', 'b': 'lora_B'}
+_TOKEN_ROWS = 'token_adapter.trainable_tokens_delta'
+
 _OUTSIDE_LAYERS = (
     Entry('model.embed_tokens.weight', 'embed/table'),
     Entry('model.norm.weight', 'norm/scale'),
@@ -76,4 +81,21 @@ def entries(arch: Architecture, paths: Container[str]) -> dict[str, Entry]:
             Entry(f'model.layers.{{}}.{name}', f'{stack}/{path}', transpose, first, count)
             for name, path, transpose in layer
         ]
+    return {entry.path: entry for entry in table if entry.path in paths}
+
+
+def adapter_entries(arch: Architecture, paths: Container[str]) -> dict[str, Entry]:
+    """Returns `{path: entry}` for those of `paths` that a PEFT adapter holds.
+
+    Names are without `base_model.model.`, and those of a model without a vision tower.
+    """
+    table = [
+        Entry(f'model.embed_tokens.{_TOKEN_ROWS}', 'behavior/input'),
+        Entry(f'lm_head.{_TOKEN_ROWS}', 'behavior/output'),
+    ]
+    for path, entry in entries(arch, paths).items():
+        module, name = path.removesuffix('/kernel'), entry.name.removesuffix('.weight')
+        for factor, letter in _FACTORS.items():
+            changes = {'name': f'{name}.{letter}.weight', 'path': f'{module}/lora/{factor}'}
+            table.append(dataclasses.replace(entry, **changes))
     return {entry.path: entry for entry in table if entry.path in paths}

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from bsft_jax.behaviors import Behavior, BehaviorSet
 from bsft_jax.errors import UserError
+from bsft_jax.hub import adapters, pretrained
 from bsft_jax.hub import files as hub_files
-from bsft_jax.hub import pretrained
 from bsft_jax.hub.pretrained import Model, PretrainedSpec
 from bsft_jax.models.network import Network
 from bsft_jax.parallel import mesh as mesh_lib
@@ -24,8 +24,8 @@ class ModelSource:
 
     Attributes:
       workdir: folder of a run.
-      model: Hugging Face directory, GGUF file, hub id, or bundled or packaged model instead of a
-        run.
+      model: Hugging Face directory, PEFT adapter, GGUF file, hub id, or bundled or packaged model
+        instead of a run.
       step: checkpoint of the run; None for the newest.
       chat_template: Jinja file for a `model` without a template.
       behaviors: the behaviors that records name, for a `model` that was trained with none; its
@@ -41,12 +41,12 @@ class ModelSource:
     tokenizer: str = ''
 
     @property
-    def folder(self) -> pathlib.Path:
-        """Returns the folder of the run, or of the model's files."""
+    def folders(self) -> tuple[pathlib.Path, ...]:
+        """Returns the folder of the run, or those of the model's files."""
         self.check()
         if self.model:
-            return hub_files.resolve_directory(self.model)
-        return pathlib.Path(self.workdir)
+            return adapters.folders(*adapters.locate(self.model))
+        return (pathlib.Path(self.workdir),)
 
     def check(self) -> None:
         """Raises UserError for settings that do not go together."""

@@ -28,8 +28,11 @@ from bsft_jax.training.workdir import TEMPLATE
 
 
 def read_base(config: RunConfig) -> PretrainedSpec:
-    """Reads the base model of a run, before a device is touched."""
-    return pretrained.read_pretrained(
+    """Reads the base model of a run, before a device is touched.
+
+    Raises UserError as `read_pretrained` does, and for an adapter unless the run continues it.
+    """
+    spec = pretrained.read_pretrained(
         config.model.base,
         config.compute,
         behaviors=config.behaviors,
@@ -39,6 +42,24 @@ def read_base(config: RunConfig) -> PretrainedSpec:
         weights=config.model.init == 'checkpoint',
         tokenizer=config.model.tokenizer,
     )
+    if spec.adapter is not None:
+        _check_continues(config)
+    return spec
+
+
+def _check_continues(config: RunConfig) -> None:
+    """Raises UserError unless the run trains the adapter that its base is, on that one's base."""
+    for name, value, needed in (
+        ('train.mode', config.train.mode, 'lora'),
+        ('model.init', config.model.init, 'checkpoint'),
+    ):
+        if value != needed:
+            raise UserError(
+                f'is an adapter, which --config.{name}={value} does not continue',
+                where=f'--config.model.base={config.model.base}',
+                fix=f'use --config.{name}={needed}, or merge it into a model first: '
+                'bsft_jax.save_model(bsft_jax.load_model(ADAPTER), FOLDER)',
+            )
 
 
 def base_params(config: RunConfig, spec: PretrainedSpec, mesh: Mesh) -> Params:

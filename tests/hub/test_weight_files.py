@@ -324,7 +324,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(base, dtype, value):
     params_of(base)
     tensors[KERNEL][3, 5] = value
     save(base, tensors)
-    with pytest.raises(UserError, match=f"the base's weights are not finite: {KERNEL}"):
+    with pytest.raises(UserError, match=f'the weights are not finite: {KERNEL}'):
         params_of(base)
 
 
@@ -370,23 +370,20 @@ def test_scales_of_a_cache_are_no_quantized_weights(base):
         params_of(base)
 
 
-def test_adapters_and_workdirs_are_named(base, tmp_path):
+def test_models_adapters_and_workdirs_are_told_apart(base, tmp_path):
     adapter, run = tmp_path / 'adapter', tmp_path / 'run'
     adapter.mkdir()
     (adapter / 'adapter_config.json').write_text('{}')
-    (adapter / 'adapter_model.safetensors').touch()
     run.mkdir()
     (run / 'config.json').write_text(json.dumps({'arm': 'behavior_sft', 'model': {}}))
-    with pytest.raises(UserError, match=r'adapter: this is a PEFT adapter.*--format=merged'):
-        files.resolve_directory(str(adapter))
+    assert files.resolve_directory(str(adapter)) == adapter and files.is_adapter(adapter)
     shutil.copy(base / 'config.json', adapter)
-    with pytest.raises(UserError, match='this is a PEFT adapter'):
-        files.resolve_directory(str(adapter))
+    assert files.is_adapter(adapter)
     with pytest.raises(UserError, match=r'run: this is a workdir.*--workdir, or export it first'):
         files.resolve_directory(str(run))
     # A model that brings an adapter along is a model.
     (base / 'adapter_config.json').write_text('{}')
-    assert files.resolve_directory(str(base)) == base
+    assert files.resolve_directory(str(base)) == base and not files.is_adapter(base)
 
 
 @pytest.mark.parametrize('layout', ['list', 'folder'])
