@@ -129,7 +129,7 @@ def metrics_from_predictions(
     categories_R = np.array([categories.index(name) for name in names_R])
     clusters_R = statistics.cluster_ids([cluster_of(row) for row in rows])
 
-    columns_R = clusters_R, answers_R, predictions_R
+    columns_R = (clusters_R, answers_R, predictions_R)
     counts_C = _counts_by_case(categories_R, *columns_R)
 
     def values_of(names: Sequence[str]) -> dict[str, Any]:
@@ -144,6 +144,7 @@ def metrics_from_predictions(
             'cases': len(np.unique(clusters_R[in_chosen_R])),
         }
 
+    score = functools.partial(overall_macro_f1, answers_R, categories_R)
     pooled, pooled_interval = _macro_f1_and_interval(
         _counts_by_case(np.zeros_like(categories_R), *columns_R), clusters_R
     )
@@ -162,10 +163,7 @@ def metrics_from_predictions(
         'selection': selection_metrics(rows, positive=positive),
         'intervention': intervention_metrics(rows, positive=positive, levels=levels),
         'stepping_in': stepping_in.stepping_in_metrics(
-            rows,
-            levels or {positive: 1.0},
-            clusters_R,
-            functools.partial(overall_macro_f1, answers_R, categories_R),
+            rows, levels or {positive: 1.0}, clusters_R, score
         ),
         'difficulties': _metrics_by_difficulty(rows, positive, levels),
     }
