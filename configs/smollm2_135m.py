@@ -8,8 +8,8 @@ behavior rows alone (`:behavior_rows`).
     python -m bsft_jax.evaluate --workdir=runs/smollm2_135m/lora
     python -m bsft_jax.export --workdir=runs/smollm2_135m/lora --output=runs/smollm2_135m/model
 
-The base is a GGUF file in Q4_1, which that package brings along. Its table has no spare rows: the
-behavior tokens lengthen it, which a merged export can hold and an adapter cannot.
+The base is a GGUF file in Q4_1, which that package brings along. Its table has no spare rows, so
+the behavior tokens lengthen it.
 
 A step of 8 rows with 512 tokens peaks at about 10 GB with `--config.train.remat=none`; by default
 only the input of each layer is kept, which needs less and takes a third more products.
