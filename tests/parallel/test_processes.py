@@ -284,6 +284,9 @@ def assert_same_scores(workdir, other):
         flatten(json.loads((folder / path).read_text())) for folder in (workdir, other)
     )
     assert actual.keys() == expected.keys()
+    points = [scores.pop('stepping_in.points') for scores in (actual, expected)]
+    for point, other_point in zip(*points, strict=True):
+        assert point == pytest.approx(other_point, abs=1e-5)
     for name, value in actual.items():
         if isinstance(value, (float, list)):
             assert value == pytest.approx(expected[name], abs=1e-5), name
