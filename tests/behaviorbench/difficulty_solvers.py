@@ -195,24 +195,7 @@ def ambiguity_clarification(text, options):
     return '' if 'mg' in doses[ordered] else f'Ask the {ordered} dose'
 
 
-SOLVERS = {
-    solver.__name__: solver
-    for solver in (
-        differential_diagnosis,
-        image_reasoning,
-        temporal_ordering,
-        laboratory_interpretation,
-        treatment_selection,
-        medication_safety,
-        follow_up_planning,
-        deterioration_check,
-        omission_detection,
-        error_correction,
-        consistency_check,
-        critical_value_alert,
-        ambiguity_clarification,
-    )
-}
+SOLVERS = {category: globals()[category] for category in solvers.SOLVERS}
 
 
 def solve_simple(record: Record) -> tuple[int, str, bool]:
