@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,16 +121,61 @@ def metrics_from_predictions(
     ]
     if not rows:
         raise UserError('no record has options and an answer to score', where='predictions')
-    names_R = [category_of(row) for row in rows]
-    members = group_members(rows)
-    categories = sorted(set(names_R))
-    answers_R = np.array([row['answer'] for row in rows], dtype=np.int64)
-    predictions_R = np.array([row['prediction'] for row in rows], dtype=np.int64)
-    categories_R = np.array([categories.index(name) for name in names_R])
-    clusters_R = statistics.cluster_ids([cluster_of(row) for row in rows])
+    columns = _Columns.of(rows)
+    score = functools.partial(overall_macro_f1, columns.answers_R, columns.categories_R)
+    by_difficulty: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        if difficulty := row.get('difficulty'):
+            by_difficulty.setdefault(difficulty, []).append(row)
+    return {
+        'schema': SCHEMA,
+        'policy': policy,
+        'prompt': prompt,
+        'dial': dial,
+        **_sections(rows, columns, positive, levels),
+        'stepping_in': stepping_in.stepping_in_metrics(
+            rows, levels or {positive: 1.0}, columns.clusters_R, score
+        ),
+        'difficulties': {
+            str(difficulty): _sections(own, _Columns.of(own), positive, levels)
+            for difficulty, own in sorted(by_difficulty.items())
+        },
+    }
 
-    columns_R = (clusters_R, answers_R, predictions_R)
-    counts_C = _counts_by_case(categories_R, *columns_R)
+
+class _Columns(NamedTuple):
+    """Holds columns of predictions.jsonl as numbers; `categories` names those of `categories_R`."""
+
+    categories: list[str]
+    categories_R: np.ndarray
+    clusters_R: np.ndarray
+    answers_R: np.ndarray
+    predictions_R: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> _Columns:
+        """Returns the columns of rows that have an answer and a prediction."""
+        names_R = [category_of(row) for row in rows]
+        categories = sorted(set(names_R))
+        return cls(
+            categories,
+            np.array([categories.index(name) for name in names_R]),
+            statistics.cluster_ids([cluster_of(row) for row in rows]),
+            np.array([row['answer'] for row in rows], dtype=np.int64),
+            np.array([row['prediction'] for row in rows], dtype=np.int64),
+        )
+
+
+def _sections(
+    rows: Sequence[dict[str, Any]],
+    columns: _Columns,
+    positive: str,
+    levels: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    """Returns the sections `overall` to `intervention` of metrics.json."""
+    categories, categories_R, *others = columns
+    clusters_R, answers_R, predictions_R = others
+    counts_C = _counts_by_case(categories_R, *others)
 
     def values_of(names: Sequence[str]) -> dict[str, Any]:
         chosen = [categories.index(name) for name in names]
@@ -144,50 +189,20 @@ def metrics_from_predictions(
             'cases': len(np.unique(clusters_R[in_chosen_R])),
         }
 
-    score = functools.partial(overall_macro_f1, answers_R, categories_R)
     pooled, pooled_interval = _macro_f1_and_interval(
-        _counts_by_case(np.zeros_like(categories_R), *columns_R), clusters_R
+        _counts_by_case(np.zeros_like(categories_R), *others), clusters_R
     )
     return {
-        'schema': SCHEMA,
-        'policy': policy,
-        'prompt': prompt,
-        'dial': dial,
         'overall': {
             **values_of(categories),
             'macro_f1_pooled': pooled,
             'macro_f1_pooled_interval': pooled_interval,
         },
-        'groups': {group: values_of(names) for group, names in members.items()},
+        'groups': {group: values_of(names) for group, names in group_members(rows).items()},
         'categories': {name: values_of([name]) for name in categories},
         'selection': selection_metrics(rows, positive=positive),
         'intervention': intervention_metrics(rows, positive=positive, levels=levels),
-        'stepping_in': stepping_in.stepping_in_metrics(
-            rows, levels or {positive: 1.0}, clusters_R, score
-        ),
-        'difficulties': _metrics_by_difficulty(rows, positive, levels),
     }
-
-
-def _metrics_by_difficulty(
-    rows: Sequence[dict[str, Any]], positive: str, levels: Mapping[str, float] | None
-) -> dict[str, Any]:
-    """Returns the sections `overall` to `intervention` of metrics.json by difficulty level.
-
-    Rows without one are in none.
-    """
-    by_difficulty: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        if difficulty := row.get('difficulty'):
-            by_difficulty.setdefault(difficulty, []).append({**row, 'difficulty': None})
-    found = {}
-    for difficulty, own in sorted(by_difficulty.items()):
-        metrics = metrics_from_predictions(
-            own, policy='', prompt='', positive=positive, levels=levels
-        )
-        sections = ('overall', 'groups', 'categories', 'selection', 'intervention')
-        found[str(difficulty)] = {section: metrics[section] for section in sections}
-    return found
 
 
 def _counts_by_case(
