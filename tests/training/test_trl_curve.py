@@ -86,7 +86,7 @@ def our_curve(base, conversations, folder):
     path.write_text(''.join(json.dumps({'messages': turns}) + '\n' for turns in conversations))
     config = RunConfig(
         arm='general_sft',
-        model=ModelConfig(base=base),
+        model=ModelConfig(base=str(base)),
         data=DataConfig(
             source=f'jsonl:{path}', sequence_length=LENGTH, global_batch_rows=ROWS, train_on='turns'
         ),
