@@ -315,10 +315,11 @@ def end_command(folder, command, number, seconds):
     )
     wait_for(lambda: handles_signals(process.pid) or process.poll() is not None)
     time.sleep(seconds)
+    # A command may have been faster than the signal; in its last moments it ignores signals.
+    runs = process.poll() is None and handles_signals(process.pid)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=120)
-    # A command may have been faster than the signal.
-    return process.returncode, stderr, not (process.returncode == 0 and seconds > 5)
+    return process.returncode, stderr, runs
 
 
 @pytest.mark.parametrize('seconds', [0.0, 0.4, 2.5])
@@ -332,13 +333,15 @@ def test_a_start_of_a_run_is_ended_by_a_signal(tmp_path, number, code, seconds):
 @pytest.mark.slow
 @pytest.mark.parametrize('command', [*COMMANDS[:3], *COMMANDS[4:8]])
 def test_commands_are_ended_by_signals_at_random_moments(tmp_path, command):
-    rng, tried, held = random.Random(0), 0, 0
+    rng, tried, problems = random.Random(0), 0, []
     for _ in range(6):
         for number in (signal.SIGINT, signal.SIGTERM):
-            code, stderr, counts = end_command(tmp_path, command, number, rng.uniform(0, 8))
+            seconds = rng.uniform(0, 8)
+            code, stderr, counts = end_command(tmp_path, command, number, seconds)
             restarts = command in ('train', 'study')
             right = 130 if number == signal.SIGINT else 75 if restarts else 143
             tried += counts
-            held += counts and code == right and 'Traceback' not in stderr
-    print(f'tried {tried}, held {held}')
-    assert held == tried > 0
+            if counts and (code != right or 'Traceback' in stderr):
+                problems.append((number, seconds, code, stderr[-2000:]))
+    print(f'tried {tried}, held {tried - len(problems)}')
+    assert tried and not problems
