@@ -188,10 +188,12 @@ def run(main: Callable[[Sequence[str]], None]) -> typing.NoReturn:
         except SystemExit as done:
             code = done.code
         _flush_output()
+        signals.unwind_no_more()
         # Its exception may have been swallowed on the way.
         if signals.received():
             signals.end()
     except BaseException as error:
+        signals.unwind_no_more()
         if signals.received():
             _drop_output()
             signals.end()

@@ -84,6 +84,11 @@ def unwind_from_now_on() -> None:
     _State.unwinds = True
 
 
+def unwind_no_more() -> None:
+    """Lets a signal end the process at once again, since nothing is left to be cleaned up."""
+    _State.unwinds = False
+
+
 def received() -> bool:
     """Returns whether a signal has come that ends the command."""
     return bool(_State.number)

@@ -113,6 +113,11 @@ def last_moment():
     # Deleted as modules are.
     cli.last = Last()
 
+def in_an_exit_callback():
+    # An exception there would be swallowed.
+    atexit.register(time.sleep, 0.5)
+    atexit.register(ready)
+
 def child():
     context = multiprocessing.get_context('fork')
     process = context.Process(target=time.sleep, args=(60,))
@@ -152,7 +157,7 @@ def stop(process, folder, number):
     'mode',
     [
         *('garbage', 'swallow_soon', 'swallow_and_end', 'as_another_exception'),
-        *('cleanup', 'importing', 'at_exit'),
+        *('cleanup', 'importing', 'at_exit', 'in_an_exit_callback'),
     ],
 )
 @pytest.mark.parametrize(
