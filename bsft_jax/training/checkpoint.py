@@ -28,6 +28,8 @@ from bsft_jax.training.state import TrainState
 
 # Timeout of writing a step. Orbax's 1,200 are too few for 100 GB on slow storage.
 SAVE_TIMEOUT_SECONDS = 7200
+# How long writes may go on after one of them has failed.
+REMOVE_TIMEOUT_SECONDS = 10
 # One a second, until all hosts list the same steps: network file systems cache directories.
 STEP_LIST_RETRIES = 60
 _JSON_ITEMS = ('data', 'clock', 'config', 'fingerprints')
@@ -178,8 +180,7 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.close()
         if processes.is_first():
-            for path in self._directory.glob(f'{step}{_UNFINISHED}*'):
-                shutil.rmtree(path, ignore_errors=True)
+            self._remove_unfinished(step)
         saved = [number for number in self._manager.all_steps(read=True) if number != step]
         kept = f'step {max(saved)} is saved' if saved else 'no step is saved'
         raise UserError(
@@ -187,6 +188,16 @@ class Checkpoints:
             where=str(self._directory),
             fix='make room and start again',
         ) from error
+
+    def _remove_unfinished(self, step: int) -> None:
+        """Removes what was written of a step, also by writes that go on for a moment."""
+        clean, deadline = 0, time.monotonic() + REMOVE_TIMEOUT_SECONDS
+        while clean < 2 and time.monotonic() < deadline:
+            left = list(self._directory.glob(f'{step}{_UNFINISHED}*'))
+            for path in left:
+                shutil.rmtree(path, ignore_errors=True)
+            clean = 0 if left else clean + 1
+            time.sleep(0.1)
 
     def restore(self, state: TrainState, step: int | None = None) -> Restored | None:
         """Restores the newest intact step onto the mesh of `state`, or exactly `step`.

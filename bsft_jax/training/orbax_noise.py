@@ -27,8 +27,9 @@ def silence() -> None:
 
 def _is_wanted(record: logging.LogRecord) -> bool:
     raised_in = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
-    files = [record.pathname, *(frame.filename for frame in raised_in)]
-    is_orbax = any('/orbax/' in file for file in files)
+    # A future of tensorstore has neither a file nor frames, only the path that it wrote to.
+    sources = [record.getMessage(), record.pathname, *(frame.filename for frame in raised_in)]
+    is_orbax = any('/orbax/' in text or '.orbax-checkpoint' in text for text in sources)
     return not is_orbax or absl_logging.get_verbosity() >= absl_logging.INFO
 
 

@@ -40,16 +40,18 @@ def save(directory, *states):
 
 
 def flip_byte(directory):
-    """Overwrites a few bytes at several offsets of the largest data file of a step.
+    """Overwrites a few bytes at several offsets of every data file of a step.
 
     A single offset could hit nodes that orbax wrote and replaced while it saved, which nobody
-    reads.
+    reads, and a single file could hold moments alone, which evaluation does not read.
     """
-    largest = max((p for p in directory.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    for offset in range(len(content) // 32, len(content), len(content) // 16):
-        content[offset : offset + 8] = bytes(b ^ 0x01 for b in content[offset : offset + 8])
-    largest.write_bytes(content)
+    files = [p for p in directory.rglob('*') if p.is_file() and p.parent.name == 'd']
+    for path in files:
+        content = bytearray(path.read_bytes())
+        for offset in range(len(content) // 32, len(content), max(len(content) // 16, 1)):
+            content[offset : offset + 8] = bytes(b ^ 0x01 for b in content[offset : offset + 8])
+        path.write_bytes(content)
+    assert files
 
 
 def test_restores_on_another_mesh(tmp_path):

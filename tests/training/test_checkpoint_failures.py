@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import threading
 import time
 
 import jax.numpy as jnp
@@ -237,3 +238,21 @@ def test_an_emptied_part_of_a_step_is_no_noise(two_steps, capfd):
     restored = Checkpoints(two_steps, read_only=True).restore(make_state())
     assert int(restored.state.step) in (1, 2)
     assert 'Traceback' not in capfd.readouterr().err
+
+
+def test_writes_that_go_on_after_one_has_failed_leave_nothing(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    unfinished = tmp_path / 'checkpoints' / '1.orbax-checkpoint-tmp' / 'state' / 'd'
+
+    def write():
+        for number in range(30):
+            unfinished.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                (unfinished / str(number)).write_bytes(b'x')
+            time.sleep(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    checkpoints._remove_unfinished(1)
+    writer.join()
+    assert list((tmp_path / 'checkpoints').iterdir()) == []

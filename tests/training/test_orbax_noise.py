@@ -21,3 +21,24 @@ def test_failed_tasks_of_orbax_alone_are_not_reported(file, said):
     finally:
         logger.removeHandler(handler)
     assert len(records) == said
+
+
+@pytest.mark.parametrize(
+    ('message', 'wanted'),
+    [
+        ('"/run/checkpoints/4.orbax-checkpoint-tmp/state/d/7": File too large', False),
+        ('a future of somebody else', True),
+    ],
+)
+def test_futures_of_a_failed_save_are_not_logged(message, wanted):
+    error = ValueError(message)
+    record = logging.LogRecord(
+        'asyncio',
+        logging.ERROR,
+        'asyncio/base_events.py',
+        1,
+        'Future exception was never retrieved\nfuture: <Future finished exception=%r>',
+        (error,),
+        (ValueError, error, None),
+    )
+    assert orbax_noise._is_wanted(record) is wanted
