@@ -122,7 +122,7 @@ def _initial_or_restored(
     if checkpoints.steps:
         restored = checkpoints.restore(setup.restore_target(config, spec, state_plan.mesh))
     if restored is None:
-        return setup.initial_state(config, spec, state_plan.mesh), Clock()
+        return setup.initial_state(config, spec, state_plan, source), Clock()
     if restored.data != source.state(restored.data['step']):
         raise UserError(
             'the training records are not those this run started with',

@@ -24,7 +24,7 @@ CHOICES = {
     'model.init': ('checkpoint', 'random'),
     'model.dtype': ('float32', 'bfloat16'),
     'model.base_dtype': ('float32', 'bfloat16', 'int8'),
-    'model.row_init': ('description', 'mean', 'normal'),
+    'model.row_init': ('description', 'fitted', 'mean', 'normal'),
     'model.attention': ATTENTION,
     'optimizer.moment_dtype': ('float32', 'bfloat16'),
     'data.answer_format': ('letter', 'text'),

@@ -42,7 +42,7 @@ def fine_tune(
     base_dtype, learning_rate = VARIANTS[variant]
     return RunConfig(
         train=TrainConfig(mode=variant, remat='full'),
-        model=ModelConfig(base=base, dtype='bfloat16', base_dtype=base_dtype),
+        model=ModelConfig(base=base, dtype='bfloat16', base_dtype=base_dtype, row_init='fitted'),
         data=DataConfig(
             source='synthetic:20000',
             sequence_length=sequence_length,

@@ -62,8 +62,9 @@ class ModelConfig:
       base_dtype: dtype of frozen parameters: `float32`, `bfloat16`, or `int8` for the kernels of
         linear maps with bfloat16 for the rest. Trainable parameters are float32.
       row_init: initial value of new behavior rows: the mean embedding of the tokens of the
-        behavior's `description`, the `mean` of the table, or `normal` with the table's mean and
-        standard deviation.
+        behavior's `description`; `fitted` to what the base computes at the heads of answers, so
+        that the tokens are probable there from the first step on; the `mean` of the table, or
+        `normal` with the table's mean and standard deviation.
       attention: attention backend: `dense` (any device); `blockwise`, whose memory does not grow
         with the square of the row length (any device); the `splash` kernel (TPU); `cudnn`'s flash
         kernel (GPUs from Hopper on, in bfloat16); `auto` is splash on TPUs, blockwise on CPUs,

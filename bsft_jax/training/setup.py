@@ -13,6 +13,7 @@ from bsft_jax import config as config_lib
 from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.config import RunConfig
 from bsft_jax.data import trained_on
+from bsft_jax.data.loader import BatchSource
 from bsft_jax.errors import UserError
 from bsft_jax.hub import pretrained
 from bsft_jax.hub.pretrained import Model, PretrainedSpec
@@ -20,7 +21,7 @@ from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
 from bsft_jax.training import optimizer as optimizer_lib
-from bsft_jax.training import run_record
+from bsft_jax.training import row_init, run_record
 from bsft_jax.training import state as state_lib
 from bsft_jax.training.checkpoint import Checkpoints
 from bsft_jax.training.state import TrainState
@@ -38,7 +39,7 @@ def read_base(config: RunConfig) -> PretrainedSpec:
         behaviors=config.behaviors,
         prefix_kind=config.prefix_kind,
         chat_template=config.data.chat_template,
-        row_init=config.model.row_init,
+        row_init=row_init.START.get(config.model.row_init, config.model.row_init),
         weights=config.model.init == 'checkpoint',
         tokenizer=config.model.tokenizer,
     )
@@ -121,10 +122,23 @@ def abstract_state(config: RunConfig, network: Network, mesh: Mesh) -> TrainStat
     return shapes
 
 
-def initial_state(config: RunConfig, spec: PretrainedSpec, mesh: Mesh) -> TrainState:
-    """Returns the state of a run at step 0."""
+def initial_state(
+    config: RunConfig, spec: PretrainedSpec, plan: StatePlan, source: BatchSource
+) -> TrainState:
+    """Returns the state of a run at step 0; `row_init=fitted` looks at the first batch."""
+    params = base_params(config, spec, plan.mesh)
+    if config.model.row_init == 'fitted':
+        steps = config.train.gradient_accumulation_steps
+        params = row_init.fit_rows(plan.network, params, plan.mesh, source, steps, _new_rows(spec))
     optimizer = optimizer_lib.make_optimizer(config.optimizer)
-    return state_lib.create(base_params(config, spec, mesh), config.trainable, optimizer, mesh)
+    return state_lib.create(params, config.trainable, optimizer, plan.mesh)
+
+
+def _new_rows(spec: PretrainedSpec) -> list[bool]:
+    """Returns for each behavior row whether neither checkpoint nor adapter holds it."""
+    held = spec.adapter is not None and bool(spec.adapter.token_ids)
+    names = [behavior.name for behavior in spec.behaviors.token_behaviors]
+    return [not held and name not in spec.exported_names for name in names]
 
 
 def restore_target(config: RunConfig, spec: PretrainedSpec, mesh: Mesh) -> TrainState:

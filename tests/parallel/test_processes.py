@@ -249,6 +249,7 @@ def training(base, workdir, mesh, *extra):
         f'--workdir={workdir}',
         *sizes,
         f'--config.model.base={base}',
+        '--config.model.row_init=fitted',
         '--config.data.source=synthetic:40',
         '--config.data.global_batch_rows=8',
         '--config.data.sequence_length=256',
