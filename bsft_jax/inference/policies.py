@@ -6,7 +6,6 @@ Everything here reads stored scores alone, so that another policy needs neither 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from bsft_jax.behaviors import Behavior, BehaviorSet
 from bsft_jax.errors import UserError
 from bsft_jax.inference.branches import NONE
 from bsft_jax.inference.scores import Scores
+from bsft_jax.records.digest import digest_of_words
 from bsft_jax.records.record import Record, behavior_of, describe_record
 
 KINDS = ('auto', 'none', 'oracle', 'forced', 'threshold', 'mixture', 'dial')
@@ -163,20 +163,10 @@ def predictions(
                 'behavior_logprobs': behavior_logprobs if is_selectable else None,
                 'option_logprobs': dict(zip(names, option_logprob_WK.tolist(), strict=True)),
                 'option_behaviors': list(record.option_behaviors),
-                'digest': _digest(record),
+                'digest': digest_of_words(record),
             }
         )
     return apply_policy(rows, parsed)
-
-
-def _digest(record: Record) -> str:
-    """Returns a hash of the last turn and the options, which no prompt style changes.
-
-    Tells whether two evaluations are of the same records.
-    """
-    words = [record.messages[-1].content if record.messages else '', *record.options]
-    data = '\0'.join(words).encode('utf-8', 'surrogatepass')
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def stored_behaviors(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> BehaviorSet:
