@@ -167,8 +167,11 @@ def enable_compilation_cache() -> None:
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', MIN_CACHED_COMPILE_SECONDS)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> typing.NoReturn:
+def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> typing.NoReturn:
     """Parses the flags, calls `main`, and exits with a code of `bsft_jax.errors`.
+
+    `main` gets the name of the program, and with `words` also what is no flag; otherwise that is
+    an error.
 
     UserError, and whatever is wrong with a flag, a config file or this machine (full disks, too
     little memory), ends with one line on stderr and exit code 2; `-v=1` adds the traceback.
@@ -184,7 +187,7 @@ def run(main: Callable[[Sequence[str]], None]) -> typing.NoReturn:
     code: object = None
     try:
         try:
-            app.run(main, flags_parser=_parse_flags)
+            app.run(main, flags_parser=lambda args: _parse_flags(args, words))
         except SystemExit as done:
             code = done.code
         _flush_output()
@@ -272,7 +275,7 @@ def _reader_is_gone() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _parse_flags(args: list[str]) -> list[str]:
+def _parse_flags(args: list[str], words: bool) -> list[str]:
     flags.FLAGS['verbosity'].value = QUIET
     _check_encoding(args)
     path = _check_config_arguments(args) if 'config' in flags.FLAGS else ''
@@ -292,7 +295,7 @@ def _parse_flags(args: list[str]) -> list[str]:
         if what == "AttributeError: module 'config_config' has no attribute 'get_config'":
             what = 'defines no get_config'
         raise UserError(what, where=path or 'flags') from error
-    if len(rest) > 1:
+    if len(rest) > 1 and not words:
         raise UserError(f'unexpected argument {rest[1]!r}', fix='flags are spelled --name=value')
     if path and not isinstance(flags.FLAGS['config'].value, (config_lib.RunConfig, str)):
         raise UserError('get_config() does not return a RunConfig', where=path)

@@ -15,7 +15,7 @@ PAGES = sorted(
 COMMANDS = sorted(
     path.stem
     for path in (ROOT / 'bsft_jax').glob('*.py')
-    if 'cli.run(main)' in path.read_text(encoding='utf-8')
+    if 'cli.run(main' in path.read_text(encoding='utf-8')
 )
 # Folders that a path in the docs may be relative to.
 BASES = (ROOT, ROOT / 'bsft_jax', ROOT / 'launch')
