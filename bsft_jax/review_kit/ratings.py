@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -112,7 +113,8 @@ def _judgement(rater: int, screen: Mapping[str, Any], rating: Mapping[str, Any])
             }
             for system, answer in zip((first, second), rating['answers'], strict=True)
         },
-        comment=rating['comment'],
+        # Half a surrogate pair, which a browser can hold, is no text that could be written.
+        comment=re.sub('[\ud800-\udfff]', '\ufffd', rating['comment']),
         seconds=rating['seconds'],
     )
 

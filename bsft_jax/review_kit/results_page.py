@@ -272,7 +272,7 @@ def _agreement(found: Mapping[str, Mapping[str, Any] | None]) -> str:
         )
     return _section(
         'Agreement of the raters',
-        ['', 'units', 'equal pairs', 'Krippendorff’s alpha', 'Gwet’s AC', 'prevalence in %'],
+        ['rated', 'units', 'equal pairs', 'Krippendorff’s alpha', 'Gwet’s AC', 'prevalence in %'],
         rows,
         'Units with two ratings or more. Alpha and AC are nominal for the preference (AC1) and '
         'ordinal for the scales (AC2). Where one value prevails, alpha is low although raters '
@@ -296,7 +296,7 @@ def _consistency(found: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     return _section(
         'Each rater’s own consistency',
-        ['', 'repeats', 'same preference', *(scale.title for scale in wording.SCALES)],
+        ['rater', 'repeats', 'same preference', *(scale.title for scale in wording.SCALES)],
         rows,
         'Comparisons seen twice, the second time with the answers exchanged. Scales: share of '
         'values at most one apart.',
@@ -313,7 +313,7 @@ def _raters(raters: Sequence[Mapping[str, Any]]) -> str:
         ]
         for entry in raters
     ]
-    header = ['', 'comparisons', 'median time of one', 'attention items failed']
+    header = ['rater', 'comparisons', 'median time of one', 'attention items failed']
     return _section('Raters', header, rows)
 
 
@@ -330,4 +330,4 @@ def _comments(comments: Sequence[Mapping[str, Any]]) -> str:
         ]
         for entry in comments
     ]
-    return _section('Comments', ['', 'record', 'shown', 'choice', 'comment'], rows, names=5)
+    return _section('Comments', ['rater', 'record', 'shown', 'choice', 'comment'], rows, names=5)

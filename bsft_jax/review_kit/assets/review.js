@@ -264,7 +264,7 @@
     });
     return [
       storageWarning(),
-      make('section', { className: 'case' }, make('h2', {}, 'Case'),
+      make('section', { className: 'case' }, make('h1', {}, 'Case'),
         ...screen.turns.map(({ speaker, text }) => (
           make('div', { className: 'turn' }, make('b', {}, speaker), text)))),
       make('div', { className: 'answers' }, ...answers),
