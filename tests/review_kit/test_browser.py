@@ -93,8 +93,10 @@ def opinion(number):
 
 
 def fill_in(page, number):
-    """Types the opinion of a page; its first scale is the first stop after the page's top."""
+    """Types the opinion of a page; the first scale comes after the meaning of the numbers."""
     answers, choice = opinion(number)
+    page.keyboard.press('Tab')
+    assert page.evaluate('document.activeElement.textContent') == 'What the numbers mean'
     page.keyboard.press('Tab')
     for answer in answers:
         for value in answer.values():

@@ -138,11 +138,16 @@
       'close it, and load it here again.');
   }
 
-  function scaleMeaning({ title, question, anchors, not_applicable: none }) {
+  function scaleMeaning({ title, question, anchors, not_applicable: none }, heading) {
     const list = make('dl', { className: 'scale' });
     anchors.forEach((anchor, n) => list.append(make('dt', {}, `${n + 1}`), make('dd', {}, anchor)));
     if (none) list.append(make('dt', {}, 'n/a'), make('dd', {}, none));
-    return make('div', {}, make('h3', {}, title), make('p', {}, question), list);
+    return make('div', {}, make(heading, {}, title), make('p', {}, question), list);
+  }
+
+  function allScales(heading) {
+    return make('div', { className: 'scales' },
+      ...study.scales.map((scale) => scaleMeaning(scale, heading)));
   }
 
   function intro() {
@@ -173,7 +178,7 @@
           make('span', {}, 'Load a downloaded file'))),
       message,
       make('h2', {}, 'The scales'),
-      make('div', { className: 'scales' }, ...study.scales.map(scaleMeaning)),
+      allScales('h3'),
     ];
   }
 
@@ -267,6 +272,7 @@
       make('section', { className: 'case' }, make('h1', {}, 'Case'),
         ...screen.turns.map(({ speaker, text }) => (
           make('div', { className: 'turn' }, make('b', {}, speaker), text)))),
+      make('details', {}, make('summary', {}, 'What the numbers mean'), allScales('h2')),
       make('div', { className: 'answers' }, ...answers),
       make('section', { className: 'answer verdict' }, preference,
         make('label', { className: 'comment', htmlFor: 'comment' }, 'Comment (optional)'), comment),
