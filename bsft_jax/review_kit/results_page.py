@@ -202,7 +202,7 @@ def _scales(scales: Mapping[str, Mapping[str, Any]], systems: Sequence[str]) -> 
     rows = []
     for scale in wording.SCALES:
         entries = scales[scale.name]
-        cells = [_number(entries[name]['value'], entries[name]['bootstrap']) for name in systems]
+        cells = [_number(entries[name]['value'], entries[name]['wilson']) for name in systems]
         better = 'higher is better' if scale.better == 'high' else 'lower is better'
         rows.append([_cell(scale.title, 'name', f'1 to 5, {better}'), *cells])
     harmful = scales['harmful']
