@@ -182,6 +182,20 @@ def test_what_is_open_is_said_and_a_file_is_continued(opened, browser, study, tm
     assert other.title().startswith('Page 2 of 7')
     other.get_by_role('button', name='Back').press('Enter')
     assert other.get_by_role('textbox').input_value() == f'{COMMENT} 0'
+    other.keyboard.press('Control+Enter')
+    fill_in(other, 1)
+    for _ in range(2):
+        other.get_by_role('button', name='Back').press('Enter')
+    chooser = other.locator('input[type=file]')
+    for name, said in (
+        ('part.json', 'Fewer pages are filled in there'),
+        ('text.json', 'This is not a file of a review'),
+    ):
+        (tmp_path / 'text.json').write_text('{')
+        chooser.set_input_files(tmp_path / name)
+        other.get_by_text(said).wait_for()
+    other.get_by_role('button', name='Continue').press('Enter')
+    assert other.title().startswith('Page 3 of 7')
     other.context.close()
 
 

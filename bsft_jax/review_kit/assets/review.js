@@ -57,14 +57,15 @@
     return file;
   }
 
-  // Takes the ratings of a file of this study and rater; returns whether it is one.
+  // Takes the ratings of a file, unless it is not of this page or would undo work; says which.
   function fromFile(file) {
+    const foreign = 'This is not a file of this study and reviewer; nothing was changed.';
     if (!file || file.study !== study.study || file.rater !== study.rater ||
-        file.page !== study.page || !Array.isArray(file.ratings)) return false;
+        file.page !== study.page || !Array.isArray(file.ratings)) return foreign;
     const read = new Map(study.screens.map((screen) => [screen.id, emptyRating()]));
     for (const entry of file.ratings) {
       const rating = read.get(entry.screen);
-      if (!rating) return false;
+      if (!rating) return foreign;
       entry.answers.forEach((answer, number) => {
         for (const { name } of study.scales) {
           if (answer[name] !== null) rating.answers[number][name] = answer[name];
@@ -74,8 +75,11 @@
       rating.comment = entry.comment;
       rating.milliseconds = entry.seconds * 1000;
     }
+    const [kept, open] = [ratings, openScreens().length];
     ratings = read;
-    return true;
+    if (openScreens().length <= open) return '';
+    ratings = kept;
+    return 'Fewer pages are filled in there than in this browser; nothing was changed.';
   }
 
   function save() {
@@ -154,15 +158,14 @@
     const message = make('p', { role: 'status' });
     const begun = [...ratings.values()].some((rating) => rating.milliseconds > 0);
     const load = async (event) => {
-      let taken = false;
+      let problem = 'This is not a file of a review; nothing was changed.';
       try {
-        taken = fromFile(JSON.parse(await event.target.files[0].text()));
-      } catch { /* Not JSON, or another layout: said below. */ }
+        problem = fromFile(JSON.parse(await event.target.files[0].text()));
+      } catch { /* Not JSON, or another layout. */ }
       save();
-      message.className = taken ? '' : 'warning';
-      message.textContent = taken
-        ? `Loaded. ${openScreens().length} of ${END} pages are still open.`
-        : 'This is not a file of this study and reviewer; nothing was changed.';
+      message.className = problem ? 'warning' : '';
+      message.textContent =
+        problem || `Loaded. ${openScreens().length} of ${END} pages are still open.`;
     };
     return [
       make('h1', {}, study.title),
