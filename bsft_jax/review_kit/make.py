@@ -201,7 +201,7 @@ def describe_key(key: dict[str, Any]) -> str:
             *(f'  {name or "without a category"}: {n}' for name, n in sorted(categories.items())),
             *(
                 f'{" and ".join(pair["systems"])}: the same words in {pair["same_answer"]} of '
-                f'{pair["records"]} records, which are not reviewed'
+                f'{pair["records"]} records; those are not reviewed'
                 for pair in key['pairs']
             ),
             f'for the raters: {screens}',
