@@ -130,6 +130,16 @@ class BehaviorSet:
         """Returns the level of each behavior, by which intervention rates compare them."""
         return {b.name: b.level for b in self.behaviors_or_default}
 
+    @property
+    def positions(self) -> tuple[float, ...]:
+        """Returns where each level lies between the lowest one, 0, and the highest, 1.
+
+        Empty where all levels are alike.
+        """
+        levels = [b.level for b in self.behaviors]
+        low, high = min(levels, default=0.0), max(levels, default=0.0)
+        return tuple((x - low) / (high - low) for x in levels) if low < high else ()
+
     def index(self, name: str) -> int:
         """Returns the index of a behavior; raises UserError for an unknown name."""
         if name not in self.names:

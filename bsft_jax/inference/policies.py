@@ -19,9 +19,10 @@ from bsft_jax.inference.scores import Scores
 from bsft_jax.records.digest import digest_of_words
 from bsft_jax.records.record import Record, behavior_of, describe_record
 
-KINDS = ('auto', 'none', 'oracle', 'forced', 'threshold', 'mixture', 'dial')
+KINDS = ('auto', 'none', 'oracle', 'forced', 'threshold', 'mixture', 'dial', 'calibrated')
 _WITH_ARGUMENT = ('forced', 'threshold', 'dial')
-_NEED_CHOICE = ('oracle', 'forced', 'threshold', 'mixture', 'dial')
+_NEED_CHOICE = ('oracle', 'forced', 'threshold', 'mixture', 'dial', 'calibrated')
+_BY_CATEGORY = 'write dial:B,CATEGORY=B,CATEGORY=B with each category once'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,33 +35,53 @@ class Policy:
       dial: what is added to the log-odds of stepping in; 0 for the other kinds.
       positions: for `dial`, the position of each behavior between the lowest level, 0, and the
         highest, 1.
+      by_category: for `dial`, the categories whose records have a dial of their own, and that.
     """
 
     kind: str
     behavior_index: int = -1
     dial: float = 0.0
     positions: tuple[float, ...] = ()
+    by_category: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def is_by_branch(self) -> bool:
+        """Returns whether `choose_branch` can tell the branch of a record without its category."""
+        return self.kind != 'mixture' and not self.by_category
+
+    def of_category(self, category: str) -> Policy:
+        """Returns the policy for the records of a category."""
+        dial = dict(self.by_category).get(category, self.dial)
+        return dataclasses.replace(self, dial=dial, by_category=())
 
 
 def parse_policy(policy: str, behaviors: BehaviorSet) -> Policy:
     """Reads `auto`, `none`, `oracle`, `forced:NAME`, `threshold:T`, `mixture` or `dial:B`.
 
     For a model whose answers have no prefix, `auto` means `none`; with one constant prefix, `auto`
-    means that one. `threshold:T` is the dial at -logit(T).
+    means that one. `threshold:T` is the dial at -logit(T). `dial:B,CATEGORY=C` has a dial of its
+    own, C, for the records of a category, and may go on with others. `calibrated` stands for the
+    dial that is stored with a model (`inference.calibrated`), in whose place its users put it.
 
-    Raises UserError for an unknown policy or behavior, a number that is out of range, and a choice
-    that the model does not have.
+    Raises UserError for an unknown policy or behavior, a number that is out of range, a choice that
+    the model does not have, and `calibrated` itself.
     """
     kind, _, argument = policy.partition(':')
     if kind not in KINDS or (kind in _WITH_ARGUMENT) != bool(argument):
         raise UserError(
             f'unknown policy {policy!r}',
             where='--policy',
-            fix='use auto, none, oracle, forced:NAME, threshold:T, mixture or dial:B',
+            fix='use auto, none, oracle, forced:NAME, threshold:T, mixture, dial:B or calibrated',
         )
     if kind in _NEED_CHOICE and not behaviors.is_selectable:
         raise UserError(
             f'{policy!r} needs behaviors to choose from, this model has none', where='--policy'
+        )
+    if kind == 'calibrated':
+        raise UserError(
+            'is not a dial yet',
+            where='--policy=calibrated',
+            fix='name the dial of calibration.json: dial:B',
         )
     if kind in ('threshold', 'dial'):
         return _parse_dial(policy, behaviors)
@@ -71,22 +92,32 @@ def parse_policy(policy: str, behaviors: BehaviorSet) -> Policy:
 
 def _parse_dial(policy: str, behaviors: BehaviorSet) -> Policy:
     kind, _, argument = policy.partition(':')
-    try:
-        number = float(argument)
-    except ValueError:
-        number = math.nan
+    argument, *categories = argument.split(',') if kind == 'dial' else [argument]
+    number = _parse_number(argument)
     if kind == 'threshold' and not 0 < number < 1:
         raise UserError(
             f'{argument!r} in {policy!r} is not a probability between 0 and 1', where='--policy'
         )
-    if not math.isfinite(number):
-        raise UserError(f'{argument!r} in {policy!r} is not a number', where='--policy')
-    levels = [b.level for b in behaviors.behaviors]
-    low, high = min(levels), max(levels)
-    if low == high:
+    named = [entry.rpartition('=') for entry in categories]
+    by_category = {name: _parse_number(text) for name, _, text in named}
+    if not all(by_category) or len(by_category) < len(named):
+        raise UserError(f'{policy!r} is no dial by category', where='--policy', fix=_BY_CATEGORY)
+    for text, value in ((argument, number), *zip(categories, by_category.values(), strict=True)):
+        if not math.isfinite(value):
+            raise UserError(f'{text!r} in {policy!r} is not a number', where='--policy')
+    if not behaviors.positions:
         raise UserError(f'{policy!r} needs behaviors of different levels', where='--policy')
     dial = math.log1p(-number) - math.log(number) if kind == 'threshold' else number
-    return Policy('dial', dial=dial, positions=tuple((x - low) / (high - low) for x in levels))
+    return Policy(
+        'dial', dial=dial, positions=behaviors.positions, by_category=tuple(by_category.items())
+    )
+
+
+def _parse_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def label_indices(records: Sequence[Record], behaviors: BehaviorSet, policy: Policy) -> np.ndarray:
@@ -109,10 +140,17 @@ def choose_branch(policy: Policy, behavior_logprob_Rn, label_R, xp=np):
     """Returns the branch of each record: 0 for `none`, 1 + i for behavior i.
 
     `dial` takes arg max (log p + dial · position). Of equals it takes the one of the highest level,
-    `auto` the first. `mixture` has no branch; it is refused.
+    `auto` the first. `mixture` has no branch, and a dial by category none without the category;
+    they are refused.
 
     `xp` is numpy or jax.numpy, which choose alike. Leading dimensions other than R are allowed.
     """
+    if policy.by_category:
+        raise UserError(
+            'a dial by category is for records that are scored',
+            where='--policy=dial',
+            fix='use dial:B',
+        )
     if policy.kind == 'auto':
         return 1 + xp.argmax(behavior_logprob_Rn, axis=-1)
     if policy.kind == 'oracle':
@@ -159,6 +197,7 @@ def predictions(
                 'behavior': record.behavior or None,
                 'answer': record.answer,
                 'prediction': None,
+                'confidence': None,
                 'behavior_prediction': None,
                 'behavior_logprobs': behavior_logprobs if is_selectable else None,
                 'option_logprobs': dict(zip(names, option_logprob_WK.tolist(), strict=True)),
@@ -194,18 +233,26 @@ def apply_policy(rows: Sequence[dict[str, Any]], policy: Policy) -> list[dict[st
 
 
 def _choose(row: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
-    """Returns the prediction of a row and the behavior that it was made with."""
+    """Returns the prediction of a row, its probability and the behavior that it was made with.
+
+    The probability is renormalised over the options.
+    """
     of_behavior, of_option = row['behavior_logprobs'], row['option_logprobs']
     if policy.kind == 'mixture':
         weight_n = _log_normalise(list(of_behavior.values()))
         option_nK = _log_normalise([of_option[name] for name in of_behavior])
         mixed_K = np.logaddexp.reduce(weight_n[:, None] + option_nK, axis=0)
-        return {'prediction': int(np.argmax(mixed_K)), 'behavior_prediction': None}
+        return {**_best(mixed_K), 'behavior_prediction': None}
     name = _branch_name(row, policy)
     return {
-        'prediction': int(np.argmax(of_option[name])),
+        **_best(of_option[name]),
         'behavior_prediction': name if of_behavior and name != NONE else None,
     }
+
+
+def _best(logprob_K: Any) -> dict[str, Any]:
+    best = int(np.argmax(logprob_K))
+    return {'prediction': best, 'confidence': float(np.exp(_log_normalise(logprob_K)[best]))}
 
 
 def _branch_name(row: Mapping[str, Any], policy: Policy) -> str:
@@ -222,6 +269,7 @@ def _branch_name(row: Mapping[str, Any], policy: Policy) -> str:
         # Beside `none` there is at most the one constant prefix.
         return names[-1] if policy.kind == 'auto' else NONE
     logprob_n = np.asarray(list(of_behavior.values()), np.float32)
+    policy = policy.of_category(row.get('category') or '')
     return names[int(choose_branch(policy, logprob_n, np.int32(-1)))]
 
 

@@ -21,7 +21,7 @@ class Scores:
       option_logprob_RWK: log-probability of each option given the branch, summed over its tokens.
         Branch 0 is `none`, then the prefixes; -inf where a record has fewer options.
       confusion_CKK: counts by category, answer and prediction under the scorer's policy,
-        accumulated on the devices; None without a policy and under `mixture`.
+        accumulated on the devices; None without a policy, under `mixture` and a dial by category.
       categories: names along the first axis of `confusion_CKK`.
       prompt: prompt style that the records were shown in.
     """

@@ -144,8 +144,8 @@ class Scorer:
       renderer: the renderer of the model that scores.
       network: the model's decoder, chosen for `mesh`.
       mesh: the devices.
-      policy: counts predictions under this policy on the devices as confusion_CKK; None and
-        `mixture` count nothing.
+      policy: counts predictions under this policy on the devices as confusion_CKK; None,
+        `mixture` and a dial by category count nothing.
       tokens_per_batch: approximate prompt tokens that a device scores at a time.
 
     Raises UserError for records that cannot be scored.
@@ -171,7 +171,7 @@ class Scorer:
             drop_too_long(records, renderer, network, max_dropped_fraction=0.0)
         parsed = policies.parse_policy(policy, renderer.behaviors) if policy else None
         # Sums of exponentials need not round alike here and on the host, which would be told apart.
-        self._policy = None if parsed and parsed.kind == 'mixture' else parsed
+        self._policy = parsed if parsed and parsed.is_by_branch else None
         self._spec = ScoreSpec(self._n, self._plan.max_options, self._plan.R, self._policy)
         # What the devices need to know of each record beside its tokens.
         self._fields = {

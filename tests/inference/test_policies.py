@@ -75,6 +75,10 @@ def test_policies_that_do_not_fit_are_refused(model, records):
         ('threshold:half', "'half' in 'threshold:half' is not a probability"),
         ('dial:inf', "'inf' in 'dial:inf' is not a number"),
         ('dial:x', "'x' in 'dial:x' is not a number"),
+        ('dial:1,a=x', "'a=x' in 'dial:1,a=x' is not a number"),
+        ('dial:1,2', "'dial:1,2' is no dial by category; write dial:B,CATEGORY=B"),
+        ('dial:1,a=2,a=3', 'no dial by category'),
+        ('calibrated', '--policy=calibrated: is not a dial yet; name the dial of calibration'),
     ):
         with pytest.raises(UserError, match=message):
             bsft_jax.compute_metrics(records[:2], scores, policy)
@@ -151,6 +155,21 @@ def test_devices_choose_as_the_host_does(policy, behaviors):
     logprob_Rn = np.concatenate([logprob_Rn, np.round(logprob_Rn), 40 * logprob_Rn])
     host_R, device_R = (chosen(policy, logprob_Rn, behaviors, xp) for xp in (np, jnp))
     assert host_R.tolist() == device_R.tolist()
+
+
+def test_a_category_may_have_a_dial_of_its_own(model, records):
+    records = [
+        dataclasses.replace(r, category=c, group='')
+        for r, c in zip(records, ('medication_safety', '', 'temporal_ordering'), strict=False)
+    ]
+    policy = 'dial:-1e3,medication_safety=1e3,temporal_ordering=-2e3'
+    scores = bsft_jax.score_records(model, records, policy=policy)
+    rows = policies.predictions(records, scores, policy)
+    assert [row['behavior_prediction'] for row in rows] == ['proactive', 'reactive', 'reactive']
+    assert scores.confusion_CKK is None
+    assert bsft_jax.compute_metrics(records, scores, policy)['dial'] == -1e3
+    with pytest.raises(UserError, match='a dial by category is for records that are scored'):
+        bsft_jax.generate_answers(model, records[:1], policy, max_new_tokens=2)
 
 
 def test_a_mixture_weighs_the_answers_by_the_behaviors():
