@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bsft_jax.errors import UserError
-from bsft_jax.evaluation import casewise, probabilities, statistics, stepping_in
+from bsft_jax.evaluation import (
+    casewise,
+    confusions,
+    probabilities,
+    selective,
+    statistics,
+    stepping_in,
+)
 from bsft_jax.records import taxonomy
 from bsft_jax.records.record import cluster_of
 
@@ -121,8 +128,9 @@ def metrics_from_predictions(
     ]
     if not rows:
         raise UserError('no record has options and an answer to score', where='predictions')
-    columns = _Columns.of(rows)
+    columns, levels = _Columns.of(rows), levels or {positive: 1.0}
     score = functools.partial(overall_macro_f1, columns.answers_R, columns.categories_R)
+    group_of = {name: group for group, names in group_members(rows).items() for name in names}
     by_difficulty: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         if difficulty := row.get('difficulty'):
@@ -133,8 +141,12 @@ def metrics_from_predictions(
         'prompt': prompt,
         'dial': dial,
         **_sections(rows, columns, positive, levels),
-        'stepping_in': stepping_in.stepping_in_metrics(
-            rows, levels or {positive: 1.0}, columns.clusters_R, score
+        'stepping_in': stepping_in.stepping_in_metrics(rows, levels, columns.clusters_R, score),
+        'confusion': confusions.behavior_confusion(
+            rows, levels, [group_of[category_of(row)] for row in rows]
+        ),
+        'selective': selective.selective_metrics(
+            rows, columns.answers_R != columns.predictions_R, columns.macro_f1_of
         ),
         'difficulties': {
             str(difficulty): _sections(own, _Columns.of(own), positive, levels)
@@ -164,6 +176,11 @@ class _Columns(NamedTuple):
             np.array([row['answer'] for row in rows], dtype=np.int64),
             np.array([row['prediction'] for row in rows], dtype=np.int64),
         )
+
+    def macro_f1_of(self, kept_R: np.ndarray) -> float:
+        """Returns the overall macro-F1 of some records, over the categories that these have."""
+        _, categories_R = np.unique(self.categories_R[kept_R], return_inverse=True)
+        return overall_macro_f1(self.answers_R[kept_R], categories_R, self.predictions_R[kept_R])
 
 
 def _sections(
@@ -307,6 +324,7 @@ def intervention_metrics(
         whose chosen option is above the label (by `option_behaviors`).
       `missed_intervention_rate`: among records whose label is above the lowest level, the share
         whose chosen option is below the label.
+      `overshoot`, `undershoot`: by how many levels, on average over the same records.
       `token_…`: the same for `behavior_prediction`, the behavior that the policy used.
       `twin_score`: share of the pairs (two records of one `pair_id`) with both answers right.
       `pairs`: number of such pairs.
@@ -316,21 +334,22 @@ def intervention_metrics(
     lowest = min(levels.values()) if len(levels) > 1 else 0.0
     highest = max(levels.values())
 
-    def rates(chosen_and_label: Sequence[tuple[str, str]]) -> tuple[float | None, float | None]:
+    def rates(chosen_and_label: Sequence[tuple[str, str]]) -> list[float | None]:
         pairs = [(levels.get(a, 0.0), levels.get(b, 0.0)) for a, b in chosen_and_label]
-        over = [chosen > label for chosen, label in pairs if label < highest]
-        missed = [chosen < label for chosen, label in pairs if label > lowest]
-        return _mean(over), _mean(missed)
+        over = np.array([chosen - label for chosen, label in pairs if label < highest])
+        missed = np.array([label - chosen for chosen, label in pairs if label > lowest])
+        values = over > 0, missed > 0, over.clip(0), missed.clip(0)
+        return [_mean(value) for value in values]
 
     labelled = [row for row in rows if row.get('behavior')]
-    over, missed = rates(
+    of_answers = rates(
         [
             (row['option_behaviors'][row['prediction']], row['behavior'])
             for row in labelled
             if row.get('option_behaviors')
         ]
     )
-    token_over, token_missed = rates(
+    token_over, token_missed, *_ = rates(
         [
             (row['behavior_prediction'], row['behavior'])
             for row in labelled
@@ -351,9 +370,9 @@ def intervention_metrics(
         for row in rows
     ]
     flips = [len(set(answers)) > 1 for answers in forced if len(answers) > 1]
+    names = 'over_intervention_rate', 'missed_intervention_rate', 'overshoot', 'undershoot'
     return {
-        'over_intervention_rate': over,
-        'missed_intervention_rate': missed,
+        **dict(zip(names, of_answers, strict=True)),
         'token_over_intervention_rate': token_over,
         'token_missed_intervention_rate': token_missed,
         'twin_score': _mean([all(right) for right in pairs]),
@@ -362,7 +381,7 @@ def intervention_metrics(
     }
 
 
-def _mean(values: Sequence[bool]) -> float | None:
+def _mean(values: Sequence[bool] | np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 

@@ -243,6 +243,8 @@ def test_intervention_by_hand():
     assert metrics.intervention_metrics(rows) == {
         'over_intervention_rate': pytest.approx(2 / 3),
         'missed_intervention_rate': pytest.approx(1 / 3),
+        'overshoot': pytest.approx(2 / 3),
+        'undershoot': pytest.approx(1 / 3),
         'token_over_intervention_rate': pytest.approx(1 / 3),
         'token_missed_intervention_rate': pytest.approx(1 / 3),
         'twin_score': 0.0,
@@ -272,6 +274,8 @@ def test_intervention_compares_the_levels_of_more_than_two_behaviors():
     # Too high: 1, 6 of the four labels below leading; too low: 3, 4 of the five above silent.
     assert result['over_intervention_rate'] == 2 / 4
     assert result['missed_intervention_rate'] == 2 / 5
+    assert result['overshoot'] == (0.25 + 0.75) / 4
+    assert result['undershoot'] == (0.5 + 0.5) / 5
     assert result['token_over_intervention_rate'] == 2 / 4
     assert result['token_missed_intervention_rate'] == 2 / 5
     # Two behaviors: the highest against the other, at whatever levels.
@@ -284,7 +288,8 @@ def test_intervention_compares_the_levels_of_more_than_two_behaviors():
     )
     for low, high in ((0.0, 1.0), (0.4, 0.6)):
         result = metrics.intervention_metrics(two, positive='b', levels={'a': low, 'b': high})
-        assert result == metrics.intervention_metrics(two, positive='b')
+        shot = {name: pytest.approx((high - low) / 2) for name in ('overshoot', 'undershoot')}
+        assert result == metrics.intervention_metrics(two, positive='b') | shot
         assert result['over_intervention_rate'] == result['missed_intervention_rate'] == 0.5
 
 
@@ -296,6 +301,7 @@ def test_intervention_is_null_where_no_record_counts():
     assert result['over_intervention_rate'] == 0.0
     assert [k for k, v in result.items() if v is None] == [
         'missed_intervention_rate',
+        'undershoot',
         'token_over_intervention_rate',
         'token_missed_intervention_rate',
         'twin_score',
