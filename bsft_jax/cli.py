@@ -148,8 +148,9 @@ def define_model_flags(workdir_help: str) -> ModelFlags:
             'policy',
             'auto',
             'How the behavior is chosen: auto (by the model), none (no prefix), oracle (the '
-            'label), forced:NAME, threshold:T (steps in at a probability of T) or dial:B (adds B '
-            'to the log-odds of stepping in); in evaluate also mixture (the mean of the answers).',
+            'label), forced:NAME, threshold:T (steps in at a probability of T), dial:B (adds B '
+            'to the log-odds of stepping in) or calibrated (the dial that calibrate stored); in '
+            'evaluate also mixture (the mean of the answers).',
         ),
         config=define_config(
             required=False,

@@ -11,7 +11,7 @@ from typing import Any
 from bsft_jax import api, files
 from bsft_jax import config as config_lib
 from bsft_jax.behaviors import Behavior
-from bsft_jax.commands import eval_folder
+from bsft_jax.commands import calibrations, eval_folder
 from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
 from bsft_jax.config import DataConfig
 from bsft_jax.data import checks, contamination, eval_records, sources, trained_on
@@ -117,12 +117,15 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     records = eval_records.choose_records(
         eval_records.load_scorable(source, options.split), source, options.subset, options.limit
     )
+    calibration = calibrations.find(options.model_source, options.policy)
     trained = trained_on.read(*options.model_source.folders)
     if not options.allow_trained_on:
         contamination.check_scored(trained, source, options.split, records)
 
     model = open_model(options.model_source)
-    policies.parse_policy(options.policy, model.behaviors)
+    calibrations.check_model(calibration, model, style.name, options.workdir)
+    policy = options.policy if calibration is None else calibration.policy
+    policies.parse_policy(policy, model.behaviors)
     checks.check_behaviors(records, model.behaviors.behaviors_or_default)
     defaults['answer_format'] = model.answer_format
     model = dataclasses.replace(model, answer_format=options.answer_format or model.answer_format)
@@ -146,12 +149,13 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
         model,
         records,
         style,
-        options,
+        dataclasses.replace(options, policy=policy),
         examples=options.examples or source,
         max_dropped_fraction=run_data.max_dropped_fraction if limit is None else limit,
     )
-    rows = policies.predictions(scored, scores, options.policy)
-    metrics = api.metrics_of_rows(rows, scores, options.policy)
+    rows = policies.predictions(scored, scores, policy)
+    metrics = api.metrics_of_rows(rows, scores, policy) | {'policy': options.policy}
+    metrics |= calibrations.metrics_of(calibration, rows, model.behaviors.levels)
     if scores.confusion_CKK is not None:
         _check_counts(metrics, scores)
     metrics |= {'left_out': len(records) - len(scored), 'split': options.split, **settings}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from bsft_jax import places
+from bsft_jax.commands import calibrations
 from bsft_jax.errors import UserError
 from bsft_jax.hub import export as export_lib
 from bsft_jax.hub import peft
@@ -21,6 +22,8 @@ def export(
     dtype: str | None = None,
 ) -> pathlib.Path:
     """Writes a run's model as a plain Hugging Face checkpoint, or as a PEFT adapter.
+
+    A calibration of the run goes with it, unless it is of another step; then that is said.
 
     Args:
       workdir: folder of the run.
@@ -42,7 +45,12 @@ def export(
     model = open_model(ModelSource(workdir=workdir, step=step))
     stop_id = scoring.renderer_of(model).stop_id
     folder = export_lib.write_export(
-        model, output, stop_id=stop_id, format=format, dtype=dtype or 'float32'
+        model,
+        output,
+        stop_id=stop_id,
+        format=format,
+        dtype=dtype or 'float32',
+        calibration=calibrations.to_export(workdir, model),
     )
     if format == 'peft' and (rows := peft.needed_rows(model)):
         processes.log_first(f'peft loads it after base.resize_token_embeddings({rows})')

@@ -8,6 +8,7 @@ from typing import Any
 
 from bsft_jax import api
 from bsft_jax import config as config_lib
+from bsft_jax.commands import calibrations
 from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
 from bsft_jax.errors import UserError
 from bsft_jax.hub.pretrained import Model
@@ -78,7 +79,11 @@ def generate(options: GenerateOptions) -> list[dict[str, Any]]:
         records = with_ids(read_jsonl(options.input_file))
     else:
         records = [Record((Message('user', options.text),), id='text')]
+    calibration = calibrations.find(options.source, options.policy)
     model = open_model(options.source)
+    calibrations.check_model(calibration, model, style.name, options.source.workdir)
+    # What is asked in practice has no category.
+    policy = options.policy if calibration is None else calibration.pooled_policy
     with progress('generate', len(records), shown=processes.is_first()) as bar:
         if options.raw:
             return _continue_text(model, options, bar.update)
@@ -91,7 +96,7 @@ def generate(options: GenerateOptions) -> list[dict[str, Any]]:
             api.generate_answers(
                 model,
                 [record for i, record in enumerate(records) if i not in problems],
-                options.policy,
+                policy,
                 on_batch=bar.update,
                 **dataclasses.asdict(options.sampling),
             )

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from bsft_jax import files
-from bsft_jax.commands import eval_folder
+from bsft_jax.commands import calibrations, eval_folder
 from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.inference import policies
@@ -49,7 +49,10 @@ def rescore(options: RescoreOptions) -> tuple[pathlib.Path, dict[str, Any]]:
     source = pathlib.Path(options.source).resolve()
     rows, old = eval_folder.read(source, where)
     behaviors = policies.stored_behaviors(rows, old['behaviors'])
-    policy = policies.parse_policy(options.policy, behaviors)
+    calibration = calibrations.find_stored(source, old, options.policy)
+    policy = policies.parse_policy(
+        options.policy if calibration is None else calibration.policy, behaviors
+    )
     directory = source.parent / (options.name or _name(source.name, old, options.policy))
     if directory == source:
         raise UserError('would be replaced by what is made of it', where=where, fix='give a --name')
@@ -62,7 +65,10 @@ def rescore(options: RescoreOptions) -> tuple[pathlib.Path, dict[str, Any]]:
         positive=max(old['behaviors'], key=old['behaviors'].get),
         levels=old['behaviors'],
     )
-    metrics = {**old, **metrics, 'rescored': old.get('rescored', source.name)}
+    metrics |= calibrations.metrics_of(calibration, new_rows, old['behaviors'])
+    # What it says of a calibration belongs to the policy that is left.
+    kept = {key: value for key, value in old.items() if key != calibrations.SECTION}
+    metrics = {**kept, **metrics, 'rescored': old.get('rescored', source.name)}
     with contextlib.ExitStack() as stack:
         with files.writing(directory):
             eval_folder.claim(directory, stack)

@@ -20,6 +20,8 @@ import numpy as np
 _TOLERANCE = 1e-12
 # Half width of an interval of 95 %, in standard errors.
 _REACH = 1.96
+# Settings closer to each other than this are not told apart by the float32 scores of a policy.
+_MIN_GAP = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +205,19 @@ class DialPath:
         index = np.searchsorted(self.dial_E, self.dial_RM[finite_RM])
         np.add.at(changes_E, index, np.diff(value_RN, axis=1)[finite_RM])
         return np.cumsum(changes_E)
+
+
+def dials_between(dial_E: np.ndarray) -> np.ndarray:
+    """Returns a dial from each of `DialPath.dial_E` on and below the next, halfway if it can be.
+
+    NaN where the two are too close for the scores of a policy.
+    """
+    if len(dial_E) == 1:
+        return np.zeros(1)
+    low_E, high_E = dial_E, np.concatenate([dial_E[1:], [np.inf]])
+    middle_E = np.where(high_E - low_E >= _MIN_GAP, (low_E + high_E) / 2, np.nan)
+    middle_E[0], middle_E[-1] = high_E[0] - 1, low_E[-1] + 1
+    return middle_E
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from bsft_jax.evaluation import probabilities
-from bsft_jax.evaluation.operating import Choices, OperatingCurve, find_choices
+from bsft_jax.evaluation.operating import Choices, OperatingCurve, dials_between, find_choices
 
 # Rates of over-intervention at which missed interventions are given, in per cent.
 PERCENT_OVER = (5, 10)
 MAX_POINTS = 40
-# Settings closer to each other than this are not told apart by the float32 scores of a policy.
-_MIN_GAP = 1e-4
 
 
 def stepping_in_metrics(
@@ -87,12 +85,8 @@ def _points(
 
 def _dials(dial_E: np.ndarray) -> list[float]:
     """Returns 0 and settings between those at which choices change, evenly many changes apart."""
-    changes = dial_E[1:]
-    if not len(changes):
-        return [0.0]
-    wide = np.diff(changes) >= _MIN_GAP
-    middles = (changes[1:] + changes[:-1])[wide] / 2
-    dials = np.concatenate([changes[:1] - 1, middles, changes[-1:] + 1])
+    dials = dials_between(dial_E)
+    dials = dials[~np.isnan(dials)]
     kept = np.unique(np.linspace(0, len(dials) - 1, MAX_POINTS).round().astype(int))
     return np.unique([0.0, *dials[kept]]).tolist()
 

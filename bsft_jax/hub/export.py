@@ -46,6 +46,7 @@ def write_export(
     stop_id: int,
     format: str = 'merged',
     dtype: str = 'float32',
+    calibration: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes the model as a Hugging Face checkpoint or as an adapter for `peft`.
 
@@ -59,6 +60,7 @@ def write_export(
       stop_id: id that ends an answer, for `generation_config.json`.
       format: `merged` or `peft`.
       dtype: dtype of an adapter's tensors, `float32` or `bfloat16`.
+      calibration: content of `calibration.json`, if the model is calibrated.
 
     Returns:
       `output`.
@@ -71,11 +73,12 @@ def write_export(
     if format == 'peft':
         peft.check_has_adapter(model)
     if jax.process_index() == 0:
+        bsft = _bsft_entry(model, calibration)
         with folders.whole_folder(output) as folder, _as_system_errors():
             if format == 'peft':
-                peft.write_adapter(model, folder, _bsft_entry(model), jnp.dtype(dtype))
+                peft.write_adapter(model, folder, bsft, jnp.dtype(dtype))
             else:
-                _write_merged(model, folder, stop_id)
+                _write_merged(model, folder, stop_id, bsft)
             _write_tokenizer(model, folder)
             _verify_tokenizer(model, folder)
             if model.trained_on is not None:
@@ -102,10 +105,12 @@ def _as_system_errors() -> Iterator[None]:
         raise
 
 
-def _write_merged(model: Model, folder: pathlib.Path, stop_id: int) -> None:
+def _write_merged(
+    model: Model, folder: pathlib.Path, stop_id: int, bsft: Mapping[str, Any]
+) -> None:
     dtypes = _stored_dtypes(model)
     _write_weights(model, folder, dtypes)
-    config = _exported_config(model, dtypes[files.TABLE].name)
+    config = _exported_config(model, dtypes[files.TABLE].name) | {'bsft': bsft}
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
     hf_config = model.spec.hf_config
     generation = {
@@ -222,7 +227,7 @@ def _verify_weights(model: Model, directory: pathlib.Path, dtypes: Dtypes) -> No
 
 
 def _exported_config(model: Model, dtype: str) -> dict[str, Any]:
-    """Returns the base's `config.json` with the new dtype, vocabulary size and a `bsft` entry.
+    """Returns the base's `config.json` with the new dtype and vocabulary size.
 
     The dtype has two names, since readers of before transformers 4.56 know the older one only.
     """
@@ -232,17 +237,26 @@ def _exported_config(model: Model, dtype: str) -> dict[str, Any]:
     behaviors = model.behaviors
     if behaviors.ids:
         config['vocab_size'] = max(config['vocab_size'], max(behaviors.ids) + 1)
-    return config | {'bsft': _bsft_entry(model)}
+    return config
 
 
-def _bsft_entry(model: Model) -> dict[str, Any]:
-    """Returns what an export says of behaviors, their tokens and how answers are written."""
+def _bsft_entry(model: Model, calibration: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what an export says of behaviors, their tokens and how answers are written.
+
+    `logit_bias` is the calibrated dial for servers, `{id: bias}`: what it adds to the logit of each
+    behavior token.
+    """
     behaviors = model.behaviors
     template, *_ = template_texts(model.tokenizer)
     tokens = {
         b.name: {'token': b.token, 'id': i}
         for b, i in zip(behaviors.token_behaviors, behaviors.ids, strict=True)
     }
+    dial = 0.0 if calibration is None else calibration['dial']
+    logit_bias = None
+    if calibration is not None and behaviors.prefix_kind == 'tokens':
+        biases = (dial * position for position in behaviors.positions)
+        logit_bias = dict(zip(map(str, behaviors.ids), biases, strict=True))
     return {
         'prefix_kind': behaviors.prefix_kind,
         'behaviors': [
@@ -260,8 +274,9 @@ def _bsft_entry(model: Model) -> dict[str, Any]:
         ],
         'answer_format': model.answer_format,
         'step': model.step,
-        'calibration': None,
-        'dial': 0.0,
+        'calibration': calibration,
+        'dial': dial,
+        'logit_bias': logit_bias,
         'template_sha256': hashlib.sha256(template.encode()).hexdigest(),
     }
 
