@@ -54,7 +54,7 @@ def test_one_column_puts_a_metric_into_every_report(monkeypatch, tmp_path, added
 
     (tmp_path / 'summary.json').write_text(json.dumps({**found, 'shortcuts': ''}))
     page = study_page.write_page(tmp_path).read_text(encoding='utf-8')
-    assert bool(re.search('<th class="">flipped</th>', page.replace('\n', ''))) == added
+    assert bool(re.search('>flipped</abbr></th>', page.replace('\n', ''))) == added
     assert (page.count('<td class="">0.125</td>') == 2) == added
     assert (FLIPS.meaning in page) == added
 

@@ -103,7 +103,7 @@ def charts(page):
 
 def test_the_page_stands_alone_and_has_every_number(tmp_path):
     page = written(tmp_path, fake())
-    for foreign in ('http', 'src=', '<script', '@import', 'url(', '<link', 'href'):
+    for foreign in ('http:', 'https:', 'src=', '@import', 'url(', '<link', 'href='):
         assert foreign not in page
     table = page[page.index('<h2>Results') : page.index('<h2>Macro-F1 by group')]
     for line in fake()['rows']:
