@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import io
 import itertools
 import os
@@ -278,6 +279,8 @@ def _reader_is_gone() -> bool:
 
 def _parse_flags(args: list[str], words: bool) -> list[str]:
     flags.FLAGS['verbosity'].value = QUIET
+    # Flags may follow words.
+    flags.FLAGS.set_gnu_getopt(words)
     _check_encoding(args)
     path = _check_config_arguments(args) if 'config' in flags.FLAGS else ''
     try:

@@ -10,7 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsft_jax import files, places
+from bsft_jax.data import generated, sources
 from bsft_jax.errors import UserError
+from bsft_jax.records.record import Record
+from bsft_jax.report import eval_page
+from bsft_jax.report.evaluated import Evaluated
 
 # Longest part of an evaluation's name, in characters.
 MAX_NAME_PART = 32
@@ -49,12 +53,33 @@ def _remove_empty(directory: pathlib.Path) -> None:
         directory.rmdir()
 
 
-def write(directory: pathlib.Path, rows: Sequence[dict], metrics: Mapping[str, Any]) -> None:
-    """Writes `predictions.jsonl` and `metrics.json`."""
-    # Metrics of earlier predictions must not stand beside new ones.
-    (directory / 'metrics.json').unlink(missing_ok=True)
+def write(
+    directory: pathlib.Path,
+    rows: Sequence[dict],
+    metrics: Mapping[str, Any],
+    records: Sequence[Record] = (),
+) -> None:
+    """Writes `predictions.jsonl`, `metrics.json` and `report.html`.
+
+    Args:
+      directory: the folder.
+      rows: the predictions.
+      metrics: the metrics.
+      records: the scored records. The page holds their words where a generator made them: those
+        of other sources are written nowhere unless somebody asks for it.
+    """
+    # Metrics and a page of earlier predictions must not stand beside new ones.
+    for name in ('metrics.json', eval_page.PAGE):
+        (directory / name).unlink(missing_ok=True)
     files.write_lines(directory / 'predictions.jsonl', rows)
     files.write_json(directory / 'metrics.json', metrics)
+    parts = sources.parse_mixture(metrics['data'])
+    is_made = all(generated.is_generated(part) for part, _ in parts)
+    shown = {record.id: record for record in records} if is_made else {}
+    workdir = directory.resolve().parents[1]
+    name = f'{workdir.name}/{directory.name}'
+    evaluated = Evaluated(name, directory, rows, metrics, shown)
+    eval_page.write_page(directory / eval_page.PAGE, f'Evaluation {name}', [evaluated])
 
 
 def read(directory: str | pathlib.Path, where: str) -> tuple[list[dict], dict[str, Any]]:

@@ -85,7 +85,7 @@ class EvaluateOptions:
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
-    """Scores a model and writes `predictions.jsonl` and `metrics.json` to `workdir/eval/NAME`.
+    """Scores a model and writes predictions, metrics and their page to `workdir/eval/NAME`.
 
     Returns the metrics, which also hold the settings.
 
@@ -168,7 +168,7 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     processes.log_first(contamination.describe(overlap))
     metrics['behaviors'] = model.behaviors.levels
     if processes.is_first():
-        eval_folder.write(directory, rows, metrics)
+        eval_folder.write(directory, rows, metrics, asked)
     at_step = '' if model.step is None else f', step {model.step}'
     processes.log_first(f'written: {directory}{at_step}')
     return metrics

@@ -28,7 +28,7 @@ def document(
       title: plain text.
       parts: the body as HTML.
       scripts: names of files in `static/`, run in this order at the end of the page.
-      data: what the scripts read from the element `data`, as JSON.
+      data: what the scripts read from the element `page-data`, as JSON.
     """
     code = '\n'.join((_STATIC / name).read_text(encoding='utf-8') for name in scripts)
     allowed = "default-src 'none'; style-src 'unsafe-inline'"
@@ -37,7 +37,7 @@ def document(
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         allowed += f"; script-src 'sha256-{digest}'"
         end = [
-            f'<script type="application/json" id="data">{embedded_json(data)}</script>',
+            f'<script type="application/json" id="page-data">{embedded_json(data)}</script>',
             f'<script>{code}</script>',
         ]
     style = (_STATIC / 'page.css').read_text(encoding='utf-8')

@@ -26,15 +26,20 @@ def write_page(directory: pathlib.Path) -> pathlib.Path:
       UserError: `summary.json` in `directory` is missing or not JSON.
     """
     directory = pathlib.Path(directory)
-    path = directory / 'summary.json'
-    try:
-        summary = files.read_json(path)
-    except FileNotFoundError:
-        raise UserError('does not exist', where=str(path), fix='run the study first') from None
+    summary = read_summary(directory)
     page = directory / 'report.html'
     title = f'Study {summary["study"]}'
     files.write_text(page, html.document(title, parts(summary, directory), scripts=['page.js']))
     return page
+
+
+def read_summary(directory: pathlib.Path) -> dict[str, Any]:
+    """Returns the content of `summary.json`; raises UserError where it is missing or not JSON."""
+    path = directory / 'summary.json'
+    try:
+        return files.read_json(path)
+    except FileNotFoundError:
+        raise UserError('does not exist', where=str(path), fix='run the study first') from None
 
 
 def parts(summary: Mapping[str, Any], directory: pathlib.Path) -> list[str]:

@@ -67,6 +67,25 @@ class Line:
     seed: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    """Represents a dot.
+
+    Attributes:
+      x: between 0 and 1.
+      y: between 0 and 1.
+      radius: in pixels of the drawing.
+      colour: number of the arm.
+      hint: what it stands for.
+    """
+
+    x: float
+    y: float
+    radius: float
+    colour: int
+    hint: str
+
+
 def bars(title: str, axis: str, items: Sequence[Bar]) -> str:
     """Draws horizontal bars between 0 and 1, each below its label, with its value at the right."""
     left, right, top, pitch = 8, _WIDTH - 48, 30, 33
@@ -160,6 +179,56 @@ def curves(
     for line in sorted(lines, key=lambda line: not line.seed):
         elements.append(_curve(line, x_of, y_of))
     return _svg(title, bottom + 40, elements)
+
+
+def unit_square(
+    title: str,
+    x_axis: str,
+    y_axis: str,
+    lines: Sequence[Line],
+    *,
+    dots: Sequence[Dot] = (),
+    markers: Sequence[tuple[float, float]] = (),
+    diagonal: bool = False,
+) -> str:
+    """Draws curves and dots in a square of two shares, 0 to 1.
+
+    Args:
+      title: of the chart.
+      x_axis: label of the x axis.
+      y_axis: label of the y axis.
+      lines: the curves.
+      dots: drawn above the curves.
+      markers: (x, y) of circles that a script moves. The chart says in `data-box` where 0 and 1
+        lie: left, right, bottom, top.
+      diagonal: whether to draw the line of equal shares.
+    """
+    left, right, top, bottom = 44, _WIDTH - 16, 46, 356
+    x_of, y_of = _scale(0, 1, left, right), _scale(0, 1, bottom, top)
+    elements = [
+        f'<text class="head" x="8" y="16">{escape(title)}</text>',
+        _text(8, 33, y_axis, 'soft'),
+    ]
+    for mark in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        elements.append(_segment('grid' if mark else 'axis', left, y_of(mark), right, y_of(mark)))
+        elements.append(_text(left - 5, y_of(mark) + 4, f'{mark:g}', 'soft number', 'end'))
+        elements.append(_segment('axis', x_of(mark), bottom, x_of(mark), bottom + 4))
+        elements.append(_text(x_of(mark), bottom + 16, f'{mark:g}', 'soft number', 'middle'))
+    elements.append(_text((left + right) / 2, bottom + 32, x_axis, 'soft', 'middle'))
+    if diagonal:
+        elements.append(_segment('diagonal', left, bottom, right, top))
+    elements += [_curve(line, x_of, y_of) for line in lines]
+    for dot in dots:
+        elements.append(
+            f'<g><title>{escape(dot.hint)}</title><circle class="b{dot.colour % COLOURS}" '
+            f'cx="{x_of(dot.x):.1f}" cy="{y_of(dot.y):.1f}" r="{dot.radius:.1f}"/></g>'
+        )
+    elements += [
+        f'<circle class="marker" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="5.5"/>'
+        for x, y in markers
+    ]
+    drawing = _svg(title, bottom + 40, elements)
+    return drawing.replace('<svg ', f'<svg data-box="{left} {right} {bottom} {top}" ', 1)
 
 
 def key(colour: int, *, line: bool) -> str:

@@ -1,11 +1,29 @@
-// Explains terms on hover and focus, and offers each table as CSV.
+// Explains terms on hover and focus, and offers each table as CSV. What the other files share.
 'use strict';
 
+const DATA = JSON.parse(document.getElementById('page-data').textContent);
+
+// Returns a number as Python's format does: of two equally near ones the even one.
+function fixed(value, digits) {
+  const longer = value.toFixed(digits + 1);
+  const isTie = Number.isInteger(value * 2 ** (digits + 1)) && longer.endsWith('5');
+  const down = longer.slice(0, -1);
+  return isTie && '02468'.includes(down.at(-1)) ? down : value.toFixed(digits);
+}
+
+// Returns an element; texts among the children stay texts.
+function make(tag, properties, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
 function explainTerms() {
-  const tip = document.createElement('div');
-  tip.id = 'tip';
-  tip.setAttribute('role', 'tooltip');
-  tip.hidden = true;
+  const tip = make('div', { id: 'tip', role: 'tooltip', hidden: true });
   document.body.append(tip);
   const show = (event) => {
     const word = event.target.closest && event.target.closest('.term');
@@ -32,8 +50,10 @@ function explainTerms() {
   };
   for (const name of ['mouseover', 'focusin', 'click']) document.addEventListener(name, show);
   for (const name of ['mouseout', 'focusout']) document.addEventListener(name, hide);
-  document.addEventListener('keydown', (event) => { if (event.key === 'Escape') tip.hidden = true; });
-  document.addEventListener('scroll', () => { tip.hidden = true; }, { capture: true, passive: true });
+  document.addEventListener('keydown', (event) => {
+    if (event.key === 'Escape') tip.hidden = true;
+  });
+  document.addEventListener('scroll', () => { tip.hidden = true; }, { capture: true });
 }
 
 function csvLine(cells) {
@@ -46,18 +66,14 @@ function csvLine(cells) {
 }
 
 function download(name, text) {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob(['\ufeff', text], { type: 'text/csv' }));
-  link.download = `${name}.csv`;
+  const href = URL.createObjectURL(new Blob(['\ufeff', text], { type: 'text/csv' }));
+  const link = make('a', { href, download: `${name}.csv` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
 function csvButton(name, lines) {
-  const button = document.createElement('button');
-  button.type = 'button';
-  button.className = 'csv';
-  button.textContent = 'CSV';
+  const button = make('button', { type: 'button', className: 'csv' }, 'CSV');
   button.setAttribute('aria-label', `Download ${name} as CSV`);
   button.addEventListener('click', () => download(name, lines().map(csvLine).join('')));
   return button;
