@@ -50,7 +50,7 @@ def reliability_bins(evaluated: Evaluated) -> list[dict[str, Any]]:
     return bins
 
 
-def section(evaluations: Sequence[Evaluated]) -> str:
+def calibration_section(evaluations: Sequence[Evaluated]) -> str:
     """Returns the section with a diagram and a table for each evaluation."""
     parts = []
     for n, evaluated in enumerate(evaluations):

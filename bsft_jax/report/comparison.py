@@ -11,7 +11,7 @@ from bsft_jax.report import html
 _HEADER = ('macro-F1', 'cases', 'difference', '95 % interval', 'p', 'p (Holm)')
 
 
-def section(pairs: Sequence[tuple[str, Mapping[str, Any] | str]]) -> str:
+def comparison_section(pairs: Sequence[tuple[str, Mapping[str, Any] | str]]) -> str:
     """Returns the section of comparisons.
 
     Args:

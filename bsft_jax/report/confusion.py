@@ -10,7 +10,7 @@ from bsft_jax.report import html
 from bsft_jax.report.evaluated import Evaluated
 
 
-def section(evaluations: Sequence[Evaluated]) -> str:
+def confusion_section(evaluations: Sequence[Evaluated]) -> str:
     """Returns the section with the confusion matrices of each evaluation."""
     parts = []
     for evaluated in evaluations:

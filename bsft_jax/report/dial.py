@@ -94,7 +94,7 @@ def _macro_f1_by_group(
     }
 
 
-def section(evaluations: Sequence[Evaluated], dials: Sequence[dict[str, Any] | None]) -> str:
+def dial_section(evaluations: Sequence[Evaluated], dials: Sequence[dict[str, Any] | None]) -> str:
     """Returns the section with a slider for each evaluation that has operating points."""
     shown = [(n, e, d) for n, (e, d) in enumerate(zip(evaluations, dials, strict=True)) if d]
     if not shown:

@@ -57,12 +57,12 @@ def write_page(
     parts = [
         *_warnings(evaluations, records),
         *(study or results_of_each),
-        dial.section(evaluations, dials),
-        calibration.section(evaluations),
-        confusion.section(evaluations),
+        dial.dial_section(evaluations, dials),
+        calibration.calibration_section(evaluations),
+        confusion.confusion_section(evaluations),
         *([] if study else by_category),
         _reader(evaluations, records),
-        provenance.section(evaluations),
+        provenance.provenance_section(evaluations),
         _glossary(),
     ]
     files.write_text(path, html.document(title, parts, scripts=SCRIPTS, data=data))

@@ -34,7 +34,7 @@ _SETTINGS = {
 _HASHED = ('predictions.jsonl', 'metrics.json')
 
 
-def section(evaluations: Sequence[Evaluated]) -> str:
+def provenance_section(evaluations: Sequence[Evaluated]) -> str:
     """Returns the section with data card, hashes, versions and what was not measured."""
     parts = []
     for evaluated in evaluations:

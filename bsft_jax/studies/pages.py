@@ -152,4 +152,4 @@ def _comparisons(evaluations: Sequence[Evaluated]) -> str:
             pairs.append((title, compare_evaluations(options)))
         except UserError as error:
             pairs.append((title, str(error)))
-    return comparison.section(pairs)
+    return comparison.comparison_section(pairs)
