@@ -93,15 +93,15 @@ def _evaluations(folder: str) -> list[pathlib.Path]:
 
 def _names(directories: Sequence[pathlib.Path]) -> list[str]:
     """Returns the shortest names that tell the evaluations apart."""
-    for name in (
-        lambda path: path.parents[1].name if len(directories) > 1 else '',
-        lambda path: path.name if len({p.parents[1] for p in directories}) == 1 else '',
-        lambda path: f'{path.parents[1].name}/{path.name}',
-    ):
-        names = [name(path) for path in directories]
-        if all(names) and len(set(names)) == len(names):
+    runs = [path.parents[1].name for path in directories]
+    names = [path.name for path in directories]
+    both = [f'{run}/{name}' for run, name in zip(runs, names, strict=True)]
+    if len(directories) > 1:
+        if len(set(runs)) == len(runs):
+            return runs
+        if len({path.parents[1] for path in directories}) == 1:
             return names
-    return [str(path) for path in directories]
+    return both if len(set(both)) == len(both) else [str(path) for path in directories]
 
 
 def _title(folders: Sequence[str], evaluations: Sequence[Evaluated]) -> str:

@@ -25,35 +25,43 @@ function make(tag, properties, ...children) {
 function explainTerms() {
   const tip = make('div', { id: 'tip', role: 'tooltip', hidden: true });
   document.body.append(tip);
+  let shown = null;
+  const place = () => {
+    const at = shown.getBoundingClientRect();
+    const { clientWidth, clientHeight } = document.documentElement;
+    const left = Math.max(4, Math.min(at.left, clientWidth - tip.offsetWidth - 4));
+    const fitsBelow = at.bottom + 6 + tip.offsetHeight < clientHeight;
+    tip.style.left = `${left}px`;
+    tip.style.top = `${fitsBelow ? at.bottom + 6 : Math.max(4, at.top - 6 - tip.offsetHeight)}px`;
+  };
+  const hide = () => {
+    tip.hidden = true;
+    if (shown) shown.removeAttribute('aria-describedby');
+    shown = null;
+  };
   const show = (event) => {
     const word = event.target.closest && event.target.closest('.term');
     if (!word) return;
+    hide();
     // The browser's own tooltip would hide ours.
     if (word.title) {
       word.dataset.meaning = word.title;
       word.removeAttribute('title');
     }
+    shown = word;
     tip.textContent = word.dataset.meaning;
     tip.hidden = false;
     word.setAttribute('aria-describedby', 'tip');
-    const at = word.getBoundingClientRect();
-    const right = document.documentElement.clientWidth - tip.offsetWidth - 4;
-    tip.style.left = `${Math.max(4, Math.min(at.left, right))}px`;
-    const below = at.bottom + 6;
-    const fits = below + tip.offsetHeight < document.documentElement.clientHeight;
-    tip.style.top = `${fits ? below : Math.max(4, at.top - 6 - tip.offsetHeight)}px`;
-  };
-  const hide = (event) => {
-    tip.hidden = true;
-    const word = event.target.closest && event.target.closest('.term');
-    if (word) word.removeAttribute('aria-describedby');
+    place();
   };
   for (const name of ['mouseover', 'focusin', 'click']) document.addEventListener(name, show);
   for (const name of ['mouseout', 'focusout']) document.addEventListener(name, hide);
-  document.addEventListener('keydown', (event) => {
-    if (event.key === 'Escape') tip.hidden = true;
-  });
-  document.addEventListener('scroll', () => { tip.hidden = true; }, { capture: true });
+  document.addEventListener('keydown', (event) => { if (event.key === 'Escape') hide(); });
+  // To reach a term by keyboard may scroll; a term under the pointer moves away.
+  document.addEventListener('scroll', () => {
+    if (shown && shown === document.activeElement) place();
+    else hide();
+  }, { capture: true });
 }
 
 function csvLine(cells) {
