@@ -43,6 +43,9 @@ setuptools.setup(
         'transformers>=5.17.0,<6',
     ],
     extras_require={
+        'browser': [  # tests of the pages in a chromium
+            'playwright>=1.65.2,<2',
+        ],
         'cuda12': ['jax[cuda12]'],
         'cuda13': ['jax[cuda13]'],
         'plan': [  # compilers for accelerators that are not there; each belongs to one jax

@@ -98,6 +98,7 @@ def calibration_section(evaluations: Sequence[Evaluated]) -> str:
             f'{html.number(scores["brier"])}, {scores["n"]} records of which {scores["due"]} are '
             f'due.</p><div class="charts">{chart}</div>'
             f'<details><summary>The bins as a table</summary>{table}</details>'
+            f'{_before_and_after(evaluated)}'
         )
     if not parts:
         parts = [
@@ -111,4 +112,27 @@ def calibration_section(evaluations: Sequence[Evaluated]) -> str:
         'it the model is too eager, above it too shy. A dot is a bin; its area grows with the '
         'number of records in it.</p>',
         *parts,
+    )
+
+
+def _before_and_after(evaluated: Evaluated) -> str:
+    """Returns what the section `calibration` of metrics.json says, if it is there."""
+    found = evaluated.metrics.get('calibration')
+    if not found:
+        return ''
+    body = [
+        html.row(
+            [
+                f'<td class="name">{terms.term(name)}</td>',
+                html.cell(html.number(found[f'{name}_before'])),
+                html.cell(html.number(found[name])),
+            ]
+        )
+        for name in ('ece', 'brier')
+    ]
+    return html.table(
+        f'calibrated {evaluated.name}',
+        ['measure', 'as the model has it', 'calibrated'],
+        body,
+        name_columns=1,
     )

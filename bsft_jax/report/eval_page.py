@@ -52,14 +52,20 @@ def write_page(
         'evaluations': [{**s, 'dial': d} for s, d in zip(shown, dials, strict=True)],
         'flags': {name: list(words) for name, words in cases.FLAGS.items()},
     }
-    results_of_each = [*map(_outcome, evaluations), _contents(), _results(evaluations), comparisons]
+    confusions = confusion.confusion_section(evaluations)
+    results_of_each = [
+        *map(_outcome, evaluations),
+        _contents(bool(confusions)),
+        _results(evaluations),
+        comparisons,
+    ]
     by_category = [_categories(evaluations), _difficulties(evaluations), _training(evaluations)]
     parts = [
         *_warnings(evaluations, records),
         *(study or results_of_each),
         dial.dial_section(evaluations, dials),
         calibration.calibration_section(evaluations),
-        confusion.confusion_section(evaluations),
+        confusions,
         *([] if study else by_category),
         _reader(evaluations, records),
         provenance.provenance_section(evaluations),
@@ -100,12 +106,12 @@ def _outcome(evaluated: Evaluated) -> str:
     return f'<p class="outcome">{escape(text)}.</p>'
 
 
-def _contents() -> str:
+def _contents(has_confusion: bool) -> str:
     items = {
         'results': 'Results',
         'dial': 'Dial',
         'calibration': 'Calibration',
-        'confusion': 'Due and done',
+        **({'confusion': 'Due and done'} if has_confusion else {}),
         'categories': 'Categories',
         'reader': 'Cases',
         'provenance': 'Data and versions',
@@ -134,7 +140,7 @@ def _results(evaluations: Sequence[Evaluated]) -> str:
                 html.cell(html.number(value)),
             ]
         )
-        for c in columns.COLUMNS
+        for c in (*columns.COLUMNS, *_SELECTIVE)
         if (value := c.value(metrics)) is not None
     ]
     return html.section(
@@ -148,6 +154,26 @@ def _results(evaluations: Sequence[Evaluated]) -> str:
     )
 
 
+# Where a model may abstain, beside the columns of every table.
+_SELECTIVE = (
+    columns.Column(
+        key='aurc',
+        header='aurc',
+        meaning='share of wrong answers among the surest, averaged over how many are kept',
+        section='selective',
+        metric='aurc',
+    ),
+    *(
+        columns.Column(
+            key=f'surest_{percent}',
+            header=f'surest {percent} %',
+            meaning=f'macro-F1 of the surest {percent} % of the records',
+            section='selective',
+            metric=f'macro_f1_at_{percent}_percent',
+        )
+        for percent in (80, 90, 95)
+    ),
+)
 _SCORES = ('group', 'macro-F1', '95 %', 'accuracy', 'n', 'cases')
 
 

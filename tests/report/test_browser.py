@@ -66,10 +66,10 @@ def show(browser, two):
 
 
 def figures(card):
-    return {
-        place.get_attribute('data-figure'): place.inner_text()
-        for place in card.locator('[data-figure]').all()
-    }
+    return card.evaluate(
+        "card => Object.fromEntries([...card.querySelectorAll('[data-figure]')]"
+        '.map((place) => [place.dataset.figure, place.innerText]))'
+    )
 
 
 def expected(point, found, miss, alarm):
@@ -219,7 +219,7 @@ def test_the_keyboard_is_enough(show):
             meaning = page.evaluate('document.activeElement.dataset.meaning')
             assert page.locator('#tip').inner_text() == meaning
             tip = page.locator('#tip').bounding_box()
-            assert 0 <= tip['y'] and tip['y'] + tip['height'] <= 900
+            assert tip['y'] >= 0 and tip['y'] + tip['height'] <= 900
         if page.evaluate("document.activeElement.matches('.case summary')"):
             break
     assert {'ABBR', 'cost-miss', 'cost-alarm', 'find', 'category', 'order', 'SUMMARY'} <= seen

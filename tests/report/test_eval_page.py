@@ -12,7 +12,7 @@ import pytest
 from bsft_jax.evaluation.metrics import metrics_from_predictions
 from bsft_jax.inference import policies
 from bsft_jax.records.record import Message
-from bsft_jax.report import calibration, cases, confusion, dial, eval_page, html
+from bsft_jax.report import calibration, cases, dial, eval_page, html
 from tests.report import fake
 
 EVIL = '</script><script>alert(1)</script><!--"\'&\u2028'
@@ -57,7 +57,7 @@ def test_the_page_asks_for_nothing_outside(evaluated, tmp_path):
 def test_links_within_the_page_lead_to_sections(evaluated, tmp_path):
     page = page_of(evaluated, path=tmp_path)
     anchors = set(re.findall(r'href="#([\w-]+)"', page))
-    assert len(anchors) == 9 and anchors <= set(re.findall(r'<section id="([\w-]+)"', page))
+    assert len(anchors) == 8 and anchors <= set(re.findall(r'<section id="([\w-]+)"', page))
 
 
 def test_figures_are_those_of_the_metrics(evaluated, tmp_path):
@@ -171,14 +171,34 @@ def test_bins_add_up_to_the_calibration_error(evaluated):
     assert error == pytest.approx(section['ece'], rel=1e-12)
 
 
-def test_the_confusion_matrix_counts_every_labelled_record(evaluated):
-    page = confusion.confusion_section([evaluated])
-    header, *lines = table_of(page, f'answers of {evaluated.name}')
-    assert header[1:] == ['reactive', 'proactive', 'n']
-    assert [line[0] for line in lines] == ['reactive', 'proactive']
-    rates = evaluated.metrics['intervention']
-    assert int(lines[0][2]) / 36 == rates['over_intervention_rate']
-    assert int(lines[1][1]) / 36 == rates['missed_intervention_rate']
+def test_what_metrics_say_of_confusion_and_confidence_is_shown(evaluated, tmp_path):
+    confused = {'behaviors': list(fake.LEVELS), 'answers': [[30, 6], [11, 25]], 'tokens': None}
+    metrics = {
+        **evaluated.metrics,
+        'confusion': {**confused, 'groups': {'reactive': [[9, 3], [4, 8]], 'proactive': None}},
+        'selective': {'aurc': 0.1234, 'macro_f1_at_80_percent': 0.5678},
+        'calibration': {
+            'n': 72,
+            'ece': 0.01,
+            'ece_before': 0.21,
+            'brier': 0.1,
+            'brier_before': 0.2,
+        },
+    }
+    page = page_of(dataclasses.replace(evaluated, metrics=metrics), path=tmp_path)
+    assert table_of(page, f'answers of {evaluated.name}') == [
+        ['labelanswers', 'reactive', 'proactive', 'n'],
+        ['reactive', '30', '6', '36'],
+        ['proactive', '11', '25', '36'],
+    ]
+    assert table_of(page, f'reactive group of {evaluated.name}')[1] == ['reactive', '9', '3', '12']
+    assert page.count('class="matrix"') == 2 and 'href="#confusion"' in page
+    measures = {name: value for name, _, value in table_of(page, 'measures')[1:]}
+    assert (measures['aurc'], measures['surest 80 %']) == ('0.123', '0.568')
+    lines = table_of(page, f'calibrated {evaluated.name}')
+    assert lines[1:] == [['ece', '0.210', '0.010'], ['brier', '0.200', '0.100']]
+    without = page_of(evaluated, path=tmp_path)
+    assert 'id="confusion"' not in without and 'aurc' not in without
 
 
 def test_text_is_text(tmp_path):
@@ -232,6 +252,6 @@ def test_what_is_not_there_is_said(tmp_path):
     metrics |= {'split': 'test', 'data': 'jsonl:x', 'behaviors': fake.LEVELS}
     evaluated = dataclasses.replace(evaluated, predictions=rows, metrics=metrics)
     page = page_of(evaluated, path=tmp_path)
-    for gap in ('No operating points', 'was not judged', 'No record has a label', 'Twins: there'):
+    for gap in ('No operating points', 'was not judged', 'Twins: there are none'):
         assert gap in page
     assert 'all records are of one case' in page and not re.search('>(None|nan)<', page)
