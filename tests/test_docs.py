@@ -12,11 +12,13 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').glob('*.md'))
 )
-COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / 'bsft_jax').glob('*.py')
+# Name of a command → its file; a package of its name has it in `__main__.py`.
+COMMANDS = {
+    path.parent.name if path.stem == '__main__' else path.stem: path
+    for pattern in ('*.py', '*/__main__.py')
+    for path in sorted((ROOT / 'bsft_jax').glob(pattern))
     if 'cli.run(main' in path.read_text(encoding='utf-8')
-)
+}
 # Folders that a path in the docs may be relative to.
 BASES = (ROOT, ROOT / 'bsft_jax', ROOT / 'launch')
 PATH = re.compile(r'`([\w./-]+\.(?:py|sh|sbatch|yaml|md)|(?:[\w-]+/)+)`')
@@ -77,7 +79,7 @@ def test_config_fields_that_a_page_names_exist(page):
 @pytest.mark.parametrize('command', COMMANDS)
 def test_the_commands_page_has_every_flag(command):
     section = text_of('docs/commands.md').split(f'\n## {command}\n')[1].split('\n## ')[0]
-    source = (ROOT / f'bsft_jax/{command}.py').read_text(encoding='utf-8')
+    source = COMMANDS[command].read_text(encoding='utf-8')
     assert not [flag for flag in FLAG.findall(source) if f'--{flag}' not in section]
 
 

@@ -93,12 +93,12 @@ def calibration_section(evaluations: Sequence[Evaluated]) -> str:
         table = html.table(f'calibration of {evaluated.name}', header, body, name_columns=0)
         scores = evaluated.metrics['stepping_in']
         parts.append(
-            f'<p>{escape(evaluated.name)}: {terms.term("ece", "ECE")} '
+            f'<div><p>{escape(evaluated.name)}: {terms.term("ece", "ECE")} '
             f'{html.number(scores["ece"])}, {terms.term("brier", "Brier score")} '
             f'{html.number(scores["brier"])}, {scores["n"]} records of which {scores["due"]} are '
             f'due.</p><div class="charts">{chart}</div>'
             f'<details><summary>The bins as a table</summary>{table}</details>'
-            f'{_before_and_after(evaluated)}'
+            f'{_before_and_after(evaluated)}</div>'
         )
     if not parts:
         parts = [
@@ -111,7 +111,7 @@ def calibration_section(evaluations: Sequence[Evaluated]) -> str:
         f'<p>{terms.term("calibration", "Calibrated")} probabilities lie on the dashed line. Below '
         'it the model is too eager, above it too shy. A dot is a bin; its area grows with the '
         'number of records in it.</p>',
-        *parts,
+        f'<div class="side">{"".join(parts)}</div>',
     )
 
 

@@ -38,8 +38,8 @@ def comparison_section(pairs: Sequence[tuple[str, Mapping[str, Any] | str]]) -> 
             f'<p class="soft">{found["n"]:,} records of {found["cases"]:,} cases, '
             f'{found["left_out"]:,} left out. Right in the first alone {mcnemar["only_a"]:,}, in '
             f'the second alone {mcnemar["only_b"]:,}: exact McNemar p '
-            f'{html.probability(mcnemar["p"])}, records taken as independent. They are these two '
-            'models on other cases; another training may differ.</p>',
+            f'{html.probability(mcnemar["p"])}, records taken as independent. They speak of '
+            'these two models, on other cases; another training may differ.</p>',
         ]
     return html.section('comparison', 'Compared, first minus second', *parts)
 

@@ -13,7 +13,7 @@ from bsft_jax import files, places
 from bsft_jax.commands import eval_folder
 from bsft_jax.data import eval_records, sources
 from bsft_jax.errors import UserError, printable
-from bsft_jax.inference import policies
+from bsft_jax.records.digest import digest_of_words
 from bsft_jax.records.record import Record
 from bsft_jax.report import comparison, eval_page, study_page
 from bsft_jax.report.evaluated import Evaluated

@@ -44,6 +44,7 @@ def test_every_number_is_that_of_an_evaluation(workdir, policy):
     source = workdir / 'eval' / ('test-none-x' if policy == 'auto' else 'test-auto-x')
     folder, metrics = rescore(RescoreOptions(str(source), policy, 'again'))
     assert folder == workdir / 'eval' / 'again'
+    assert (folder / 'report.html').is_file() and (source / 'report.html').is_file()
     rows, written = contents(folder)
     assert written == json.loads(json.dumps(metrics)) and written.pop('rescored') == source.name
     expected = contents(workdir / 'eval' / f'test-{policy.replace(":", "-")}-x')
