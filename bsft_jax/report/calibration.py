@@ -111,7 +111,7 @@ def calibration_section(evaluations: Sequence[Evaluated]) -> str:
         f'<p>{terms.term("calibration", "Calibrated")} probabilities lie on the dashed line. Below '
         'it the model is too eager, above it too shy. A dot is a bin; its area grows with the '
         'number of records in it.</p>',
-        f'<div class="side">{"".join(parts)}</div>',
+        f'<div class="side halves">{"".join(parts)}</div>',
     )
 
 

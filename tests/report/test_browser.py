@@ -192,6 +192,7 @@ def test_a_case_shows_its_branches_and_its_twin_with_marked_words(show, two):
     case = page.locator('.case').first
     assert case.locator('.id').inner_text() == record['id']
     case.locator('summary').click()
+    case.locator('.pair').wait_for()
     halves = case.locator('.pair > div')
     assert halves.count() == 2 and 'Twin: ' in halves.nth(1).locator('h3').inner_text()
     fact = 'warfarin.' if record['id'].endswith('b') else 'nothing.'
@@ -224,7 +225,8 @@ def test_the_keyboard_is_enough(show):
             break
     assert {'ABBR', 'cost-miss', 'cost-alarm', 'find', 'category', 'order', 'SUMMARY'} <= seen
     page.keyboard.press('Enter')
-    assert page.locator('.case').first.locator('.pair').is_visible()
+    # A case opens after the event.
+    page.locator('.case').first.locator('.pair').wait_for()
     page.get_by_role('button', name='Next').focus()
     page.keyboard.press('Enter')
     assert page.locator('#cases [role=status]').inner_text() == '26–50 of 72 cases'
@@ -258,6 +260,7 @@ def test_a_formula_in_a_name_stays_text_in_a_spreadsheet(show):
 def test_nothing_is_wider_than_the_screen(show, width):
     page = show('two.html', width)
     page.locator('.case summary').first.click()
+    page.locator('.case .pair').first.wait_for()
     wide = 'document.documentElement.scrollWidth - document.documentElement.clientWidth'
     assert page.evaluate(wide) == 0
 
@@ -271,6 +274,7 @@ def test_text_is_shown_as_text(show, two, tmp_path):
     eval_page.write_page(two[1] / 'evil.html', EVIL, found)
     page = show('evil.html')
     page.locator('.case summary').first.click()
+    page.locator('.case .pair').first.wait_for()
     assert page.title() == EVIL and page.locator('h1').inner_text() == EVIL
     assert EVIL in page.locator('.case .turn').first.inner_text()
     assert page.locator('b', has_text='alert').count() == page.locator('.turn b').count()
