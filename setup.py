@@ -15,9 +15,7 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=setuptools.find_packages(include=['bsft_jax', 'bsft_jax.*']),
-    package_data={
-        'bsft_jax': ['assets/**', 'report/static/*', 'review_kit/assets/*', 'py.typed']
-    },
+    package_data={'bsft_jax': ['assets/**', 'report/static/*', 'review_kit/assets/*', 'py.typed']},
     python_requires='>=3.11',
     install_requires=[
         'absl-py>=2.5.1,<3',

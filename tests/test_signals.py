@@ -25,6 +25,9 @@ COMMANDS = [
     'doctor',
     'table',
     'train_tokenizer',
+    'calibrate',
+    'compare',
+    'review',
 ]
 APP = """
 import os, sys, time

@@ -7,6 +7,7 @@ import numpy as np
 from bsft_jax import files
 from bsft_jax.evaluation.metrics import metrics_from_predictions
 from bsft_jax.inference import policies
+from bsft_jax.records.digest import digest_of_words
 from bsft_jax.records.record import Message, Record
 from bsft_jax.report.evaluated import Evaluated
 
@@ -75,7 +76,7 @@ def predictions(of, seed=0, tokens=True):
                 'behavior_logprobs': behavior_logprobs if tokens else None,
                 'option_logprobs': scores,
                 'option_behaviors': list(record.option_behaviors),
-                'digest': policies.words_digest(record),
+                'digest': digest_of_words(record),
             }
         )
     return policies.apply_policy(rows, policies.Policy('auto', positions=(0.0, 1.0)))
