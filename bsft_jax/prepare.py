@@ -21,8 +21,8 @@ _CONFIG = cli.define_config(required=False)
 _SOURCE = flags.DEFINE_multi_string(
     'source',
     None,
-    'synthetic:CASES[:SEED[:LEVELS]], open:DIR, medec:DIR (mediq:, aci_bench:, mts_dialog:, '
-    'pubmedqa:), jsonl:PATH, csv:FILE, hf:PATH_OR_HUB_ID[:CONFIG] or '
+    'synthetic:CASES[:SEED[:LEVELS[:CATEGORIES]]], open:DIR, medec:DIR (mediq:, aci_bench:, '
+    'mts_dialog:, pubmedqa:), jsonl:PATH, csv:FILE, hf:PATH_OR_HUB_ID[:CONFIG] or '
     'tfds:behavior_bench/CONFIG; may be repeated.',
     required=True,
 )

@@ -1,9 +1,10 @@
 """Data sources, loaded by their names in a config or on a command line.
 
-A source is `synthetic:CASES[:SEED[:LEVELS]]`, `jsonl:PATH`, `hf:PATH_OR_HUB_ID[:CONFIG]`,
-`tfds:behavior_bench/CONFIG`, or a mixture `0.7*SOURCE + 0.3*SOURCE` of them. For pretraining there
-are `synthetic_lists`, `synthetic_sheets` and `synthetic_text`, with `:CASES[:SEED]` as well.
-`prepare` also reads `csv:FILE` and the public data sets of `behaviorbench.adapters`.
+A source is `synthetic:CASES[:SEED[:LEVELS[:CATEGORIES]]]`, `jsonl:PATH`,
+`hf:PATH_OR_HUB_ID[:CONFIG]`, `tfds:behavior_bench/CONFIG`, or a mixture
+`0.7*SOURCE + 0.3*SOURCE` of them. For pretraining there are `synthetic_lists`, `synthetic_sheets`
+and `synthetic_text`, with `:CASES[:SEED]` as well. `prepare` also reads `csv:FILE` and the public
+data sets of `behaviorbench.adapters`.
 """
 
 from __future__ import annotations

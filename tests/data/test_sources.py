@@ -42,6 +42,14 @@ def test_a_case_gives_its_records_at_every_level_in_one_split():
     assert sources.load_records(mixture, 'test') == splits['test']
 
 
+def test_a_source_of_some_categories_has_the_records_that_the_whole_has():
+    names = 'laboratory_interpretation,error_correction'
+    some = sources.load_records(f'synthetic:20:1:1,3:{names}', 'train')
+    every = sources.load_records('synthetic:20:1:1,3', 'train')
+    assert some == [record for record in every if record.category in names.split(',')]
+    assert {record.category for record in some} == {*names.split(',')}
+
+
 def test_the_simplest_levels_have_no_test_split():
     assert sources.load_records('synthetic:50:1:1,2', 'validation')
     with pytest.raises(sources.NoSuchSplit) as caught:
@@ -58,14 +66,18 @@ def test_the_simplest_levels_have_no_test_split():
         ('synthetic:many', 'cannot read'),
         ('synthetic:2', '3 cases or more'),
         ('synthetic:', 'cannot read'),
-        ('synthetic:10:1:1:1', 'cannot read'),
-        ('synthetic:10:1:', r'cannot read .*; write synthetic:CASES\[:SEED\[:LEVELS\]\] .* 1,2,3'),
+        ('synthetic:10:1:1:1', "unknown category '1'"),
+        ('synthetic:10:1:', r'cannot read .*; write synthetic:CASES\[:SEED\[:LEVELS.* 1,2,3'),
         ('synthetic:10::1', 'cannot read'),
         ('synthetic:10:1:0', 'cannot read'),
         ('synthetic:10:1:9', 'cannot read'),
         ('synthetic:10:1:2,1', 'cannot read'),
         ('synthetic:10:1:1,1', 'cannot read'),
         ('synthetic_text:10:1:1', r'cannot read .*; write synthetic_text:CASES\[:SEED\] with 3'),
+        ('synthetic:10:1:3:', 'cannot read'),
+        ('synthetic:10:1:3:bedside', "unknown category 'bedside'"),
+        ('synthetic:10:1:3:error_correction,omission_detection', 'cannot read .*categories such'),
+        ('synthetic:10:1:3:error_correction,error_correction', 'cannot read'),
         ('nowhere', 'unknown data source'),
         ('medec:dir', 'prepare first'),
         ('jsonl:', 'unknown data source'),

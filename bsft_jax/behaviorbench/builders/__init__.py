@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
 
 from bsft_jax.behaviorbench.builders.difficulty import DEFAULT_DIFFICULTY, build_records
@@ -36,16 +37,25 @@ SPECS: tuple[CategorySpec, ...] = tuple(module.CATEGORY for module in _MODULES)
 BUILDERS: dict[str, Builder] = {module.CATEGORY.name: module.build for module in _MODULES}
 
 
-def records_of(case: Case, *, held_out: bool, difficulty: int = DEFAULT_DIFFICULTY) -> list[Record]:
-    """Returns the records of a case in every category.
+def records_of(
+    case: Case,
+    *,
+    held_out: bool,
+    difficulty: int = DEFAULT_DIFFICULTY,
+    categories: Sequence[str] = tuple(BUILDERS),
+) -> list[Record]:
+    """Returns the records of a case in the categories.
 
     Args:
       case: the case.
       held_out: whether to use the phrasings that only the test split uses.
       difficulty: the difficulty level, one of `difficulty.DIFFICULTIES`.
+      categories: names of categories; default all.
     """
     return [
         record
-        for category, build in BUILDERS.items()
-        for record in build_records(category, build, case, held_out=held_out, difficulty=difficulty)
+        for category in categories
+        for record in build_records(
+            category, BUILDERS[category], case, held_out=held_out, difficulty=difficulty
+        )
     ]
