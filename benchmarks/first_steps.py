@@ -87,7 +87,7 @@ def curve(base: str, row_init: str, lr_factor: float, steps: int) -> dict[str, l
     config = smollm2_135m.get_config() if base == 'smollm2-135m' else quickstart.get_config()
     config.model.base, config.model.row_init = base, row_init
     config.optimizer.behavior_lr_factor = lr_factor
-    config.data.source = 'synthetic:100'
+    config.data.source, config.data.curriculum = 'synthetic:100', ''
     config.train.steps, config.log_interval, config.evaluation.interval = steps, 1, 0
     with tempfile.TemporaryDirectory() as workdir:
         train(config, workdir)
