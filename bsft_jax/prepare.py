@@ -31,7 +31,10 @@ _MAP = cli.define_place(
 )
 _OUTPUT = cli.define_place('output', None, 'Folder of the data set.', required=True)
 _FORMAT = flags.DEFINE_enum(
-    'format', 'jsonl', ['jsonl', 'tfds'], 'JSON lines, or array_record for tfds:.'
+    'format',
+    'jsonl',
+    ['jsonl', 'tfds', 'lm_eval', 'inspect'],
+    'JSON lines, array_record for tfds:, or a task for lm-evaluation-harness or inspect_ai.',
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the splits and of what adapters choose.')
 _INSPECT = flags.DEFINE_integer(

@@ -17,6 +17,7 @@ from typing import Any
 from bsft_jax import folders, places
 from bsft_jax.behaviorbench import shortcuts, splits
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS, Behavior, extend_tokenizer
+from bsft_jax.commands import task_files
 from bsft_jax.data import checks, generated, inspection, rendering
 from bsft_jax.data import sources as sources_lib
 from bsft_jax.errors import UserError, printable
@@ -43,7 +44,8 @@ def prepare(
     """Writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and `card.json`, all or nothing.
 
     With format `tfds` the records are in `behavior_bench/CONFIG/VERSION` instead, where CONFIG is
-    the scheme of a single source `synthetic:` or `open:`, else `jsonl`.
+    the scheme of a single source `synthetic:` or `open:`, else `jsonl`. With `lm_eval` and
+    `inspect` it is a task of that tool instead (`task_files`).
 
     Args:
       sources: what `sources.load_raw` takes. No two records may have the same id, and no case or
@@ -51,7 +53,7 @@ def prepare(
       output: folder of the data set; an earlier data set there is replaced, anything else refused.
       seed: seed of the splits and of what adapters choose.
       column_map: makes records of the rows of every source.
-      format: `jsonl` or `tfds`.
+      format: `jsonl`, `tfds`, `lm_eval` or `inspect`.
       inspect: is called with the training records before an earlier data set is replaced; whatever
         it raises prevents that.
       behaviors: the behaviors that records may name; None for any that do not misspell a default
@@ -72,7 +74,12 @@ def prepare(
             split: [r for _, records, _ in loaded for r in records if r.split == split]
             for split in SPLITS
         }
-        counts = _write_tfds(folder, loaded) if format == 'tfds' else _write_jsonl(folder, by_split)
+        if format in task_files.TOOLS:
+            counts = task_files.write_task(folder, format, by_split)
+        elif format == 'tfds':
+            counts = _write_tfds(folder, loaded)
+        else:
+            counts = _write_jsonl(folder, by_split)
         card = _make_card(loaded, by_split, folder, counts, seed, leakage)
         text = json.dumps(card, indent=2, ensure_ascii=False) + '\n'
         (folder / CARD).write_text(text, encoding='utf-8')
@@ -180,7 +187,8 @@ def _check_replaceable(folder: pathlib.Path) -> None:
     if not folder.is_dir():
         raise UserError('is not a folder', where=str(folder), fix='name another --output')
     names = {path.name for path in folder.iterdir()}
-    if names and not (CARD in names and names <= {*FILES, TFDS_FOLDER}):
+    known = {*FILES, TFDS_FOLDER, *task_files.files_of_task(names)}
+    if names and not (CARD in names and names <= known):
         raise UserError(
             'contains files that are not part of a data set',
             where=str(folder),
