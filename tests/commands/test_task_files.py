@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -193,34 +195,35 @@ def test_the_yaml_names_functions_of_its_folder_and_fields_of_records(folders):
     }
 
 
-def test_records_without_a_choice_are_left_out_and_none_is_refused(tmp_path, capsys):
-    free = Record(
-        messages=(Message('user', 'Draft.'), Message('assistant', 'Done.')), id='f', split='test'
-    )
-    asked = Record(
-        messages=(Message('user', 'Which?'),), options=('a', 'b'), answer=0, split='test'
-    )
-    write_jsonl(tmp_path / 'free.jsonl', [free])
-    with pytest.raises(
-        UserError, match='--format=inspect: no record of the test split has options'
-    ):
-        prepare_lib.prepare([f'jsonl:{tmp_path / "free.jsonl"}'], tmp_path / 'a', format='inspect')
-    assert not (tmp_path / 'a').exists()
-    write_jsonl(tmp_path / 'both.jsonl', [free, asked])
-    source = f'jsonl:{tmp_path / "both.jsonl"}'
-    card = prepare_lib.prepare([source], tmp_path / 'a', format='lm_eval')
-    assert 'left out as nothing to choose from: 1 records' in capsys.readouterr().err
-    assert (
-        card['files']['test.jsonl']['records'] == 1 and card['files']['train.jsonl']['records'] == 0
-    )
-    (row,) = rows_of(tmp_path / 'a' / 'test.jsonl')
-    assert (row['id'], row['category'], row['group']) == ('#1', '', 'none')
-    assert '_split: test\n' in (tmp_path / 'a' / 'behavior_bench.yaml').read_text()
-    assert 'train' not in (tmp_path / 'a' / 'behavior_bench.yaml').read_text()
+def run_prepare(records, folder, tool):
+    """Runs the command on records, beside whose file it writes the task."""
+    write_jsonl(folder / 'mine.jsonl', records)
+    flags = f'--source=jsonl:{folder / "mine.jsonl"}', f'--output={folder / "task"}'
+    command = [sys.executable, '-m', 'bsft_jax.prepare', *flags, f'--format={tool}']
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_records_without_a_choice_are_left_out_and_none_is_refused(tmp_path):
+    user, answer = Message('user', 'Which?'), Message('assistant', 'Done.')
+    free = Record(messages=(user, answer), id='f', split='test')
+    asked = Record(messages=(user,), options=('a', 'b'), answer=0, split='test')
     mute = dataclasses.replace(asked, messages=(Message('system', 'Which?'),))
-    write_jsonl(tmp_path / 'mute.jsonl', [mute])
-    with pytest.raises(UserError, match='has options but no user turn'):
-        prepare_lib.prepare([f'jsonl:{tmp_path / "mute.jsonl"}'], tmp_path / 'b', format='lm_eval')
+    for records, what in (
+        ([free], '--format=inspect: no record of the test split has options and an answer'),
+        ([mute], "record '#0' ("),
+    ):
+        done = run_prepare(records, tmp_path, 'inspect')
+        assert done.returncode == 2 and not (tmp_path / 'task').exists()
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f'error: {what}')
+    done = run_prepare([free, asked], tmp_path, 'lm_eval')
+    assert done.returncode == 0 and 'test.jsonl: 1 records\n' in done.stdout
+    assert done.stderr == 'left out as nothing to choose from: 1 records\n'
+    (row,) = rows_of(tmp_path / 'task' / 'test.jsonl')
+    assert (row['id'], row['category'], row['group']) == ('#1', '', 'none')
+    # Splits without records are none of the harness's.
+    lines = (tmp_path / 'task' / 'behavior_bench.yaml').read_text().splitlines()
+    assert [line for line in lines if '_split' in line] == ['test_split: test']
 
 
 def test_groups_of_like_names_have_distinct_metrics():
@@ -293,9 +296,9 @@ def test_lm_eval_scores_a_model_as_we_do(shots, base, tmp_path):
     pytest.importorskip('torch', reason='the models of lm_eval need torch')
     from bsft_jax import api
 
-    # One nameless turn each, which the harness shows as this package does.
+    # One turn each, which the harness shows as this package does.
     records = [
-        dataclasses.replace(record, messages=(Message('user', record.messages[-1].content),))
+        dataclasses.replace(record, messages=record.messages[-1:])
         for split in ('train', 'test')
         for record in sources.load_records(SOURCE, split)[:40]
     ]
@@ -326,7 +329,7 @@ def test_lm_eval_scores_a_model_as_we_do(shots, base, tmp_path):
     assert_equal(figures, api.compute_metrics(tested, own, 'none'))
 
 
-def test_inspect_gives_our_figures(task, tmp_path, monkeypatch):
+def test_inspect_gives_our_figures(task, tmp_path, monkeypatch, caplog):
     inspect_ai = pytest.importorskip('inspect_ai', reason='pip install inspect_ai')
     from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
@@ -353,6 +356,8 @@ def test_inspect_gives_our_figures(task, tmp_path, monkeypatch):
             log_dir=str(tmp_path / 'logs'),
         )
         assert log.status == 'success', log.error
+        # It computes the metrics of no reply, too, and tells of what they raise.
+        assert 'grouped_macro_f1 raised' not in caplog.text
         (score,) = log.results.scores
         return {name: metric.value for name, metric in score.metrics.items()}
 

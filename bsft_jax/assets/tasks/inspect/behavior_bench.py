@@ -1,5 +1,6 @@
 """Asks the records of this folder as a task of inspect_ai."""
 
+import math
 import pathlib
 
 from inspect_ai import Task, task
@@ -14,7 +15,7 @@ def grouped_macro_f1() -> Metric:
     """Returns the metric that gives macro-F1 overall and by group.
 
     `macro_f1_GROUP` is that of a group's records; `no_answer` is the share of replies that name no
-    option. Such a reply counts as wrong.
+    option. Such a reply counts as wrong. Without any reply, as before the first one, all is NaN.
     """
 
     def score(scores: list[SampleScore]) -> dict[str, float]:
@@ -28,10 +29,11 @@ def grouped_macro_f1() -> Metric:
             )
             groups.setdefault(record['group'], []).append(item)
         items = [item for group in groups.values() for item in group]
+        num_silent = sum(prediction is None for *_, prediction in items)
         return {
             'macro_f1': macro_f1(items),
             **{f'macro_f1_{name}': macro_f1(groups[name]) for name in sorted(groups)},
-            'no_answer': sum(prediction is None for *_, prediction in items) / len(items),
+            'no_answer': num_silent / len(items) if items else math.nan,
         }
 
     return score
