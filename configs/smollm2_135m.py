@@ -10,7 +10,8 @@ behavior rows alone (`:behavior_rows`).
 
 One category alone shows within minutes whether the choice is learned:
 
-    python -m bsft_jax.train --config=configs/smollm2_135m.py:lora --workdir=runs/smollm2_135m/one \\
+    python -m bsft_jax.train --config=configs/smollm2_135m.py:lora \\
+        --workdir=runs/smollm2_135m/one \\
         --config.data.source=synthetic:2000:0:1,2,3:error_correction \\
         --config.optimizer.schedule_steps=150
 
