@@ -25,7 +25,7 @@ from bsft_jax.inference.scores import Scores
 from bsft_jax.parallel import processes
 from bsft_jax.records.record import Record
 from bsft_jax.training import workdir as workdir_lib
-from bsft_jax.training.telemetry import progress
+from bsft_jax.training.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _score(
 ) -> tuple[list[Record], Scores]:
     """Returns the records as they were shown, without those that are too long, and their scores."""
     renderer = scoring.renderer_of(model)
-    shown = show_in_style(style, records, model, renderer, examples)
+    shown = show_in_style(style, records, renderer, model.behaviors, examples)
     shown = scoring.drop_too_long(shown, renderer, model.network, max_dropped_fraction)
     # The records are in their style already.
     with progress('evaluate', len(shown), shown=processes.is_first()) as bar:

@@ -17,7 +17,7 @@ from bsft_jax.inference.decoding import Sampling
 from bsft_jax.inference.open_model import ModelSource, open_model
 from bsft_jax.parallel import processes
 from bsft_jax.records.record import Message, Record, read_jsonl, with_ids
-from bsft_jax.training.telemetry import progress
+from bsft_jax.training.progress import progress
 
 # Records that a line names.
 _MAX_NAMED = 10
@@ -90,7 +90,8 @@ def generate(options: GenerateOptions) -> list[dict[str, Any]]:
         examples = options.examples
         if style.shots and not (examples or options.source.model):
             examples = config_lib.read_workdir(options.source.workdir).data.source
-        records = show_in_style(style, records, model, scoring.renderer_of(model), examples)
+        renderer = scoring.renderer_of(model)
+        records = show_in_style(style, records, renderer, model.behaviors, examples)
         problems = _too_long(model, records, options)
         answers = iter(
             api.generate_answers(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bsft_jax.behaviors import BehaviorSet
 from bsft_jax.data import prompts, sources
-from bsft_jax.data.rendering import Renderer
 from bsft_jax.errors import UserError
-from bsft_jax.hub.pretrained import Model
 from bsft_jax.records.record import Record
 
 
@@ -22,8 +21,8 @@ def parse_prompt_flags(prompt: str, examples: str) -> prompts.PromptStyle:
 def show_in_style(
     style: prompts.PromptStyle,
     records: Sequence[Record],
-    model: Model,
-    renderer: Renderer,
+    writer: prompts.Writer,
+    behaviors: BehaviorSet,
     examples: str,
 ) -> list[Record]:
     """Returns the records in a prompt style; exemplars are from the train split of a source.
@@ -41,5 +40,6 @@ def show_in_style(
         except UserError as error:
             fix = 'name a data source with a train split by --examples'
             raise UserError(f'no records to show ({error})', where=where, fix=fix) from error
-    behaviors = model.behaviors.behaviors_or_default
-    return prompts.apply_prompt_style(style, records, renderer, behaviors=behaviors, pool=pool)
+    return prompts.apply_prompt_style(
+        style, records, writer, behaviors=behaviors.behaviors_or_default, pool=pool
+    )

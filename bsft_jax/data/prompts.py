@@ -9,12 +9,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence, Set
+from typing import Protocol
 
 import numpy as np
 
 from bsft_jax.behaviorbench.splits import normalized, record_words
 from bsft_jax.behaviors import Behavior
-from bsft_jax.data.rendering import Renderer, list_options
+from bsft_jax.data.rendering import list_options
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import Message, Record, behavior_of, describe_record
 
@@ -25,6 +26,17 @@ _GUIDANCE = (
     'When something that matters was overlooked, raise it, although nobody asked. '
     'When nothing was overlooked, just answer what was asked.'
 )
+
+
+class Writer(Protocol):
+    """Writes the turns of a conversation for one model, as `Renderer` and `ChatWriter` do."""
+
+    @property
+    def writes_system_turns(self) -> bool:
+        """Returns whether the model can be shown a system turn."""
+
+    def answer_text(self, record: Record) -> str:
+        """Returns the answer of a solved record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +168,7 @@ def choose_exemplars(
     return chosen
 
 
-def _solved_turns(record: Record, renderer: Renderer) -> list[Message]:
+def _solved_turns(record: Record, writer: Writer) -> list[Message]:
     """Returns question and answer of a solved record, without system turn and behavior token."""
     messages = [message for message in record.messages if message.role != 'system']
     if record.options:
@@ -165,13 +177,13 @@ def _solved_turns(record: Record, renderer: Renderer) -> list[Message]:
         messages[last] = dataclasses.replace(messages[last], content=content)
     else:
         messages.pop()
-    return [*messages, Message('assistant', renderer.answer_text(record))]
+    return [*messages, Message('assistant', writer.answer_text(record))]
 
 
 def apply_prompt_style(
     style: PromptStyle,
     records: Sequence[Record],
-    renderer: Renderer,
+    writer: Writer,
     *,
     behaviors: Sequence[Behavior],
     pool: Sequence[Record] = (),
@@ -184,7 +196,7 @@ def apply_prompt_style(
     Args:
       style: the prompt style.
       records: records to be answered.
-      renderer: renderer of the model that answers; solved records are answered in its format.
+      writer: writes for the model that answers; solved records are answered in its format.
       behaviors: behaviors that `instructed` explains, and that take turns in `few_shot`.
       pool: records from which `few_shot` chooses.
 
@@ -199,7 +211,7 @@ def apply_prompt_style(
                 f'{describe_record(record)} has no user turn', where=f'--prompt={style.name}'
             )
     if not style.shots:
-        if not renderer.chat_template.writes_system_turns:
+        if not writer.writes_system_turns:
             raise UserError(
                 'the chat template writes no system turn',
                 where='--prompt=instructed',
@@ -208,7 +220,7 @@ def apply_prompt_style(
         text = instructions(behaviors)
         return [_with_system(record, text) for record in records]
     chosen = choose_exemplars(pool, style.shots, behaviors=behaviors, answered=records)
-    shown = [turn for exemplar in chosen for turn in _solved_turns(exemplar, renderer)]
+    shown = [turn for exemplar in chosen for turn in _solved_turns(exemplar, writer)]
     return [_with_turns(record, shown) for record in records]
 
 

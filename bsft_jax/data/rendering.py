@@ -41,6 +41,48 @@ def list_options(content: str, options: Sequence[str]) -> str:
     return '\n'.join([content, *lines])
 
 
+def prompt_messages(record: Record) -> list[Message]:
+    """Returns the messages of a record's prompt: without the answer, with the options.
+
+    Raises UserError for a record that has nothing to answer, or options without a user turn.
+    """
+    messages = [*record.messages]
+    if messages and not record.options and messages[-1].role == 'assistant':
+        messages.pop()
+    if not messages:
+        raise UserError(f'{describe_record(record)} has nothing to answer')
+    if record.options:
+        last = max((i for i, m in enumerate(messages) if m.role == 'user'), default=None)
+        if last is None:
+            raise UserError(f'{describe_record(record)} has options but no user turn')
+        content = list_options(messages[last].content, record.options)
+        messages[last] = dataclasses.replace(messages[last], content=content)
+    return messages
+
+
+def option_text(record: Record, option: int, answer_format: str = 'letter') -> str:
+    """Returns what follows the stem: ` X.`, or the words of the option and a period."""
+    words = string.ascii_uppercase[option]
+    if answer_format != 'letter':
+        words = option_words(record.options[option])
+    return f' {words}.'
+
+
+def answer_text(record: Record, answer_format: str = 'letter') -> str:
+    """Returns the answer as text, without its prefix.
+
+    Raises UserError for a record without an answer.
+    """
+    if record.options:
+        if record.answer is None:
+            raise UserError(f'{describe_record(record)} has options but no answer to train on')
+        rationale = f' {record.rationale}' if record.rationale else ''
+        return STEM + option_text(record, record.answer, answer_format) + rationale
+    if record.messages[-1].role != 'assistant':
+        raise UserError(f'{describe_record(record)} has no answer to train on')
+    return record.messages[-1].content
+
+
 class Renderer:
     """Renders records for one tokenizer, one set of behaviors and one answer format.
 
@@ -72,7 +114,7 @@ class Renderer:
         train_on: str = 'answer',
     ):
         self.tokenizer, self.behaviors = tokenizer, behaviors
-        self._letters, self._behavior_weight = answer_format == 'letter', behavior_weight
+        self._answer_format, self._behavior_weight = answer_format, behavior_weight
         self.trains_on_turns = train_on == 'turns'
         self.encoder = TextEncoder(tokenizer)
         self.chat_template = ChatTemplate(tokenizer, self.encoder, sample_answer=STEM)
@@ -101,8 +143,11 @@ class Renderer:
 
         Raises UserError for an option that the tokenizer joins with the stem.
         """
-        texts = [self._option_text(record, option) for option in range(len(record.options))]
-        if not self._letters:
+        texts = [
+            option_text(record, option, self._answer_format)
+            for option in range(len(record.options))
+        ]
+        if self._answer_format != 'letter':
             return self._encode_options(texts, record)
         if new := [text for text in texts if text not in self._letter_ids]:
             self._letter_ids |= zip(new, self._encode_options(new, record), strict=True)
@@ -126,19 +171,14 @@ class Renderer:
         """Returns `examples` for one record."""
         return self.examples([record])[0]
 
-    def answer_text(self, record: Record) -> str:
-        """Returns the answer as text, without its prefix.
+    @property
+    def writes_system_turns(self) -> bool:
+        """Returns whether the template writes system turns."""
+        return self.chat_template.writes_system_turns
 
-        Raises UserError for a record without an answer.
-        """
-        if record.options:
-            if record.answer is None:
-                raise UserError(f'{describe_record(record)} has options but no answer to train on')
-            rationale = f' {record.rationale}' if record.rationale else ''
-            return STEM + self._option_text(record, record.answer) + rationale
-        if record.messages[-1].role != 'assistant':
-            raise UserError(f'{describe_record(record)} has no answer to train on')
-        return record.messages[-1].content
+    def answer_text(self, record: Record) -> str:
+        """Returns `answer_text` of a record in the answer format of this renderer."""
+        return answer_text(record, self._answer_format)
 
     def _conversations(self, records: Sequence[Record], *, answered: bool) -> Iterator[Example]:
         """Yields conversations, or prompts, with their loss weights.
@@ -207,30 +247,16 @@ class Renderer:
             )
 
     def _messages(self, record: Record) -> list[Message]:
-        """Returns the messages of a record's prompt: without the answer, with the options.
-
-        Raises UserError for a record that has nothing to answer, options without a user turn, or a
-        system turn that the template does not write.
-        """
-        messages = [*record.messages]
-        if messages and not record.options and messages[-1].role == 'assistant':
-            messages.pop()
-        if not messages:
-            raise UserError(f'{describe_record(record)} has nothing to answer')
+        """Returns `prompt_messages`; raises UserError for a system turn that is not written."""
+        messages = prompt_messages(record)
         has_system_turn = any(message.role == 'system' for message in messages)
-        if has_system_turn and not self.chat_template.writes_system_turns:
+        if has_system_turn and not self.writes_system_turns:
             raise UserError(
                 f'{describe_record(record)} has a system turn, which the chat template drops or '
                 'refuses',
                 where='chat template',
                 fix='move it into the first user turn, or give another template',
             )
-        if record.options:
-            last = max((i for i, m in enumerate(messages) if m.role == 'user'), default=None)
-            if last is None:
-                raise UserError(f'{describe_record(record)} has options but no user turn')
-            content = list_options(messages[last].content, record.options)
-            messages[last] = dataclasses.replace(messages[last], content=content)
         return messages
 
     def _with_prefix(self, behavior: str, ids: list[int], weight: float = 1.0) -> Example:
@@ -246,12 +272,6 @@ class Renderer:
         bos_id = self.tokenizer.bos_token_id
         ids = [*([] if bos_id is None else [bos_id]), *ids, self.stop_id]
         return Example(np.asarray(ids, np.int32), np.ones(len(ids), np.float32))
-
-    def _option_text(self, record: Record, option: int) -> str:
-        """Returns ` X.`, the text of an option after the stem."""
-        if self._letters:
-            return f' {string.ascii_uppercase[option]}.'
-        return f' {option_words(record.options[option])}.'
 
     def _encode_options(self, texts: Sequence[str], record: Record) -> list[list[int]]:
         """Returns the ids of texts that follow the stem."""

@@ -204,11 +204,10 @@ def _cache_is_shared() -> bool:
 def is_first() -> bool:
     """Returns whether this is process 0, the one that writes files and logs.
 
-    A single process touches no device for it.
+    A single process touches no device for it, and imports no JAX.
     """
-    import jax
-
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
+    jax = sys.modules.get('jax')
+    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def log_first(text: str, *, file: TextIO | None = None) -> None:

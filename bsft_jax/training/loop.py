@@ -20,8 +20,9 @@ from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import step as step_lib
 from bsft_jax.training.checkpoint import Checkpoints
 from bsft_jax.training.preemption import preemption_signal, raise_if_preempted
+from bsft_jax.training.progress import progress
 from bsft_jax.training.state import TrainState
-from bsft_jax.training.telemetry import Clock, MetricsFile, MetricsLogger, Trace, progress
+from bsft_jax.training.telemetry import Clock, MetricsFile, MetricsLogger, Trace
 
 
 class Evaluator(Protocol):

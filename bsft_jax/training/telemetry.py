@@ -1,4 +1,4 @@
-"""Telemetry: metrics.jsonl with its TensorBoard copy, clock, profiler trace and progress bar."""
+"""Telemetry: metrics.jsonl with its TensorBoard copy, clock and profiler trace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import math
 import pathlib
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -244,19 +243,3 @@ class Trace:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-
-
-def progress(description: str, total: int, initial: int = 0, *, shown: bool = True) -> tqdm:
-    """Returns a progress bar with rate and time left; off a terminal, a line about each 30 s."""
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        desc=description,
-        total=total,
-        initial=initial,
-        dynamic_ncols=terminal,
-        mininterval=0.5 if terminal else 30,
-        maxinterval=1 if terminal else 60,
-        ncols=None if terminal else 110,
-        file=sys.stderr,
-        disable=not shown,
-    )
