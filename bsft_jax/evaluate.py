@@ -2,6 +2,7 @@
 
 Writes DIR/eval/NAME/ and prints a table. `--rescore=DIR/eval/NAME --policy=POLICY` evaluates the
 stored predictions again under another policy, without a model or a device.
+`--endpoint=URL --endpoint_model=NAME` asks a model behind an OpenAI-compatible endpoint instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ if __name__ == '__main__':
     signals.install()
 
 import sys
+from collections.abc import Iterable
 
 from absl import flags
 
@@ -54,25 +56,106 @@ _ALLOW_TRAINED_ON = flags.DEFINE_boolean(
     False,
     "Score a split of the run's own source although records of it were trained on.",
 )
+_ENDPOINT = flags.DEFINE_string(
+    'endpoint',
+    '',
+    'Address of an OpenAI-compatible server, such as https://HOST/v1, whose --endpoint_model is '
+    'asked. The text of the records is sent there. The key is read from the environment: '
+    'BSFT_API_KEY or OPENAI_API_KEY.',
+)
+_ENDPOINT_MODEL = flags.DEFINE_string('endpoint_model', '', 'Name of the model at --endpoint.')
+_ASK_FOR_LETTER = flags.DEFINE_boolean(
+    'ask_for_letter', False, 'Ask --endpoint to begin its answer with the letter of an option.'
+)
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    'max_new_tokens', 64, 'Longest answer of --endpoint in tokens.', lower_bound=1
+)
+_CONCURRENCY = flags.DEFINE_integer(
+    'concurrency', 8, 'Requests to --endpoint at a time.', lower_bound=1, upper_bound=256
+)
+_REQUEST_TIMEOUT = flags.DEFINE_float(
+    'request_timeout',
+    120.0,
+    'Seconds without a byte after which a request to --endpoint is tried again.',
+    lower_bound=0.1,
+)
+_PRICES = flags.DEFINE_string(
+    'price_per_million',
+    '',
+    'IN,OUT: price of a million tokens of the prompts and of the answers, for the cost.',
+)
 # What goes with --rescore.
 _RESCORE_FLAGS = ('rescore', 'policy', 'name')
+# What goes with --endpoint alone, and what does not go with it.
+_ENDPOINT_FLAGS = (
+    'endpoint_model',
+    'ask_for_letter',
+    'max_new_tokens',
+    'concurrency',
+    'request_timeout',
+    'price_per_million',
+)
+_DEVICE_FLAGS = (
+    'model',
+    'step',
+    'chat_template',
+    'tokenizer',
+    'answer_format',
+    'max_dropped_fraction',
+    'allow_trained_on',
+)
+
+
+def _refuse(names: Iterable[str], what: str) -> None:
+    """Raises UserError for the first of these flags that is given."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise UserError(what, where=f'--{name}', fix='leave it out')
 
 
 def _rescore() -> None:
     from bsft_jax.commands.rescore import RescoreOptions, rescore
     from bsft_jax.report import table
 
-    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
-        if flag.present and flag.name not in _RESCORE_FLAGS:
-            raise UserError(
-                'does not go with --rescore, which reads stored predictions',
-                where=f'--{flag.name}',
-                fix='leave it out',
-            )
+    names = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+    others = [name for name in names if name not in _RESCORE_FLAGS]
+    _refuse(others, 'does not go with --rescore, which reads stored predictions')
     if not flags.FLAGS['policy'].present:
         raise UserError('flag --policy is missing', fix='name the policy to evaluate')
     options = RescoreOptions(_RESCORE.value, _MODEL.policy.value, _NAME.value)
     directory, metrics = rescore(options)
+    print(f'written: {directory}', file=sys.stderr)
+    print(printable(table.format_table([(directory.name, metrics)])))
+
+
+def _ask_endpoint() -> None:
+    from bsft_jax.commands.endpoint import EndpointOptions, evaluate_endpoint, parse_prices
+    from bsft_jax.inference.endpoint import Endpoint
+    from bsft_jax.report import table
+
+    _refuse(_DEVICE_FLAGS, 'does not go with --endpoint, whose model is loaded elsewhere')
+    required = {'endpoint_model': _ENDPOINT_MODEL, 'workdir': _MODEL.workdir, 'data': _DATA}
+    for name, flag in required.items():
+        if not flag.value:
+            raise UserError(f'flag --{name} is missing')
+    options = EndpointOptions(
+        workdir=_MODEL.workdir.value,
+        endpoint=Endpoint(_ENDPOINT.value, _ENDPOINT_MODEL.value, _REQUEST_TIMEOUT.value),
+        data=_DATA.value,
+        split=_SPLIT.value,
+        subset=_SUBSET.value,
+        limit=_LIMIT.value,
+        prompt=_MODEL.prompt.value,
+        examples=_MODEL.examples.value,
+        policy=_MODEL.policy.value,
+        name=_NAME.value,
+        behaviors=_MODEL.behaviors,
+        ask_for_letter=_ASK_FOR_LETTER.value,
+        max_new_tokens=_MAX_NEW_TOKENS.value,
+        concurrency=_CONCURRENCY.value,
+        prices=parse_prices(_PRICES.value),
+    )
+    directory, metrics = evaluate_endpoint(options)
     print(f'written: {directory}', file=sys.stderr)
     print(printable(table.format_table([(directory.name, metrics)])))
 
@@ -82,6 +165,10 @@ def main(argv) -> None:
     if _RESCORE.value:
         _rescore()
         return
+    if _ENDPOINT.value:
+        _ask_endpoint()
+        return
+    _refuse(_ENDPOINT_FLAGS, 'goes with --endpoint alone')
     if not _MODEL.workdir.value:
         raise UserError('flag --workdir is missing')
     from bsft_jax.commands.evaluate import EvaluateOptions, evaluate

@@ -17,6 +17,9 @@ from bsft_jax.report.evaluated import Evaluated
 # Settings of metrics.json, as a reader calls them; those that are empty are not shown.
 _SETTINGS = {
     'model': 'model',
+    'endpoint': 'asked at',
+    'ask_for_letter': 'asked for a letter',
+    'unparsed': 'share of answers that name no option',
     'step': 'checkpoint',
     'data': 'data',
     'split': 'split',
