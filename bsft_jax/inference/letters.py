@@ -93,9 +93,7 @@ def find_letter(text: str, num_options: int) -> tuple[int, int] | None:
     only one that is called an option.
     """
     letters = string.ascii_uppercase[:num_options]
-    thought = text.rfind(_THOUGHTS)
-    start = 0 if thought < 0 else thought + len(_THOUGHTS)
-    start = _PREFIX.match(text, start).end()
+    start = _answer_start(text)
     match = _FIRST.match(text, start)
     if match and match[1] in letters:
         return letters.index(match[1]), match.start(1)
@@ -108,17 +106,28 @@ def find_letter(text: str, num_options: int) -> tuple[int, int] | None:
 
 
 def find_words(text: str, options: Sequence[str]) -> int | None:
-    """Returns the one option whose words an answer holds; None where it holds several or none.
+    """Returns the option whose words an answer begins with, else the only one that it holds.
 
-    An option within the words of another that is found does not count.
+    `Answer:` may stand before them. An option within the words of another that is found does not
+    count. Returns None where that is none or several.
     """
-    said = _plain(text)
-    words = [_plain(option_words(option)) for option in options]
-    found = [i for i, option in enumerate(words) if f' {option} ' in f' {said} ']
-    longest = [
-        i for i in found if not any(i != j and f' {words[i]} ' in f' {words[j]} ' for j in found)
-    ]
-    return longest[0] if len(longest) == 1 else None
+    said = f' {_plain(text[_answer_start(text) :])} '
+    words = [f' {_plain(option_words(option))} ' for option in options]
+    opening = said.removeprefix(' answer')
+    for found in (
+        [i for i, option in enumerate(words) if opening.startswith(option)],
+        [i for i, option in enumerate(words) if option in said],
+    ):
+        longest = [i for i in found if not any(i != j and words[i] in words[j] for j in found)]
+        if len(longest) == 1:
+            return longest[0]
+    return None
+
+
+def _answer_start(text: str) -> int:
+    """Returns where an answer begins, after thoughts and a behavior."""
+    thought = text.rfind(_THOUGHTS)
+    return _PREFIX.match(text, 0 if thought < 0 else thought + len(_THOUGHTS)).end()
 
 
 def _plain(text: str) -> str:

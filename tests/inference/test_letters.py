@@ -42,7 +42,10 @@ OPTIONS = ('Start warfarin.', 'Hold warfarin', 'Hold warfarin and call', 'Wait')
         ('I would start warfarin today', 0),
         ('Hold Warfarin', 1),
         ('Please hold warfarin and call.', 2),
-        ('Hold warfarin or wait', None),
+        ('Should we hold warfarin or wait?', None),
+        ('Hold warfarin, and do not wait', 1),
+        ('<|proactive|>Answer: Hold warfarin and call. Do not wait.', 2),
+        ('<think>Wait? Start warfarin?</think>I would wait', 3),
         ('Waiting helps', None),
     ],
 )
