@@ -265,10 +265,9 @@ def _ask(
     except Stopped:
         return
     choice = letters.read_choice(reply.text, reply.tokens, question.record.options)
-    answer = {'text': reply.text, **choice._asdict()}
-    answer |= {'finish_reason': reply.finish_reason, 'latency_seconds': reply.latency_seconds}
-    answer |= {'prompt_tokens': reply.prompt_tokens, 'completion_tokens': reply.completion_tokens}
-    log.append(question.key, {**answer, 'attempts': reply.attempts})
+    told = dataclasses.asdict(reply)
+    del told['tokens']
+    log.append(question.key, {**told, **choice._asdict()})
 
 
 def _scores(
@@ -319,11 +318,17 @@ def _usage(
             f'warning: {ways.count("unparsed")} of {len(ways)} answers name no option and count as '
             'wrong; --ask_for_letter or a larger --max_new_tokens may help'
         )
+    if any(answer['is_drawn'] for answer in answers):
+        processes.log_first(
+            'warning: the server takes no temperature: answers are drawn at random, and others '
+            'would come another time'
+        )
     return {
         'unparsed': unparsed,
         'answers': {
             **{way: ways.count(way) for way in ('logprobs', 'first_token', 'text', 'unparsed')},
             'cut': sum(answer['finish_reason'] == 'length' for answer in answers),
+            'drawn': sum(answer['is_drawn'] for answer in answers),
             'attempts': sum(answer['attempts'] for answer in answers),
             'latency_seconds': {
                 'median': float(np.median(latency_R)),

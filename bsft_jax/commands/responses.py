@@ -31,6 +31,7 @@ _FIELDS = frozenset(
         'prompt_tokens',
         'completion_tokens',
         'attempts',
+        'is_drawn',
     }
 )
 

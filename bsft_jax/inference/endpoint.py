@@ -70,6 +70,7 @@ class Reply:
       completion_tokens: tokens of the answer; None where the server does not say.
       latency_seconds: from the request that was answered to the end of the answer.
       attempts: requests that were sent, those included that a server refused for their settings.
+      is_drawn: whether the server took no temperature, so that the answer is one drawn at random.
     """
 
     text: str
@@ -79,6 +80,7 @@ class Reply:
     completion_tokens: int | None = None
     latency_seconds: float = 0.0
     attempts: int = 1
+    is_drawn: bool = False
 
 
 class Stopped(Exception):
@@ -158,6 +160,7 @@ class ChatClient:
         self._where = f'--endpoint={endpoint.url}'
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._alternatives, self._limit = _ALTERNATIVES[0], 'max_tokens'
+        self._takes_temperature = True
         self._log, self._logged = log, set[str]()
 
     def ask(self, name: str, messages: Sequence[Mapping[str, str]], stop: threading.Event) -> Reply:
@@ -179,11 +182,16 @@ class ChatClient:
             try:
                 reply = parse_reply(self._send(body))
                 latency = time.monotonic() - began
-                return dataclasses.replace(reply, latency_seconds=latency, attempts=sent)
+                return dataclasses.replace(
+                    reply,
+                    latency_seconds=latency,
+                    attempts=sent,
+                    is_drawn='temperature' not in body,
+                )
             except urllib.error.HTTPError as error:
                 with error:
                     said = self._said(error)
-                if error.code in (400, 422) and self._can_do_without(body, said):
+                if error.code in (400, 403, 422) and self._can_do_without(body, said):
                     continue
                 failure = self._failure(error, said, name)
             except (OSError, http.client.HTTPException) as error:
@@ -205,8 +213,8 @@ class ChatClient:
         return {
             'model': self._endpoint.model,
             'messages': list(messages),
-            'temperature': 0,
             self._limit: self._max_new_tokens,
+            **({'temperature': 0} if self._takes_temperature else {}),
             **asked,
         }
 
@@ -232,6 +240,9 @@ class ChatClient:
         if 'logprobs' in said and 'logprobs' in body:
             fewer = next(n for n in _ALTERNATIVES if n < body['top_logprobs'])
             self._alternatives = min(self._alternatives, fewer)
+            return True
+        if 'temperature' in said and 'temperature' in body:
+            self._takes_temperature = False
             return True
         return False
 

@@ -21,8 +21,8 @@ from bsft_jax.inference import letters, policies
 from bsft_jax.inference.scores import Scores
 from bsft_jax.records.record import Message, Record
 from bsft_jax.studies import compare
-from tests.chat_server import said
-from tests.commands.asking import LETTERS, answer_by, question
+from tests.chat_server import Answer, said
+from tests.commands.asking import LETTERS, answer_by, lines_of, question
 
 
 def one_hot(records, options):
@@ -79,7 +79,8 @@ def test_numbers_are_those_of_the_words(server, records, ask):
     pooled = f1_score(truth, chosen, average='macro')
     assert metrics['overall']['macro_f1_pooled'] == pytest.approx(pooled, abs=1e-12)
     answers, number = metrics['answers'], len(records)
-    assert (answers['text'], answers['attempts'], answers['cut']) == (number, number, 0)
+    assert (answers['text'], answers['attempts']) == (number, number)
+    assert answers['cut'] == answers['drawn'] == 0
     assert (answers['prompt_tokens'], answers['completion_tokens']) == (50 * number, 5 * number)
     assert answers['cost'] == pytest.approx((50 * 2 + 5 * 8) * number / 1e6)
     assert 0 < answers['latency_seconds']['median'] <= answers['latency_seconds']['p95']
@@ -103,6 +104,19 @@ def test_an_answer_without_an_option_is_wrong(server, records, ask, capsys):
         i % 3 == 0 for i in range(len(records))
     ]
     assert metrics['overall']['n'] == len(records)
+
+
+def test_answers_that_are_drawn_at_random_are_counted(server, ask, capsys):
+    def reply(body):
+        if 'temperature' in body:
+            return Answer({'error': 'temperature must be 1'}, status=400)
+        return said('A.')
+
+    server.reply = reply
+    folder, metrics = ask(limit=6)
+    assert metrics['answers']['drawn'] == 6 and metrics['answers']['attempts'] > 6
+    assert all(line['is_drawn'] for line in lines_of(folder))
+    assert 'warning: the server takes no temperature: answers are drawn' in capsys.readouterr().err
 
 
 def test_an_answer_without_an_option_raises_nothing():

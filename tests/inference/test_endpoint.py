@@ -62,7 +62,7 @@ def test_what_is_sent_and_what_is_read(server, monkeypatch):
     assert (reply.text, reply.finish_reason) == ('Answer: B.', 'stop')
     assert (reply.prompt_tokens, reply.completion_tokens, reply.attempts) == (50, 5, 1)
     assert reply.tokens[0].alternatives == {'Answer: B': -0.5, 'Answer: A': -1.0}
-    assert 0 < reply.latency_seconds < 20
+    assert 0 < reply.latency_seconds < 20 and not reply.is_drawn
     Asking(monkeypatch, server)()
     assert 'Authorization' not in server.asked[1][1]
 
@@ -195,22 +195,26 @@ def test_what_does_not_pass_is_asked_once(server, monkeypatch, key, failure, lin
 def test_settings_that_a_server_does_not_take_are_left_out_from_then_on(server, monkeypatch):
     def strict(body):
         if body.get('top_logprobs', 0) > most:
-            return Answer({'error': {'message': 'top_logprobs must be small'}}, status=400)
+            return Answer({'error': {'message': 'top_logprobs must be small'}}, status=403)
         if 'max_tokens' in body:
             message = "'max_tokens' is not supported, use 'max_completion_tokens'"
             return Answer({'error': {'message': message}}, status=400)
+        if 'temperature' in body:
+            return Answer({'error': "'temperature' does not support 0"}, status=422)
         return GOOD
 
     server.reply = strict
     for most in (5, 0):
         server.asked.clear()
         asking = Asking(monkeypatch, server)
-        assert asking().text == asking().text == 'Answer: B.'
+        first, second = asking(), asking()
+        assert first.text == second.text == 'Answer: B.' and first.is_drawn and second.is_drawn
         *_, last = server.asked
         assert last[2].get('top_logprobs', 0) == most and ('logprobs' in last[2]) == bool(most)
         assert last[2]['max_completion_tokens'] == 64 and 'max_tokens' not in last[2]
         # The second question is asked once, and nothing was waited for.
-        assert len(server.asked) == (4 if most else 5) and not asking.pauses
+        assert (first.attempts, second.attempts) == (4 if most else 5, 1)
+        assert 'temperature' not in last[2] and not asking.pauses
 
 
 @pytest.mark.parametrize(
