@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+import re
 import ssl
 import threading
 import time
@@ -102,22 +103,21 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def check_url(url: str) -> str:
     """Returns an address without a final slash; raises UserError unless it can be asked."""
-    where = f'--endpoint={url}'
-    fix = 'name http://HOST/v1 or https://HOST/v1'
+    where, fix = f'--endpoint={url}', 'name http://HOST/v1 or https://HOST/v1'
+    # Not shown: they may hold a key.
+    if '@' in url:
+        raise UserError(
+            'holds a name or password', where='--endpoint', fix=f'set {KEY_VARIABLES[0]} instead'
+        )
+    if any(sign in url for sign in '?# ') or not (url.isascii() and url.isprintable()):
+        raise UserError('holds more than a host and a path', where='--endpoint', fix=fix)
     try:
         parts = urllib.parse.urlsplit(url)
         host, _ = (parts.hostname or '').encode('idna'), parts.port
     except ValueError as error:
         raise UserError(f'is not an address ({error})', where=where, fix=fix) from error
-    if '@' in parts.netloc:
-        # Not shown: it may be a key.
-        raise UserError(
-            'holds a name or password', where='--endpoint', fix=f'set {KEY_VARIABLES[0]} instead'
-        )
     if parts.scheme not in ('http', 'https') or not host:
         raise UserError('is not an address of http or https', where=where, fix=fix)
-    if parts.query or parts.fragment or ' ' in url or not (url.isascii() and url.isprintable()):
-        raise UserError('holds more than a host and a path', where=where, fix=fix)
     if parts.path.rstrip('/').endswith('/completions'):
         raise UserError('names a function', where=where, fix='leave out /chat/completions')
     return url.rstrip('/')
@@ -126,9 +126,8 @@ def check_url(url: str) -> str:
 def warn_of_plain_text(url: str) -> str:
     """Returns a warning where records and key would leave this machine unencrypted, else ''."""
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme == 'https' or parts.hostname in ('localhost', '::1'):
-        return ''
-    if (parts.hostname or '').startswith('127.'):
+    here = re.fullmatch(r'localhost|::1|127(\.\d+){3}', parts.hostname or '')
+    if parts.scheme == 'https' or here:
         return ''
     return f'warning: {url} is not https: records and key are sent unencrypted'
 
@@ -197,7 +196,7 @@ class ChatClient:
             except (OSError, http.client.HTTPException) as error:
                 failure = self._no_answer(error)
             except ValueError as error:
-                failure = _Passing(f'what came is no answer ({error})')
+                failure = _Passing(self._hide_key(f'what came is no answer ({error})'))
             failures += 1
             if failures >= self._endpoint.attempts:
                 raise UserError(
@@ -296,9 +295,10 @@ class ChatClient:
                 if isinstance(found, dict) and found.get(key):
                     found = found[key]
             content = found if isinstance(found, str) else json.dumps(found)
-        if self._key:
-            content = content.replace(self._key, '…')
-        return ' '.join(content.split()) or str(error.reason)
+        return ' '.join(self._hide_key(content).split()) or str(error.reason)
+
+    def _hide_key(self, text: str) -> str:
+        return text.replace(self._key, '…') if self._key else text
 
     def _pause(self, failure: _Passing, failures: int, stop: threading.Event) -> None:
         """Waits before the next attempt, as long as the server asks or about twice the last time.

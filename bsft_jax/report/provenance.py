@@ -165,6 +165,12 @@ def not_measured(evaluated: Evaluated) -> list[str]:
         gaps.append('Intervals: all records are of one case.')
     if unlabelled := sum(not row.get('behavior') for row in rows):
         gaps.append(f'Interventions on {unlabelled} records without a label.')
+    answers = metrics.get('answers') or {}
+    if unsure := answers.get('text', 0) + answers.get('unparsed', 0):
+        gaps.append(
+            f'How sure the model was of {unsure} answers: the server gave no probabilities, and '
+            'they count as certain.'
+        )
     if left_out := len(evaluated.predictions) - len(rows):
         gaps.append(f'{left_out} records without options or an answer.')
     return gaps

@@ -66,7 +66,8 @@ def test_numbers_are_those_of_the_log_probabilities(server, records, ask):
     assert repeated['overall'] == metrics['overall'] and repeated['endpoint'] == server.url
     options = compare.CompareOptions(str(folder), str(again))
     assert compare.compare_evaluations(options)['n'] == len(records)
-    assert (folder / 'report.html').is_file()
+    page = (folder / 'report.html').read_text()
+    assert server.url in page and 'How sure the model was' not in page
 
 
 def test_numbers_are_those_of_the_words(server, records, ask):
@@ -83,6 +84,8 @@ def test_numbers_are_those_of_the_words(server, records, ask):
     assert answers['cut'] == answers['drawn'] == 0
     assert (answers['prompt_tokens'], answers['completion_tokens']) == (50 * number, 5 * number)
     assert answers['cost'] == pytest.approx((50 * 2 + 5 * 8) * number / 1e6)
+    gap = f'How sure the model was of {number} answers: the server gave no probabilities'
+    assert gap in (folder / 'report.html').read_text()
     assert 0 < answers['latency_seconds']['median'] <= answers['latency_seconds']['p95']
 
 

@@ -10,7 +10,8 @@ from tests.commands.asking import command, environment
 
 
 def test_the_command_needs_no_jax_and_writes_no_key(server, data, tmp_path):
-    server.reply = lambda body: said('A.')
+    # Nothing can be read, which is logged.
+    server.reply = lambda body: said('No idea.')
     arguments = command(server, data, '--limit=3')[3:]
     code = (
         f'import sys, runpy; sys.argv[1:] = {arguments}\n'
@@ -27,6 +28,7 @@ def test_the_command_needs_no_jax_and_writes_no_key(server, data, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert '3 of 3 answers name no option' in done.stderr
     assert done.stderr.endswith('written: x/eval/test\n')
     assert done.stdout.splitlines()[2].startswith('test  auto')
     assert done.stdout.endswith('\n[]\n')
