@@ -16,7 +16,6 @@ import time
 import pytest
 
 from bsft_jax.commands import prepare
-from bsft_jax.config import flatten
 from bsft_jax.errors import UserError
 from bsft_jax.parallel import processes
 from bsft_jax.parallel.processes import ProcessGroup
@@ -281,18 +280,22 @@ def assert_same_curve(workdir, other, exact=False):
 def assert_same_scores(workdir, other):
     """Checks that counts are equal, and means of probabilities but for the last digits."""
     path = pathlib.Path('eval', 'test', 'metrics.json')
-    actual, expected = (
-        flatten(json.loads((folder / path).read_text())) for folder in (workdir, other)
-    )
-    assert actual.keys() == expected.keys()
-    points = [scores.pop('stepping_in.points') for scores in (actual, expected)]
-    for point, other_point in zip(*points, strict=True):
-        assert point == pytest.approx(other_point, abs=1e-5)
-    for name, value in actual.items():
-        if isinstance(value, (float, list)):
-            assert value == pytest.approx(expected[name], abs=1e-5), name
-        else:
-            assert value == expected[name], name
+    assert_nearly_equal(*(json.loads((folder / path).read_text()) for folder in (workdir, other)))
+
+
+def assert_nearly_equal(actual, expected):
+    """Checks two JSON values: numbers with a point to 1e-5, all others exactly."""
+    if isinstance(actual, dict):
+        assert actual.keys() == expected.keys()
+        for name, value in actual.items():
+            assert_nearly_equal(value, expected[name])
+    elif isinstance(actual, list):
+        for value, other in zip(actual, expected, strict=True):
+            assert_nearly_equal(value, other)
+    elif isinstance(actual, float):
+        assert actual == pytest.approx(expected, abs=1e-5)
+    else:
+        assert actual == expected
 
 
 @pytest.fixture(scope='module')
