@@ -108,7 +108,9 @@ def test_a_run_continues_an_adapter(folder, base, tmp_path, capsys):
     config = lora_run(adapter, f'jsonl:{tmp_path}/other.jsonl')
     spec = setup.read_base(config)
     plan = setup.plan_state(config, spec.network)
-    start = flatten(setup.initial_state(config, spec, plan.mesh).params)
+    start = flatten(setup.base_params(config, spec, plan.mesh))
+    # Nothing is left for `row_init` to fit.
+    assert setup._new_rows(spec) == [False, False]
     of_run = parameters_of(bsft_jax.load_model(folder / 'run'))
     assert all(np.array_equal(start[path], of_run[path]) for path in of_run)
 

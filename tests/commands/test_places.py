@@ -230,7 +230,8 @@ def test_of_two_evaluations_one_wins_and_the_other_is_told(scored, tmp_path):
     with places.exclusive(folder, ''), refused('another process is writing there'):
         runs.evaluate(**scored)
     runs.evaluate(**scored)
-    assert sorted(path.name for path in folder.iterdir()) == ['metrics.json', 'predictions.jsonl']
+    names = ['metrics.json', 'predictions.jsonl', 'report.html']
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def test_an_evaluation_on_a_full_disk_leaves_nothing(scored, tmp_path, monkeypatch):
