@@ -84,7 +84,8 @@ def test_every_config_trains_a_step(name, tmp_path):
     config.model.base = 'tiny-clinical'
     is_pretraining = name.startswith('tiny_pretrain')
     scheme = config.data.source.partition(':')[0] if is_pretraining else 'synthetic'
-    config.data.source, config.data.chat_template = f'{scheme}:30', ''
+    levels = ':0:1,2,3' if config.data.curriculum else ''
+    config.data.source, config.data.chat_template = f'{scheme}:30{levels}', ''
     config.data.global_batch_rows = 8
     config.data.sequence_length = min(config.data.sequence_length, 512)
     config.data.max_dropped_fraction = 0.0 if scheme == 'synthetic' else 0.2
