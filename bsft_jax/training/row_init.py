@@ -25,6 +25,7 @@ from bsft_jax.ops.attention import TokenLayout
 from bsft_jax.ops.cross_entropy import MASKED_LOGIT
 from bsft_jax.ops.precision import einsum
 from bsft_jax.parallel import sharding
+from bsft_jax.parallel.sharding import BATCH_AXES, SEQUENCE_AXIS
 
 # `model.row_init` → the initial value that the fit starts from.
 START = {'fitted': 'description'}
@@ -103,14 +104,13 @@ def _observe(network: Network, accumulation: int, params: Params, batch: Batch) 
         batch.segment_ids_BT, batch.positions_BT, max_segments=network.max_segments
     )
     hidden_BTD, _ = decoder(batch.tokens_BT, layout)
-    hidden_MD = sharding.constrain(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), None, None)
     ids_n = jnp.asarray(network.behavior_ids, jnp.int32)
-    is_head_M = (jnp.isin(batch.targets_BT, ids_n) & (batch.weights_BT > 0)).reshape(-1)
-    is_other_M = (batch.segment_ids_BT > 0).reshape(-1) & ~is_head_M
+    is_head_BT = jnp.isin(batch.targets_BT, ids_n) & (batch.weights_BT > 0)
+    is_other_BT = (batch.segment_ids_BT > 0) & ~is_head_BT
 
-    heads_h, num_heads = _evenly(is_head_M, MAX_HEADS)
-    others_o, num_others = _evenly(is_other_M, MAX_OTHERS)
-    heads_hD = hidden_MD[heads_h]
+    heads_h, num_heads = _evenly(is_head_BT, MAX_HEADS)
+    others_o, num_others = _evenly(is_other_BT, MAX_OTHERS)
+    heads_hD = _take(hidden_BTD, heads_h)
     logits_hV = lm_head.logits(decoder, heads_hD[None])[0].at[:, ids_n].set(MASKED_LOGIT)
     counts_h = jnp.arange(MAX_HEADS) < num_heads
     mean_V = jnp.sum(jnp.where(counts_h[:, None], jax.nn.softmax(logits_hV), 0), axis=0)
@@ -122,7 +122,7 @@ def _observe(network: Network, accumulation: int, params: Params, batch: Batch) 
     expected_D = einsum('DV,V->D', columns_DV.astype(jnp.float32), mean_V, dtype=jnp.float32)
     return _Observed(
         heads_hD.astype(jnp.float32),
-        hidden_MD[others_o].astype(jnp.float32),
+        _take(hidden_BTD, others_o).astype(jnp.float32),
         jax.nn.logsumexp(logits_hV, axis=-1),
         expected_D,
         behavior_rows.output_rows(decoder).astype(jnp.float32),
@@ -131,13 +131,24 @@ def _observe(network: Network, accumulation: int, params: Params, batch: Batch) 
     )
 
 
-def _evenly(chosen_M: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """Returns `size` indices of the chosen positions, evenly spaced, and how many count."""
-    indices_M = jnp.nonzero(chosen_M, size=chosen_M.size, fill_value=0)[0]
-    found = jnp.sum(chosen_M, dtype=jnp.int32)
+def _evenly(chosen_BT: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """Returns `size` indices into the flat chosen positions, evenly spaced, and how many count."""
+    indices_M = jnp.nonzero(chosen_BT.reshape(-1), size=chosen_BT.size, fill_value=0)[0]
+    found = jnp.sum(chosen_BT, dtype=jnp.int32)
     count = jnp.minimum(found, size)
     ranks = jnp.arange(size) * jnp.maximum(found, 1) // jnp.maximum(count, 1)
-    return indices_M[jnp.minimum(ranks, chosen_M.size - 1)], count
+    return indices_M[jnp.minimum(ranks, chosen_BT.size - 1)], count
+
+
+def _take(x_BTD: jax.Array, indices_N: jax.Array) -> jax.Array:
+    """Returns the positions [N, D] at flat indices.
+
+    A product with ones and zeros, since a gather would bring all positions to every device.
+    """
+    B, T, _ = x_BTD.shape
+    index_BT = jnp.arange(B)[:, None] * T + jnp.arange(T)
+    chosen_NBT = indices_N[:, None, None] == sharding.constrain(index_BT, BATCH_AXES, SEQUENCE_AXIS)
+    return einsum('NBT,BTD->ND', chosen_NBT.astype(x_BTD.dtype), x_BTD, dtype=x_BTD.dtype)
 
 
 def fit(seen: _Observed, softcap: float = 0.0) -> np.ndarray:

@@ -138,7 +138,9 @@ def test_levels_are_overshot_and_undershot_by_how_much():
 
 
 def test_mcnemar_equals_statsmodels():
-    tables = pytest.importorskip('statsmodels.stats.contingency_tables')
+    tables = pytest.importorskip(
+        'statsmodels.stats.contingency_tables', reason='pip install statsmodels'
+    )
     from bsft_jax.evaluation import statistics
 
     for only_a, only_b in ((0, 0), (1, 5), (12, 3), (40, 41)):

@@ -84,6 +84,18 @@ def test_the_fit_is_the_same_on_any_mesh(base):
             assert_close(many[path], one[path], 1e-4)
 
 
+def test_no_device_gets_the_hidden_states_of_all(base):
+    config, spec, plan, source = prepared(base, (4, 2, 1, 1))
+    params = setup.base_params(config, spec, plan.mesh)
+    with jax.set_mesh(plan.mesh):
+        batch = loader.to_device(source[0], plan.mesh)
+        observe = jax.jit(functools.partial(row_init._observe, plan.network, 1))
+        program = observe.lower(params, batch).compile().as_text()
+    (B, T), D = batch.tokens_BT.shape, plan.network.arch.embed_dim
+    assert f'[1,{T},{D}]' in program
+    assert f'[{B},{T},{D}]' not in program and f'[{B * T},{D}]' not in program
+
+
 def test_rows_that_the_base_holds_stay(base):
     config, spec, plan, source = prepared(base)
     params = setup.base_params(config, spec, plan.mesh)
