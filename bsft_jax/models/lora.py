@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bsft_jax.config import LoraConfig
-from bsft_jax.ops.matmul import kernel_gradient, linear_matmul
+from bsft_jax.ops.matmul import kernel_gradient, linear_matmul, plain_linear_matmul
 
 
 class Lora(nnx.Module):
@@ -64,11 +64,12 @@ def merged_matmul(x_BTI, kernel_IO, a_Ir, b_rO, config: LoraConfig) -> jax.Array
     The base is read once, and nothing of the size of the result is added. Gradients are those of
     the low-rank products: no matmul of the kernel's size, unless the kernel's gradient is needed.
     """
-    return linear_matmul(x_BTI, merged(kernel_IO, a_Ir, b_rO, config))
+    return plain_linear_matmul(x_BTI, merged(kernel_IO, a_Ir, b_rO, config))
 
 
 def _forward(x_BTI, kernel_IO, a_Ir, b_rO, config):
-    return merged_matmul(x_BTI, kernel_IO, a_Ir, b_rO, config), (x_BTI, kernel_IO, a_Ir, b_rO)
+    y_BTO = plain_linear_matmul(x_BTI, merged(kernel_IO, a_Ir, b_rO, config))
+    return y_BTO, (x_BTI, kernel_IO, a_Ir, b_rO)
 
 
 def _backward(config, residuals, dy_BTO):

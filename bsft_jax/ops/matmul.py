@@ -38,15 +38,20 @@ def linear_matmul(x_BTI: jax.Array, kernel_IO: jax.Array, dtype=None) -> jax.Arr
     The kernel is rounded to the dtype of `x`. Its gradient is not rounded: it is summed in float32
     and has the dtype that the kernel is held in.
     """
-    return _linear(x_BTI, kernel_IO, dtype)
+    return plain_linear_matmul(x_BTI, kernel_IO, dtype)
 
 
-def _linear(x_BTI, kernel_IO, dtype):
+def plain_linear_matmul(x_BTI: jax.Array, kernel_IO: jax.Array, dtype=None) -> jax.Array:
+    """Returns `linear_matmul` for the forward passes of custom gradients.
+
+    A rematerialization policy sees the matmul in it. It would not see one with gradients of its
+    own, and that would be computed again.
+    """
     return einsum_accumulate('BTI,IO->BTO', x_BTI, kernel_IO.astype(x_BTI.dtype), dtype)
 
 
 def _linear_forward(x_BTI, kernel_IO, dtype):
-    return _linear(x_BTI, kernel_IO, dtype), (x_BTI, kernel_IO)
+    return plain_linear_matmul(x_BTI, kernel_IO, dtype), (x_BTI, kernel_IO)
 
 
 def _linear_backward(dtype, residuals, dy_BTO):

@@ -12,6 +12,7 @@ from bsft_jax.config import ComputeConfig, LoraConfig, MeshConfig
 from bsft_jax.models import linear, lora
 from bsft_jax.models.architecture import LayerKind
 from bsft_jax.models.network import Network
+from bsft_jax.ops import matmul, remat
 from bsft_jax.ops.attention import TokenLayout
 from bsft_jax.ops.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
@@ -90,6 +91,22 @@ def test_a_matmul_with_the_merged_kernel_has_the_gradients_of_low_rank_matmuls(o
     dy = jax.random.normal(keys[4], expected.shape)
     for gradient, reference in zip(own_pull(dy), pull(dy), strict=True):
         assert_close(gradient, reference, 1e-6)
+
+
+@pytest.mark.parametrize('function', ['merged', 'linear'])
+def test_the_backward_pass_saves_what_linear_maps_return_under_dots(function, capsys):
+    config, x = LoraConfig(3, 6.0), jnp.ones((2, 40, 8))
+    kernel, a, b = jnp.ones((8, 24)), jnp.ones((8, 3)), jnp.ones((3, 24))
+
+    def layer(x, a, b):
+        x = jnp.sin(x)
+        if function == 'linear':
+            return jnp.sin(matmul.linear_matmul(x, kernel) + matmul.linear_matmul(x @ a, b))
+        return jnp.sin(lora.merged_matmul(x, kernel, a, b, config))
+
+    layer = remat.apply_remat(layer, 'dots', scanned=False)
+    jax.ad_checkpoint.print_saved_residuals(layer, x, a, b)
+    assert 'f32[2,40,24]' in capsys.readouterr().out
 
 
 def test_an_adapter_is_merged_where_that_is_less_work_and_as_exact():
