@@ -102,6 +102,7 @@ class DataConfig:
       exclude_category: category left out of training and validation.
       curriculum: shares of the difficulty levels, `1=2,2=1`, or of several stages of the schedule,
         `1=2,2=1/0.3:1=1,2=1,3=2`; empty draws every record equally often.
+      pairs_together: packs the records of one `pair_id` into the same row, if they fit it together.
     """
 
     source: str = 'synthetic:1000'
@@ -118,6 +119,7 @@ class DataConfig:
     label_noise: float = 0.0
     exclude_category: str = ''
     curriculum: str = ''
+    pairs_together: bool = False
 
 
 @dataclasses.dataclass

@@ -50,6 +50,7 @@ class ExampleStore:
       starts: where each example begins in `ids`, and, as the last entry, where the last one ends.
       reserved: `Example.reserved` of each.
       levels: difficulty level of the record of each, int8; 0 for none.
+      pairs: number of the pair that the record of each belongs to, int32; -1 for none.
     """
 
     ids: np.ndarray
@@ -57,18 +58,31 @@ class ExampleStore:
     starts: np.ndarray
     reserved: np.ndarray
     levels: np.ndarray
+    pairs: np.ndarray
 
     @classmethod
     def from_examples(
-        cls, examples: Sequence[Example], levels: Sequence[int] | None = None
+        cls,
+        examples: Sequence[Example],
+        levels: Sequence[int] | None = None,
+        pair_ids: Sequence[str] | None = None,
     ) -> ExampleStore:
-        """Copies examples into flat arrays; without `levels` none has a difficulty level."""
+        """Copies examples into flat arrays.
+
+        Without `levels` none has a difficulty level. An example belongs to no pair if its `pair_ids`
+        is empty, or without them.
+        """
+        pair_ids = [''] * len(examples) if pair_ids is None else pair_ids
+        numbers = {'': -1}
+        for pair_id in pair_ids:
+            numbers.setdefault(pair_id, len(numbers) - 1)
         return cls(
             ids=np.concatenate([example.ids for example in examples]),
             weights=np.concatenate([example.weights for example in examples]),
             starts=np.cumsum([0, *(len(example.ids) for example in examples)]),
             reserved=np.asarray([example.reserved for example in examples]),
             levels=np.asarray([0] * len(examples) if levels is None else levels, np.int8),
+            pairs=np.asarray([numbers[pair_id] for pair_id in pair_ids], np.int32),
         )
 
     @classmethod
@@ -77,12 +91,19 @@ class ExampleStore:
         if len(stores) == 1:
             return stores[0]
         lengths = np.concatenate([np.diff(store.starts) for store in stores])
+        first_pairs = np.cumsum([0, *(store.pairs.max(initial=-1) + 1 for store in stores)])
         return cls(
             ids=np.concatenate([store.ids for store in stores]),
             weights=np.concatenate([store.weights for store in stores]),
             starts=np.cumsum([0, *lengths]),
             reserved=np.concatenate([store.reserved for store in stores]),
             levels=np.concatenate([store.levels for store in stores]),
+            pairs=np.concatenate(
+                [
+                    np.where(store.pairs < 0, -1, store.pairs + first)
+                    for store, first in zip(stores, first_pairs[:-1], strict=True)
+                ]
+            ),
         )
 
     def __len__(self) -> int:

@@ -60,6 +60,31 @@ def pack(
     return rows
 
 
+def pair_units(
+    pairs_N: np.ndarray, levels_N: np.ndarray, lengths_N: np.ndarray, capacity: int
+) -> np.ndarray:
+    """Numbers units of packing: the records of a pair that fit a row together, or one record.
+
+    Args:
+      pairs_N: number of each record's pair; -1 for none.
+      levels_N: difficulty level of each record; records of a pair at two levels are no unit.
+      lengths_N: tokens of each record.
+      capacity: tokens of a row.
+
+    Returns:
+      The unit of each record, counted from 0 in the order of their first records.
+    """
+    lengths_N = np.asarray(lengths_N)
+    members: dict[tuple[int, int], list[int]] = {}
+    for record in np.flatnonzero(pairs_N >= 0).tolist():
+        members.setdefault((int(pairs_N[record]), int(levels_N[record])), []).append(record)
+    first_N = np.arange(len(pairs_N))
+    for records in members.values():
+        if lengths_N[records].sum() <= capacity:
+            first_N[records] = records[0]
+    return np.unique(first_N, return_inverse=True)[1]
+
+
 class PackPlan:
     """Plans the records of every step: a pure function of lengths, seed and step.
 
@@ -74,6 +99,8 @@ class PackPlan:
       seed: seed of the shuffles.
       mixtures: first step → what is drawn from it on, the first of them from step 0; without any,
         an epoch holds every record once.
+      units_N: the unit of each record, counted from 0 (`pair_units`); records of a unit share a
+        row, and mixtures draw units. Without it each record is one.
     """
 
     def __init__(
@@ -83,9 +110,17 @@ class PackPlan:
         sequence_length: int,
         seed: int,
         mixtures: Mapping[int, Mixture] | None = None,
+        units_N: np.ndarray | None = None,
     ):
         self.mixtures = dict(sorted((mixtures or {}).items()))
         self.lengths_N = np.asarray(lengths_N, np.int64)
+        self._unit_lengths, self._unit_records = self.lengths_N, None
+        if units_N is not None:
+            # Sums of integers below 2**53 are exact.
+            self._unit_lengths = np.bincount(units_N, self.lengths_N).astype(np.int64)
+            self._unit_records = [[] for _ in self._unit_lengths]
+            for record, unit in enumerate(units_N.tolist()):
+                self._unit_records[unit].append(record)
         self.global_batch_rows = global_batch_rows
         self.sequence_length = sequence_length
         self.seed = seed
@@ -96,6 +131,8 @@ class PackPlan:
             digest.update(f'{begin} {mixture.sizes} {mixture.weights}'.encode())
             if mixture.records_N is not None:
                 digest.update(mixture.records_N.astype(np.int64).tobytes())
+        if units_N is not None:
+            digest.update(np.asarray(units_N, np.int64).tobytes())
         self.hash = digest.hexdigest()
         self._epoch = functools.lru_cache(maxsize=2)(self._pack_epoch)
         # Loader threads ask for steps concurrently.
@@ -106,13 +143,17 @@ class PackPlan:
     def _pack_rows(self, mixture: Mixture | None, epoch: int) -> list[list[int]]:
         """Returns the rows of an epoch, each a list of record indices."""
         rng = np.random.default_rng((self.seed, epoch))
-        lengths_N = self.lengths_N
+        lengths = self._unit_lengths
         if mixture:
-            records_N = mixture.epoch(self.seed, epoch)
-            lengths_N = lengths_N[records_N]
-        rows = pack(lengths_N, self.sequence_length, rng.permutation(len(lengths_N)))
+            drawn = mixture.epoch(self.seed, epoch)
+            lengths = lengths[drawn]
+        rows = pack(lengths, self.sequence_length, rng.permutation(len(lengths)))
         rows = [rows[i] for i in rng.permutation(len(rows))]
-        return [records_N[row].tolist() for row in rows] if mixture else rows
+        if mixture:
+            rows = [drawn[row].tolist() for row in rows]
+        if self._unit_records is None:
+            return rows
+        return [[record for unit in row for record in self._unit_records[unit]] for row in rows]
 
     def _pack_epoch(self, epoch: int) -> list[list[list[int]]]:
         """Returns the steps of an epoch, each a list of rows of record indices."""
@@ -194,8 +235,8 @@ class PackPlan:
     @property
     def _epoch_tokens(self) -> int:
         """Returns the number of tokens of the first epoch."""
-        records = self.mixtures[0].epoch(self.seed, 0) if self.mixtures else slice(None)
-        return int(self.lengths_N[records].sum())
+        units = self.mixtures[0].epoch(self.seed, 0) if self.mixtures else slice(None)
+        return int(self._unit_lengths[units].sum())
 
     def describe(self) -> str:
         """Returns a line for the log."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,17 +132,16 @@ def training_examples(
         processes.log_first(part.report)
 
     parts, stores = sources.parse_mixture(data.source), [part.store for part in rendered]
-    mixtures = {} if limit else curriculum.stage_mixtures(config, [s.levels for s in stores])
+    levels, units_N = _units(config, stores)
+    mixtures = {} if limit else curriculum.stage_mixtures(config, levels)
     if not mixtures and len(parts) > 1:
-        mixtures[0] = Mixture(
-            tuple(len(store) for store in stores), tuple(weight for _, weight in parts)
-        )
+        mixtures[0] = Mixture(tuple(map(len, levels)), tuple(weight for _, weight in parts))
     for step, mixture in mixtures.items():
         begin = f'from step {step} on ' if step else ''
         processes.log_first(f'{begin}{mixture.describe()}')
     store = ExampleStore.joined(stores)
     plan = packing.PackPlan(
-        store.lengths, data.global_batch_rows, data.sequence_length, config.seed, mixtures
+        store.lengths, data.global_batch_rows, data.sequence_length, config.seed, mixtures, units_N
     )
     if not limit:
         _check_rows(plan)
@@ -153,6 +153,26 @@ def training_examples(
         ]
     )
     return TrainingData(store, plan, trained_on)
+
+
+def _units(
+    config: RunConfig, stores: Sequence[ExampleStore]
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Returns the levels of the units of each source, and the unit of each record of all sources.
+
+    Units are pairs with `data.pairs_together`. Otherwise they are records, and the second is None.
+    """
+    if not config.data.pairs_together:
+        return [store.levels for store in stores], None
+    levels, units, num_units = [], [], 0
+    for store in stores:
+        own_N = packing.pair_units(
+            store.pairs, store.levels, store.lengths, config.data.sequence_length
+        )
+        levels.append(store.levels[np.unique(own_N, return_index=True)[1]])
+        units.append(num_units + own_N)
+        num_units += len(levels[-1])
+    return levels, np.concatenate(units)
 
 
 def _check_rows(plan: packing.PackPlan) -> None:
