@@ -100,4 +100,5 @@ def _stage_mixture(
             where=FLAG,
             fix='raise its weight or leave it out',
         )
-    return Mixture(tuple(sizes), tuple(shares), np.concatenate(strata), tuple(names))
+    unit = 'pairs and single records' if config.data.pairs_together else 'records'
+    return Mixture(tuple(sizes), tuple(shares), np.concatenate(strata), tuple(names), unit)

@@ -69,8 +69,8 @@ class ExampleStore:
     ) -> ExampleStore:
         """Copies examples into flat arrays.
 
-        Without `levels` none has a difficulty level. An example belongs to no pair if its `pair_ids`
-        is empty, or without them.
+        Without `levels` none has a difficulty level. Without `pair_ids`, or with an empty one, an
+        example belongs to no pair.
         """
         pair_ids = [''] * len(examples) if pair_ids is None else pair_ids
         numbers = {'': -1}

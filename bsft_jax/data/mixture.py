@@ -37,6 +37,7 @@ class Mixture:
       weights: weight of each source, above 0; they need not sum to 1.
       records_N: index of each record, source after source; None counts them from 0.
       names: names of the sources in the log, if it tells more than their order.
+      unit: what is drawn, for the log.
 
     Raises UserError where a weight is so small that an epoch has no record of its source.
     """
@@ -45,6 +46,7 @@ class Mixture:
     weights: tuple[float, ...]
     records_N: np.ndarray | None = None
     names: tuple[str, ...] = ()
+    unit: str = 'records'
 
     def __post_init__(self):
         if not all(self.counts):
@@ -87,4 +89,4 @@ class Mixture:
             f'{count:,} of {size:,}{name}'
             for count, size, name in zip(self.counts, self.sizes, names, strict=True)
         )
-        return f'an epoch of the mixture draws {" + ".join(shares)} records'
+        return f'an epoch of the mixture draws {" + ".join(shares)} {self.unit}'

@@ -135,7 +135,10 @@ def training_examples(
     levels, units_N = _units(config, stores)
     mixtures = {} if limit else curriculum.stage_mixtures(config, levels)
     if not mixtures and len(parts) > 1:
-        mixtures[0] = Mixture(tuple(map(len, levels)), tuple(weight for _, weight in parts))
+        unit = 'pairs and single records' if data.pairs_together else 'records'
+        mixtures[0] = Mixture(
+            tuple(map(len, levels)), tuple(weight for _, weight in parts), unit=unit
+        )
     for step, mixture in mixtures.items():
         begin = f'from step {step} on ' if step else ''
         processes.log_first(f'{begin}{mixture.describe()}')

@@ -186,6 +186,29 @@ def test_the_levels_divide_the_share_of_each_part(tmp_path, base, capsys):
         examples_of(run_config(config.data.source, '1=1,2=1/0.5:3=1'), base)
 
 
+def test_pairs_share_rows_in_shares_of_their_levels(tmp_path, base, capsys):
+    for name in 'ab':
+        write_chats(tmp_path / f'{name}.jsonl', name=name)
+    lines = [x for name in 'ab' for x in (tmp_path / f'{name}.jsonl').read_text().splitlines()]
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        row['pair_id'] = row['case_id'] = row['id'][2:]
+    (tmp_path / 'both.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    config = run_config(f'jsonl:{tmp_path / "both.jsonl"}', '1=3,2=1')
+    config.data.pairs_together, config.data.sequence_length = True, 128
+    store, plan = examples_of(config, base)
+    pair_rows = [row for step in range(plan.steps_per_epoch) for row in plan.rows(step)]
+    for row in pair_rows:
+        assert set(collections.Counter(store.pairs[row].tolist()).values()) == {2}
+    # 40 + 24 pairs are drawn, three of level 1 for each of level 2.
+    levels = collections.Counter(store.levels[np.concatenate(pair_rows)].tolist())
+    assert levels == {1: 96, 2: 32}
+    assert (
+        '48 of 40 (level 1) + 16 of 24 (level 2) pairs and single records'
+        in capsys.readouterr().err
+    )
+
+
 def test_without_a_curriculum_levels_change_nothing(tmp_path, base):
     with_levels = write_chats(tmp_path / 'a.jsonl')
     without = write_chats(tmp_path / 'b.jsonl', difficulty=None)

@@ -6,7 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from bsft_jax.data.packing import PackPlan, pack
+from bsft_jax.data.mixture import Mixture
+from bsft_jax.data.packing import PackPlan, pack, pair_units
 
 CAPACITY = 512
 ROWS = 8
@@ -93,6 +94,37 @@ def test_threads_see_the_same_steps(plan):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = dict(zip(order, pool.map(asked.rows, order), strict=True))
     assert all(answers[step] == plan.rows(step) for step in sorted(order))
+
+
+def test_units_are_pairs_of_one_level_that_fit_a_row():
+    pairs = np.array([0, -1, 1, 0, 1, 2, 2, -1, 3])
+    levels = np.array([1, 1, 1, 1, 1, 1, 2, 1, 1])
+    lengths = np.array([5, 9, 6, 5, 5, 1, 1, 9, 4])
+    # Pair 1 has 11 tokens, pair 2 two levels, and of pair 3 there is one record.
+    assert pair_units(pairs, levels, lengths, 10).tolist() == [0, 1, 2, 0, 3, 4, 5, 6, 7]
+    assert pair_units(pairs, levels, lengths, 11).tolist() == [0, 1, 2, 0, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize('weights', [None, (1, 1), (2, 1)])
+def test_records_of_a_unit_share_a_row(weights):
+    lengths = np.minimum(realistic(400), CAPACITY // 2)
+    units = np.repeat(np.arange(200), 2)[np.random.default_rng(0).permutation(400)]
+    units = np.unique(units, return_inverse=True)[1]
+    mixtures = {0: Mixture((120, 80), weights)} if weights else None
+    plan = PackPlan(lengths, ROWS, CAPACITY, 0, mixtures, units)
+    rows = [row for step in steps(plan) for row in step]
+    assert all(lengths[row].sum() <= CAPACITY for row in rows)
+    # A mixture may draw a unit twice.
+    assert all(not (np.bincount(units[row]) % 2).any() for row in rows)
+    drawn = np.bincount(units[[record for row in rows for record in row]], minlength=200)
+    assert drawn.sum() == 400
+    # An epoch holds as many units as there are, in shares of the weights.
+    share = weights[0] / sum(weights) if weights else 0.6
+    assert drawn[:120].sum() == 2 * round(200 * share)
+    assert plan.fill == pytest.approx(
+        sum(lengths[row].sum() for row in rows) / len(rows) / CAPACITY
+    )
+    assert plan.hash != PackPlan(lengths, ROWS, CAPACITY, 0, mixtures).hash
 
 
 def test_the_hash_depends_on_every_input():

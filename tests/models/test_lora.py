@@ -12,8 +12,9 @@ from bsft_jax.config import ComputeConfig, LoraConfig, MeshConfig
 from bsft_jax.models import linear, lora
 from bsft_jax.models.architecture import LayerKind
 from bsft_jax.models.network import Network
-from bsft_jax.ops import matmul, remat
+from bsft_jax.ops import matmul
 from bsft_jax.ops.attention import TokenLayout
+from bsft_jax.ops.remat import apply_remat
 from bsft_jax.ops.rope import Rope
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.pytrees import flatten, unflatten
@@ -104,7 +105,7 @@ def test_the_backward_pass_saves_what_linear_maps_return_under_dots(function, ca
             return jnp.sin(matmul.linear_matmul(x, kernel) + matmul.linear_matmul(x @ a, b))
         return jnp.sin(lora.merged_matmul(x, kernel, a, b, config))
 
-    layer = remat.apply_remat(layer, 'dots', scanned=False)
+    layer = apply_remat(layer, 'dots', scanned=False)
     jax.ad_checkpoint.print_saved_residuals(layer, x, a, b)
     assert 'f32[2,40,24]' in capsys.readouterr().out
 
