@@ -22,6 +22,7 @@ CONFIGS = {
     'quickstart-shuffled_token': ('quickstart.py', 'shuffled_token'),
     'open-behavior_sft': ('open.py', 'behavior_sft'),
     'stories260k-behavior_sft': ('stories260k.py', 'behavior_sft'),
+    'smollm2_135m-one_category': ('smollm2_135m.py', 'one_category'),
     **{
         f'{size}-{mode}': (f'{size}.py', mode)
         for size in ('qwen2_5_0_5b', 'qwen2_5_7b', 'llama3_1_8b', 'qwen2_5_72b', 'smollm2_135m')
