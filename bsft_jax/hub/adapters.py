@@ -127,6 +127,14 @@ def own_tokenizer(adapter: Adapter | None) -> pathlib.Path | None:
     return None
 
 
+def own_template(adapter: Adapter | None) -> str:
+    """Returns the chat template's file of an adapter without a tokenizer; '' for none."""
+    if adapter is None or own_tokenizer(adapter):
+        return ''
+    path = adapter.folder / 'chat_template.jinja'
+    return str(path) if path.is_file() else ''
+
+
 def open_weights(folder: pathlib.Path) -> files.TensorFiles:
     """Opens the tensors of an adapter; raises UserError where there are none, or damaged ones."""
     if not (folder / WEIGHTS).is_file():

@@ -154,7 +154,8 @@ def read_pretrained(
             hf_config, where = hf_config | {'bsft': adapter.bsft}, str(adapter.folder / BEHAVIORS)
     own = adapters.own_tokenizer(adapter)
     own = pathlib.Path(tokenizer).expanduser() if tokenizer else own
-    hf_tokenizer = read_tokenizer(directory, own, chat_template)
+    template = chat_template or adapters.own_template(adapter)
+    hf_tokenizer = read_tokenizer(directory, own, template)
     _check_table_covers(hf_tokenizer, arch.vocab_size, str(own or directory), adapter)
     exported = exported_behaviors(hf_config, where)
     exported_names = frozenset(b.name for b in exported.token_behaviors)

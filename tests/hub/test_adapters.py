@@ -209,6 +209,9 @@ def test_a_tokenizer_may_be_the_base_s(exported, tmp_path):
     assert again.behaviors == model.behaviors
     assert again.spec.tokenizer_directory is None
     assert bsft_jax.load_model(folder).spec.tokenizer_directory == folder
+    (copy / 'chat_template.jinja').write_text("{{ 'A' }}")
+    assert bsft_jax.load_model(copy).tokenizer.chat_template == "{{ 'A' }}"
+    assert bsft_jax.load_model(folder).tokenizer.chat_template != "{{ 'A' }}"
 
 
 def test_a_bundled_adapter_is_opened_by_its_name(exported, tmp_path, monkeypatch):
