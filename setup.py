@@ -55,6 +55,12 @@ setuptools.setup(
             'libtpu~=0.0.48.0; python_version >= "3.12"',
         ],
         'tpu': ['jax[tpu]'],
+        'trackio': [
+            'trackio>=0.43,<1',
+        ],
+        'wandb': [
+            'wandb>=0.31,<1',
+        ],
         'test': [
             'import-linter>=2.17,<3',
             'kubeflow-trainer-api>=2.3.0,<3',

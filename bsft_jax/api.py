@@ -171,6 +171,7 @@ def generate_answers(
         stop_id=renderer.stop_id,
         sampling=Sampling(**sampling),
         labels=policies.label_indices(shown, model.behaviors, parsed),
+        seeds=[decoding.seed_of_record(record.id) for record in records],
         on_batch=on_batch,
     )
 

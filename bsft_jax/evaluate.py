@@ -1,7 +1,8 @@
 """Evaluates a run or a model: `python -m bsft_jax.evaluate --workdir=DIR`.
 
 Writes DIR/eval/NAME/ and prints a table. `--rescore=DIR/eval/NAME --policy=POLICY` evaluates the
-stored predictions again under another policy, without a model or a device.
+stored predictions again under another policy, without a model or a device. `--generate` also
+answers every record in words.
 `--endpoint=URL --endpoint_model=NAME` asks a model behind an OpenAI-compatible endpoint instead.
 """
 
@@ -68,8 +69,18 @@ _ASK_FOR_LETTER = flags.DEFINE_boolean(
     'ask_for_letter', False, 'Ask --endpoint to begin its answer with the letter of an option.'
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
-    'max_new_tokens', 64, 'Longest answer of --endpoint in tokens.', lower_bound=1
+    'max_new_tokens', 64, 'Longest answer of --endpoint or --generate in tokens.', lower_bound=1
 )
+_GENERATE = flags.DEFINE_boolean(
+    'generate', False, 'Also answer every record in words, and count what the words choose.'
+)
+_TEMPERATURE = flags.DEFINE_float(
+    'temperature', 0.0, 'Of --generate; 0 takes the most probable token.'
+)
+_TOP_P = flags.DEFINE_float(
+    'top_p', 1.0, 'Of --generate: nucleus of the distribution that is sampled from.'
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of --generate: seed of the sampling.')
 _CONCURRENCY = flags.DEFINE_integer(
     'concurrency', 8, 'Requests to --endpoint at a time.', lower_bound=1, upper_bound=256
 )
@@ -90,11 +101,11 @@ _RESCORE_FLAGS = ('rescore', 'policy', 'name')
 _ENDPOINT_FLAGS = (
     'endpoint_model',
     'ask_for_letter',
-    'max_new_tokens',
     'concurrency',
     'request_timeout',
     'price_per_million',
 )
+_GENERATE_FLAGS = ('temperature', 'top_p', 'seed')
 _DEVICE_FLAGS = (
     'model',
     'step',
@@ -133,6 +144,10 @@ def _ask_endpoint() -> None:
     from bsft_jax.inference.endpoint import Endpoint
     from bsft_jax.report import table
 
+    _refuse(
+        ('generate', *_GENERATE_FLAGS),
+        'does not go with --endpoint, whose answers are in words anyway',
+    )
     _refuse(_DEVICE_FLAGS, 'does not go with --endpoint, whose model is loaded elsewhere')
     required = {'endpoint_model': _ENDPOINT_MODEL, 'workdir': _MODEL.workdir, 'data': _DATA}
     for name, flag in required.items():
@@ -169,12 +184,21 @@ def main(argv) -> None:
         _ask_endpoint()
         return
     _refuse(_ENDPOINT_FLAGS, 'goes with --endpoint alone')
+    if not _GENERATE.value:
+        _refuse(('max_new_tokens',), 'goes with --generate or --endpoint')
+        _refuse(_GENERATE_FLAGS, 'goes with --generate alone')
     if not _MODEL.workdir.value:
         raise UserError('flag --workdir is missing')
     from bsft_jax.commands.evaluate import EvaluateOptions, evaluate
+    from bsft_jax.inference.decoding import Sampling
     from bsft_jax.parallel import processes
     from bsft_jax.report import table
 
+    sampling = None
+    if _GENERATE.value:
+        sampling = Sampling(
+            _MAX_NEW_TOKENS.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value
+        ).validate()
     processes.start()
     options = EvaluateOptions(
         workdir=_MODEL.workdir.value,
@@ -194,6 +218,7 @@ def main(argv) -> None:
         max_dropped_fraction=_MAX_DROPPED_FRACTION.value,
         allow_trained_on=_ALLOW_TRAINED_ON.value,
         behaviors=_MODEL.behaviors,
+        sampling=sampling,
     )
     metrics = evaluate(options)
     name = _NAME.value or _MODEL.workdir.value

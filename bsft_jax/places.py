@@ -18,7 +18,7 @@ from bsft_jax.files import is_scratch
 RUN_NAMES = (
     *('config.json', 'run.json', 'trained_on.npz', 'environment.json', 'parameters.txt'),
     *('chat_template.jinja', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'damaged'),
-    *('profile', 'lock', 'eval', 'calibration.json'),
+    *('profile', 'lock', 'eval', 'calibration.json', 'wandb'),
 )
 _STUDY_NAMES = ('study.json', 'logs', 'results.jsonl', 'summary.json', 'report.html')
 _MAX_NAME_BYTES = 255

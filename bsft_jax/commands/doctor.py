@@ -38,7 +38,7 @@ from bsft_jax.hub import loading, pretrained
 from bsft_jax.parallel import env
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.records.record import SPLITS
-from bsft_jax.training import setup
+from bsft_jax.training import setup, trackers
 from bsft_jax.training.workdir import PACKAGES, package_version
 
 OK, WARN, FAIL, SKIPPED = 'ok', 'warn', 'FAIL', 'skipped'
@@ -146,6 +146,7 @@ class Doctor:
         return ', '.join([f'python {platform.python_version()}', *versions]), None
 
     def _settings(self) -> tuple[str, None]:
+        trackers.check_packages(self._config)
         folder = jax.config.jax_compilation_cache_dir
         if folder and '://' not in folder:
             try:

@@ -285,21 +285,10 @@ def _scores(
             scores_WK[0, :num_options] = answer['option_logprobs']
         else:
             option = answer['option']
-            taken = wrong_option(record, behaviors.levels) if option is None else option
+            taken = letters.wrong_option(record, behaviors.levels) if option is None else option
             scores_WK[0, :num_options] = letters.UNNAMED
             scores_WK[0, taken] = 0.0
     return Scores(behaviors, np.zeros((len(records), 0), np.float32), option_RWK, prompt=prompt)
-
-
-def wrong_option(record: Record, levels: Mapping[str, float]) -> int:
-    """Returns the option that an answer counts as which names none: a wrong one.
-
-    It is one of the lowest level, as nothing was raised; of these the next after the right one.
-    """
-    num_options = len(record.options)
-    others = [(record.answer + step) % num_options for step in range(1, num_options)]
-    stands_for = record.option_behaviors or ('',) * num_options
-    return min(others, key=lambda option: levels.get(stands_for[option], 0.0))
 
 
 def _usage(

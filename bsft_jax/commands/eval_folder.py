@@ -16,6 +16,8 @@ from bsft_jax.records.record import Record
 from bsft_jax.report import eval_page
 from bsft_jax.report.evaluated import Evaluated
 
+# What rows of predictions.jsonl and metrics.json say of generated answers.
+GENERATED = 'generated'
 # Longest part of an evaluation's name, in characters.
 MAX_NAME_PART = 32
 
@@ -73,13 +75,16 @@ def write(
         (directory / name).unlink(missing_ok=True)
     files.write_lines(directory / 'predictions.jsonl', rows)
     files.write_json(directory / 'metrics.json', metrics)
-    parts = sources.parse_mixture(metrics['data'])
-    is_made = all(generated.is_generated(part) for part, _ in parts)
-    shown = {record.id: record for record in records} if is_made else {}
+    shown = {record.id: record for record in records} if may_hold_words(metrics['data']) else {}
     workdir = directory.resolve().parents[1]
     name = f'{workdir.name}/{directory.name}'
     evaluated = Evaluated(name, directory, rows, metrics, shown)
     eval_page.write_page(directory / eval_page.PAGE, f'Evaluation {name}', [evaluated])
+
+
+def may_hold_words(source: str) -> bool:
+    """Returns whether the words of a data source may be written: a generator made all of them."""
+    return all(generated.is_generated(part) for part, _ in sources.parse_mixture(source))
 
 
 def read(directory: str | pathlib.Path, where: str) -> tuple[list[dict], dict[str, Any]]:

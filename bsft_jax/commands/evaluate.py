@@ -11,7 +11,7 @@ from typing import Any
 from bsft_jax import api, files
 from bsft_jax import config as config_lib
 from bsft_jax.behaviors import Behavior
-from bsft_jax.commands import calibrations, eval_folder
+from bsft_jax.commands import calibrations, eval_folder, generated_answers
 from bsft_jax.commands.prompting import parse_prompt_flags, show_in_style
 from bsft_jax.config import DataConfig
 from bsft_jax.data import checks, contamination, eval_records, sources, trained_on
@@ -20,6 +20,7 @@ from bsft_jax.errors import UserError
 from bsft_jax.evaluation import metrics as metrics_lib
 from bsft_jax.hub.pretrained import Model
 from bsft_jax.inference import policies, scoring
+from bsft_jax.inference.decoding import Sampling
 from bsft_jax.inference.open_model import ModelSource, open_model
 from bsft_jax.inference.scores import Scores
 from bsft_jax.parallel import processes
@@ -54,6 +55,7 @@ class EvaluateOptions:
         trained on.
       behaviors: the behaviors that records name, for a `model` without its own.
       tokenizer: a folder whose tokenizer replaces that of `model`.
+      sampling: how records are also answered in words; None scores them alone.
     """
 
     workdir: str
@@ -74,6 +76,7 @@ class EvaluateOptions:
     allow_trained_on: bool = False
     behaviors: tuple[Behavior, ...] = ()
     tokenizer: str = ''
+    sampling: Sampling | None = None
 
     @property
     def model_source(self) -> ModelSource:
@@ -106,6 +109,9 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
         sources.check_name(options.data, '--data')
     if options.name:
         files.check_name(options.name, '--name')
+    if options.sampling is not None:
+        options.sampling.validate()
+        generated_answers.check_policy(options.policy)
     eval_folder.check_place(options.workdir, options.name)
     run_data = DataConfig() if options.model else config_lib.read_workdir(options.workdir).data
     defaults = {'subset': 'all', 'data': '' if options.model else run_data.source}
@@ -141,21 +147,33 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
         'answer_format': model.answer_format,
     }
     parts = [options.split, options.policy, *([] if style.name == 'plain' else [style.name])]
+    parts += generated_answers.name_parts(options.sampling)
     name = options.name or eval_folder.evaluation_name(parts, settings, defaults)
     directory = pathlib.Path(options.workdir) / 'eval' / name
     workdir_lib.on_first_process(directory, lambda: eval_folder.claim(directory, stack))
     limit = options.max_dropped_fraction
-    scored, scores = _score(
-        model,
-        records,
-        style,
-        dataclasses.replace(options, policy=policy),
-        examples=options.examples or source,
-        max_dropped_fraction=run_data.max_dropped_fraction if limit is None else limit,
-    )
+    max_dropped = run_data.max_dropped_fraction if limit is None else limit
+    scored = _show(model, records, style, options.examples or source, max_dropped)
+    prompts = None
+    if options.sampling is not None:
+        prompts = generated_answers.make_prompts(
+            model, scored, options.sampling.max_new_tokens, max_dropped
+        )
+    scores = _score(model, scored, style, policy, options.tokens_per_batch)
     rows = policies.predictions(scored, scores, policy)
     metrics = api.metrics_of_rows(rows, scores, policy) | {'policy': options.policy}
     metrics |= calibrations.metrics_of(calibration, rows, model.behaviors.levels)
+    if prompts is not None and options.sampling is not None:
+        rows, metrics[eval_folder.GENERATED] = generated_answers.answer(
+            model,
+            prompts,
+            rows,
+            scores,
+            policy=policy,
+            sampling=options.sampling,
+            with_words=eval_folder.may_hold_words(source),
+        )
+        processes.log_first(generated_answers.describe(metrics[eval_folder.GENERATED]))
     if scores.confusion_CKK is not None:
         _check_counts(metrics, scores)
     metrics |= {'left_out': len(records) - len(scored), 'split': options.split, **settings}
@@ -174,29 +192,32 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     return metrics
 
 
-def _score(
+def _show(
     model: Model,
     records: Sequence[Record],
     style: PromptStyle,
-    options: EvaluateOptions,
-    *,
     examples: str,
     max_dropped_fraction: float,
-) -> tuple[list[Record], Scores]:
-    """Returns the records as they were shown, without those that are too long, and their scores."""
+) -> list[Record]:
+    """Returns the records as they are shown to the model, without those that are too long."""
     renderer = scoring.renderer_of(model)
     shown = show_in_style(style, records, renderer, model.behaviors, examples)
-    shown = scoring.drop_too_long(shown, renderer, model.network, max_dropped_fraction)
-    # The records are in their style already.
+    return scoring.drop_too_long(shown, renderer, model.network, max_dropped_fraction)
+
+
+def _score(
+    model: Model, shown: Sequence[Record], style: PromptStyle, policy: str, tokens_per_batch: int
+) -> Scores:
+    """Returns the scores of records that are in their style already."""
     with progress('evaluate', len(shown), shown=processes.is_first()) as bar:
         scores = api.score_records(
             model,
             shown,
-            policy=options.policy,
-            tokens_per_batch=options.tokens_per_batch,
+            policy=policy,
+            tokens_per_batch=tokens_per_batch,
             on_batch=bar.update,
         )
-    return shown, dataclasses.replace(scores, prompt=style.name)
+    return dataclasses.replace(scores, prompt=style.name)
 
 
 def _check_counts(metrics: Mapping[str, Any], scores: Scores) -> None:

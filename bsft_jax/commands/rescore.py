@@ -56,6 +56,8 @@ def rescore(options: RescoreOptions) -> tuple[pathlib.Path, dict[str, Any]]:
     directory = source.parent / (options.name or _name(source.name, old, options.policy))
     if directory == source:
         raise UserError('would be replaced by what is made of it', where=where, fix='give a --name')
+    # What was generated was generated under the old policy.
+    rows = [{k: v for k, v in row.items() if k != eval_folder.GENERATED} for row in rows]
     new_rows = policies.apply_policy(rows, policy)
     metrics = metrics_lib.metrics_from_predictions(
         new_rows,
@@ -66,8 +68,9 @@ def rescore(options: RescoreOptions) -> tuple[pathlib.Path, dict[str, Any]]:
         levels=old['behaviors'],
     )
     metrics |= calibrations.metrics_of(calibration, new_rows, old['behaviors'])
-    # What it says of a calibration belongs to the policy that is left.
-    kept = {key: value for key, value in old.items() if key != calibrations.SECTION}
+    dropped = calibrations.SECTION, eval_folder.GENERATED
+    # What it says of these belongs to the policy that is left.
+    kept = {k: v for k, v in old.items() if k not in dropped}
     metrics = {**kept, **metrics, 'rescored': old.get('rescored', source.name)}
     with contextlib.ExitStack() as stack:
         with files.writing(directory):

@@ -19,7 +19,7 @@ from bsft_jax.hub import pretrained
 from bsft_jax.hub.pretrained import PretrainedSpec
 from bsft_jax.parallel import env, processes, sharding
 from bsft_jax.parallel import mesh as mesh_lib
-from bsft_jax.training import loop, setup
+from bsft_jax.training import loop, setup, trackers
 from bsft_jax.training import state as state_lib
 from bsft_jax.training import workdir as workdir_lib
 from bsft_jax.training.checkpoint import Checkpoints
@@ -39,6 +39,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> None:
     config_lib.validate(config)
     evaluators.check_evaluators(config)
     workdir = pathlib.Path(workdir)
+    workdir_lib.on_first_process(workdir, lambda: trackers.check(config))
     # Whatever can be refused is refused before the workdir is created or a weight is read.
     spec = setup.read_base(config)
     workdir_lib.check_workdir(workdir, config, spec)

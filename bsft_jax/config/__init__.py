@@ -8,6 +8,7 @@ from bsft_jax.config.schema import (
     MESH_AXES,
     MODES,
     REMAT,
+    TRACKERS,
     CheckpointConfig,
     ComputeConfig,
     DataConfig,
@@ -18,6 +19,7 @@ from bsft_jax.config.schema import (
     OptimizerConfig,
     ProfileConfig,
     RunConfig,
+    TrackingConfig,
     TrainConfig,
 )
 from bsft_jax.config.serialization import (
@@ -36,6 +38,7 @@ __all__ = [
     'MESH_AXES',
     'MODES',
     'REMAT',
+    'TRACKERS',
     'CheckpointConfig',
     'ComputeConfig',
     'DataConfig',
@@ -46,6 +49,7 @@ __all__ = [
     'OptimizerConfig',
     'ProfileConfig',
     'RunConfig',
+    'TrackingConfig',
     'TrainConfig',
     'differences',
     'flatten',

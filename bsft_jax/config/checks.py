@@ -8,7 +8,16 @@ from collections.abc import Iterable
 
 from bsft_jax import behaviors as behaviors_lib
 from bsft_jax.config import curriculum, types
-from bsft_jax.config.schema import ARMS, ATTENTION, LINEAR_MAPS, MESH_AXES, MODES, REMAT, RunConfig
+from bsft_jax.config.schema import (
+    ARMS,
+    ATTENTION,
+    LINEAR_MAPS,
+    MESH_AXES,
+    MODES,
+    REMAT,
+    TRACKERS,
+    RunConfig,
+)
 from bsft_jax.errors import UserError
 from bsft_jax.records import taxonomy
 
@@ -84,6 +93,8 @@ def validate(config: RunConfig) -> RunConfig:
     _check_frozen(config)
     _check_steps(config)
     _check_mesh(config)
+    for name in config.tracking.names:
+        _check_choice('tracking.report_to', name, ('none', *TRACKERS))
     return config
 
 

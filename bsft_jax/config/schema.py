@@ -32,6 +32,7 @@ MODES = {
     'behavior_rows': ('behavior/.*',),
 }
 
+TRACKERS = ('wandb', 'trackio')
 ATTENTION = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
 REMAT = ('none', 'dots', 'minimal', 'full', 'offload')
 MESH_AXES = ('data', 'fsdp', 'context', 'tensor')
@@ -301,6 +302,27 @@ class ProfileConfig:
 
 
 @dataclasses.dataclass
+class TrackingConfig:
+    """Describes where metrics are sent besides the files of the workdir; by default nowhere.
+
+    Attributes:
+      report_to: trackers, separated by commas, of TRACKERS; `none` for none.
+      project: project there; empty for `WANDB_PROJECT` or `TRACKIO_PROJECT`, else `bsft_jax`.
+      run_name: name of the run there; empty for that of the workdir.
+    """
+
+    report_to: str = free('none')
+    project: str = free('')
+    run_name: str = free('')
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of the trackers, each once."""
+        names = (name.strip() for name in self.report_to.split(','))
+        return () if self.report_to == 'none' else tuple(dict.fromkeys(names))
+
+
+@dataclasses.dataclass
 class RunConfig:
     """Describes a run.
 
@@ -324,6 +346,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
+    tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
 
     @property
     def steps(self) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -236,6 +237,7 @@ def generate(
     stop_id: int,
     sampling: Sampling,
     labels: Sequence[int] | np.ndarray | None = None,
+    seeds: Sequence[int] | None = None,
     tokens_per_batch: int = 8192,
     on_batch: Callable[[int], object] = lambda _: None,
 ) -> list[Generation]:
@@ -243,8 +245,8 @@ def generate(
 
     `stop_id` ends an answer, and so does each id that `ends.end_ids` finds in the model's files.
 
-    The result of a prompt does not depend on the others: sampling keys are derived from the seed
-    and its index.
+    The result of a prompt does not depend on the others: its sampling key is derived from the seed
+    of the sampling and its own one.
 
     Args:
       model: the model.
@@ -253,6 +255,7 @@ def generate(
       stop_id: id that ends an answer.
       sampling: length, temperature, nucleus and seed.
       labels: indices of the labelled behaviors, for policy `oracle`.
+      seeds: a number of 32 bits for each prompt; None takes their indices.
       tokens_per_batch: approximate tokens that a device holds at a time.
       on_batch: called after each batch with the number of its prompts.
 
@@ -276,7 +279,8 @@ def generate(
     num_prompts, shards = len(prompts), mesh_lib.batch_shards(model.mesh)
     row_sharding = sharding.row_sharding(model.mesh)
     seed_key = jax.random.key(sampling.seed)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(seed_key, jnp.arange(num_prompts))
+    seeds_R = np.asarray(range(num_prompts) if seeds is None else seeds, np.uint32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(seed_key, seeds_R)
     keys_R = np.asarray(jax.random.key_data(keys))
     labels_R = np.zeros(num_prompts, np.int32) if labels is None else np.asarray(labels)
     order = sorted(range(num_prompts), key=lambda i: -len(prompts[i]))
@@ -339,6 +343,14 @@ def _to_generation(
     names = model.behaviors.names
     logprobs = dict(zip(names, behavior_logprobs_n.tolist(), strict=True))
     return Generation(ids, names[branch - 1] if branch else None, logprobs)
+
+
+def seed_of_record(id: str) -> int:
+    """Returns the seed of a record's answer, 32 bits that follow from its id alone.
+
+    So an answer that is drawn does not change with the records beside it.
+    """
+    return zlib.crc32(id.encode(errors='surrogatepass'))
 
 
 def answer_to_dict(model: Model, generation: Generation) -> dict[str, Any]:

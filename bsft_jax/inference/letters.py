@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bsft_jax.records.record import option_words
+from bsft_jax.records.record import Record, option_words
 
 # Thoughts that a reasoning model writes before its answer.
 _THOUGHTS = '</think>'
@@ -122,6 +122,26 @@ def find_words(text: str, options: Sequence[str]) -> int | None:
         if len(longest) == 1:
             return longest[0]
     return None
+
+
+def wrong_option(record: Record, levels: Mapping[str, float]) -> int:
+    """Returns the option that an answer counts as which names none: a wrong one.
+
+    It is one of the lowest level, as nothing was raised; of these the next after the right one.
+    """
+    num_options = len(record.options)
+    others = [(record.answer + step) % num_options for step in range(1, num_options)]
+    stands_for = record.option_behaviors or ('',) * num_options
+    return min(others, key=lambda option: levels.get(stands_for[option], 0.0))
+
+
+def mentions(text: str, groups: Sequence[Sequence[str]]) -> list[bool]:
+    """Returns for each group of phrases whether a text holds one of them, as whole words.
+
+    Case and the signs between words do not count: `INR-check` holds `INR check`.
+    """
+    said = f' {_plain(text)} '
+    return [any(f' {_plain(phrase)} ' in said for phrase in group) for group in groups]
 
 
 def _answer_start(text: str) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -18,6 +19,7 @@ from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import processes
 from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import step as step_lib
+from bsft_jax.training import trackers
 from bsft_jax.training.checkpoint import Checkpoints
 from bsft_jax.training.preemption import preemption_signal, raise_if_preempted
 from bsft_jax.training.progress import progress
@@ -80,13 +82,23 @@ def train(
     batches = loader.iterate(source, start, config.steps)
     shown = processes.is_first()
     bar = progress(f'{config.arm} steps', config.steps, start, shown=shown)
-    metrics_file = MetricsFile(context.workdir / 'metrics.jsonl', start, writes=shown)
+    metrics_file = MetricsFile(
+        context.workdir / 'metrics.jsonl',
+        start,
+        writes=shown,
+        start_trackers=functools.partial(trackers.start, config, context.workdir),
+    )
     logger = MetricsLogger(config, metrics_file, clock, bar)
     trace = Trace(config.trace_steps, context.workdir / 'profile')
     config_dict, stopping = config.to_dict(), False
 
     with contextlib.ExitStack() as stack:
-        for resource in (metrics_file, bar, trace):
+
+        @stack.push
+        def close_metrics(kind: type[BaseException] | None, *_: Any) -> None:
+            metrics_file.close(failed=kind is not None, stopped=stopping)
+
+        for resource in (bar, trace):
             stack.callback(resource.close)
         stack.enter_context(jax.set_mesh(mesh))
         batch = loader.to_device(next(batches), mesh, source.local_rows, source.rows)

@@ -1,4 +1,4 @@
-"""Telemetry: metrics.jsonl with its TensorBoard copy, clock and profiler trace."""
+"""Telemetry: metrics.jsonl with its copies for TensorBoard and trackers, clock, profiler trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import pathlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,24 +20,38 @@ from bsft_jax import files
 from bsft_jax.config import RunConfig
 from bsft_jax.errors import UserError
 from bsft_jax.training import optimizer as optimizer_lib
+from bsft_jax.training.trackers import LAST_SECONDS, STOPPED_SECONDS, Reporter
 
 _FLUSH_SECONDS = 10
 
 
+Lines = list[dict[str, float]]
+
+
 class MetricsFile:
     """Writes `metrics.jsonl`, a JSON object a line with its `step`, and the same to `tensorboard/`.
+
+    Trackers get the same from `start_trackers(kept, dropped)`, the lines that the file held.
 
     Opening it for a run that continues at `step` drops lines beyond that step and lines that it did
     not write whole, and writes TensorBoard's event files anew from the lines that stay. Without
     `writes`, in every process but the first, it touches no file.
     """
 
-    def __init__(self, path: pathlib.Path, step: int, *, writes: bool = True):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        step: int,
+        *,
+        writes: bool = True,
+        start_trackers: Callable[[Lines, Lines], list[Reporter]] = lambda *_: [],
+    ):
         self._writes = writes
         if not writes:
             return
         self._path = path
-        rows = [row for row in files.read_metrics(path) if row['step'] <= step]
+        lines = files.read_metrics(path)
+        rows = [row for row in lines if row['step'] <= step]
         files.write_lines(path, rows)
         with files.writing(path):
             self._file = path.open('ab', buffering=0)
@@ -46,6 +60,7 @@ class MetricsFile:
             for old in folder.glob('events.out.tfevents.*'):
                 old.unlink()
             self._events = EventFile(folder)
+        self._reporters = start_trackers(rows, [row for row in lines if row['step'] > step])
         for row in rows:
             self._events.write(int(row.pop('step')), row)
 
@@ -59,13 +74,23 @@ class MetricsFile:
             while rest:
                 rest = rest[self._file.write(rest) :]
         self._events.write(step, values)
+        for reporter in self._reporters:
+            reporter.write(step, values)
 
-    def close(self) -> None:
-        """Closes both files."""
+    def close(self, *, failed: bool = False, stopped: bool = False) -> None:
+        """Closes both files and ends the trackers, for which it waits a while.
+
+        Args:
+          failed: whether the run ends by an error.
+          stopped: whether it was told to stop, and by whoever does not wait for long.
+        """
         if not self._writes:
             return
         self._file.close()
         self._events.close()
+        for reporter in self._reporters:
+            seconds = STOPPED_SECONDS if failed or stopped else LAST_SECONDS
+            reporter.close(failed=failed, seconds=seconds)
 
 
 class EventFile:

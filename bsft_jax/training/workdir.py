@@ -25,7 +25,7 @@ from bsft_jax.training import run_record
 # File name of the text of `data.chat_template`, for a run that names one.
 TEMPLATE = 'chat_template.jinja'
 # What a workdir holds in folders; its other files are files.
-_FOLDERS = ('checkpoints', 'damaged', 'tensorboard', 'profile', 'eval')
+_FOLDERS = ('checkpoints', 'damaged', 'tensorboard', 'profile', 'eval', 'wandb')
 
 PACKAGES = (
     'bsft_jax',

@@ -128,7 +128,7 @@ def test_an_answer_without_an_option_raises_nothing():
 
     def wrong(answer, stands=stands):
         record = Record((), options=tuple('abcd'), option_behaviors=stands, answer=answer)
-        return endpoint_lib.wrong_option(record, levels)
+        return letters.wrong_option(record, levels)
 
     assert [wrong(answer) for answer in range(4)] == [1, 2, 1, 1]
     assert [wrong(answer, ()) for answer in range(4)] == [1, 2, 3, 0]
