@@ -318,8 +318,8 @@ class TrackingConfig:
     @property
     def names(self) -> tuple[str, ...]:
         """Returns the names of the trackers, each once."""
-        names = (name.strip() for name in self.report_to.split(','))
-        return () if self.report_to == 'none' else tuple(dict.fromkeys(names))
+        names = dict.fromkeys(name.strip() for name in self.report_to.split(','))
+        return tuple(name for name in names if name != 'none')
 
 
 @dataclasses.dataclass

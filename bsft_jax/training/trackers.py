@@ -76,7 +76,10 @@ class WandbTracker:
             disable_code=True,
             disable_git=True,
             disable_job_creation=True,
-            finish_timeout=LAST_SECONDS,
+            # Ends before the thread is given up.
+            finish_timeout=LAST_SECONDS - 10,
+            host='',
+            init_timeout=LAST_SECONDS,
             save_code=False,
             x_disable_machine_info=True,
             x_disable_meta=True,
@@ -101,10 +104,11 @@ class WandbTracker:
         import wandb
 
         try:
-            wandb.login()
+            # A server that cannot be reached at the moment is no reason not to train.
+            wandb.login(verify=False)
         except Exception as error:
             raise UserError(
-                str(error) or type(error).__name__,
+                f'Weights & Biases knows no account to send to ({str(error).rstrip(".")})',
                 where='--config.tracking.report_to=wandb',
                 fix='run `wandb login`, or set WANDB_MODE=offline',
             ) from error
@@ -174,7 +178,7 @@ class Reporter:
         """
         self._name, self._make_tracker, self._sent = name, make_tracker, frozenset(sent)
         self._lines: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
-        self._failed = self._is_over = False
+        self._failed = self._is_over = self._has_warned = False
         self._thread = threading.Thread(target=self._work, daemon=True, name=f'tracker {name}')
         self._thread.start()
 
@@ -203,6 +207,9 @@ class Reporter:
             self._is_over = True
 
     def _warn(self, problem: str) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
         processes.log_first(
             f'warning: {self._name} gets no more metrics ({problem}); metrics.jsonl has them all'
         )

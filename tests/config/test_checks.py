@@ -45,6 +45,8 @@ from tests.config.config_with import config_with
         ('mesh.fsdp', -1),
         ('mesh.tensor', 0),
         ('log_interval', 0),
+        ('tracking.report_to', 'tensorboard'),
+        ('tracking.report_to', 'wandb,'),
         ('behaviors', (Behavior('reactive', 0.0, 'x'),)),
         ('behaviors', (Behavior('a', 0.0, 'x'), Behavior('b', 1.5, 'x'))),
         ('behaviors', (Behavior('a', 0.0, 'x'), Behavior('b', 1.0, ' '))),
