@@ -138,10 +138,11 @@ def wrong_option(record: Record, levels: Mapping[str, float]) -> int:
 def mentions(text: str, groups: Sequence[Sequence[str]]) -> list[bool]:
     """Returns for each group of phrases whether a text holds one of them, as whole words.
 
-    Case and the signs between words do not count: `INR-check` holds `INR check`.
+    Case and the signs between words do not count: `INR-check` holds `INR check`. A phrase without
+    a word is held by no text.
     """
     said = f' {_plain(text)} '
-    return [any(f' {_plain(phrase)} ' in said for phrase in group) for group in groups]
+    return [any(f' {words} ' in said for words in map(_plain, group) if words) for group in groups]
 
 
 def _answer_start(text: str) -> int:

@@ -12,6 +12,8 @@ from sklearn.metrics import f1_score
 
 import bsft_jax
 from bsft_jax import files
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS
+from bsft_jax.commands import generated_answers
 from bsft_jax.commands.rescore import RescoreOptions, rescore
 from bsft_jax.data import sources
 from bsft_jax.errors import UserError
@@ -20,18 +22,22 @@ from bsft_jax.inference.decoding import Sampling
 from bsft_jax.records.record import evenly_spaced_subset, write_jsonl
 from tests import run as runs
 from tests.conftest import ROOT
-from tests.training.small_run import small_run
 
-SOURCE, LIMIT, LENGTH = 'synthetic:40', 24, 12
+SOURCE, LIMIT, LENGTH = 'synthetic:40', 12, 8
 LEVELS = {'reactive': 0.0, 'proactive': 1.0}
 
 
 @pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    """Returns the folder of a model that knows the behaviors and names some options in words."""
+    model = bsft_jax.load_model('tiny-clinical', behaviors=DEFAULT_BEHAVIORS)
+    return str(bsft_jax.save_model(model, tmp_path_factory.mktemp('models') / 'model'))
+
+
+@pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-    """Returns a run that has learned to begin its answers with a letter."""
-    workdir = tmp_path_factory.mktemp('runs') / 'run'
-    runs.train(small_run('tiny-clinical'), workdir)
-    return str(workdir)
+    """Returns the folder of the results."""
+    return str(tmp_path_factory.mktemp('results'))
 
 
 @pytest.fixture(scope='module')
@@ -40,13 +46,13 @@ def records():
 
 
 @pytest.fixture(scope='module')
-def evaluated(workdir):
+def evaluated(workdir, model):
     """Returns a call that evaluates with generation, once under each policy."""
     known = {}
 
     def evaluate(policy):
         if policy not in known:
-            known[policy] = evaluate_in_words(workdir, policy=policy)
+            known[policy] = evaluate_in_words(workdir, model=model, policy=policy)
         return known[policy]
 
     return evaluate
@@ -55,7 +61,7 @@ def evaluated(workdir):
 def evaluate_in_words(workdir, temperature=0.0, seed=0, **options):
     """Returns the rows and metrics of an evaluation, in a folder that its settings name."""
     sampling = Sampling(LENGTH, temperature=temperature, seed=seed)
-    options = {'limit': LIMIT, 'name': 'words', **options}
+    options = {'limit': LIMIT, 'name': 'words', 'data': SOURCE, **options}
     metrics = runs.evaluate(workdir=workdir, sampling=sampling, **options)
     rows = files.read_lines(f'{workdir}/eval/{options["name"]}/predictions.jsonl')
     return rows, metrics
@@ -71,11 +77,11 @@ def texts_of(rows):
 
 
 @pytest.mark.parametrize('policy', ['auto', 'none', 'oracle', 'forced:proactive'])
-def test_greedy_answers_are_those_of_generate(workdir, records, evaluated, tmp_path, policy):
+def test_greedy_answers_are_those_of_generate(model, records, evaluated, tmp_path, policy):
     rows, _ = evaluated(policy)
     write_jsonl(tmp_path / 'asked.jsonl', records)
     answers = runs.generate(
-        workdir=workdir,
+        model=model,
         input_file=str(tmp_path / 'asked.jsonl'),
         policy=policy,
         sampling=Sampling(LENGTH),
@@ -84,7 +90,7 @@ def test_greedy_answers_are_those_of_generate(workdir, records, evaluated, tmp_p
     assert texts_of(rows) == [answer['text'] for answer in answers]
     expected = [letter_in(a['text'], r) for a, r in zip(answers, records, strict=True)]
     assert [row['generated']['letter'] for row in rows] == expected
-    assert len(set(expected) - {None}) > 1
+    assert set(expected) > {None}
 
 
 def test_macro_f1_is_that_of_the_letters(records, evaluated):
@@ -118,9 +124,8 @@ def test_macro_f1_is_that_of_the_letters(records, evaluated):
     assert metrics['overall']['n'] == LIMIT and metrics['policy'] == 'auto'
 
 
-def test_no_option_counts_as_wrong_and_mentions_are_counted(evaluated, workdir, monkeypatch):
+def test_no_option_counts_as_wrong_and_mentions_are_counted(model, workdir, monkeypatch):
     said = {'A': 'Answer: A. Check the INR first.', 'none': 'I cannot say.'}
-    rows, metrics = evaluated('auto')
     path = f'{workdir}/../asked.jsonl'
     source = [r for r in sources.load_records(SOURCE, 'test') if not r.must_mention][:4]
     fields = [
@@ -140,7 +145,9 @@ def test_no_option_counts_as_wrong_and_mentions_are_counted(evaluated, workdir, 
         return [{'text': text, 'ids': [0]} for text in replies]
 
     monkeypatch.setattr(bsft_jax.api, 'answer_prompts', answer_prompts)
-    rows, metrics = evaluate_in_words(workdir, data=f'jsonl:{path}', limit=0, name='mentions')
+    rows, metrics = evaluate_in_words(
+        workdir, model=model, data=f'jsonl:{path}', limit=0, name='mentions'
+    )
     # These records are somebody's: their answers' words are not kept.
     assert [row['generated'] for row in rows] == [
         {'letter': 'A', 'mentions': True, 'false_alarm': None},
@@ -155,9 +162,9 @@ def test_no_option_counts_as_wrong_and_mentions_are_counted(evaluated, workdir, 
     assert section['accuracy'] == ([r.answer for r in asked[:2]].count(0)) / 4
 
 
-def test_devices_and_batches_change_no_greedy_answer(workdir, records, evaluated):
+def test_devices_and_batches_change_no_greedy_answer(model, records, evaluated):
     rows, _ = evaluated('auto')
-    model = bsft_jax.load_model(workdir)
+    model = bsft_jax.load_model(model)
     assert model.mesh.size == 1
     answers = bsft_jax.generate_answers(model, records, max_new_tokens=LENGTH)
     assert [answer['text'] for answer in answers] == texts_of(rows)
@@ -173,8 +180,8 @@ def test_devices_and_batches_change_no_greedy_answer(workdir, records, evaluated
     assert [answer.ids for answer in alone] == [answer['ids'] for answer in answers[:4]]
 
 
-def test_a_drawn_answer_depends_on_the_seed_and_on_its_record_alone(workdir):
-    draw = dict(workdir=workdir, temperature=1.0, policy='none')
+def test_a_drawn_answer_depends_on_the_seed_and_on_its_record_alone(model, workdir):
+    draw = dict(workdir=workdir, model=model, temperature=1.0, policy='none')
     all_rows, _ = evaluate_in_words(**draw)
     few, _ = evaluate_in_words(**draw, limit=LIMIT // 2, subset='hard')
     texts = dict(zip([row['id'] for row in all_rows], texts_of(all_rows), strict=True))
@@ -185,8 +192,8 @@ def test_a_drawn_answer_depends_on_the_seed_and_on_its_record_alone(workdir):
     assert texts_of(other) != texts_of(all_rows)
 
 
-def test_a_dial_by_category_begins_answers_as_it_scored_them(workdir, evaluated):
-    silent, _ = evaluate_in_words(workdir, policy='dial:-1000,omission_detection=1000')
+def test_a_dial_by_category_begins_answers_as_it_scored_them(model, workdir, evaluated):
+    silent, _ = evaluate_in_words(workdir, model=model, policy='dial:-1000,omission_detection=1000')
     forced, _ = evaluated('forced:proactive')
     chosen = [row['category'] == 'omission_detection' for row in silent]
     assert 0 < sum(chosen) < len(silent)
@@ -194,42 +201,49 @@ def test_a_dial_by_category_begins_answers_as_it_scored_them(workdir, evaluated)
         assert row['behavior_prediction'] == ('proactive' if is_raised else 'reactive')
         if is_raised:
             assert row['generated'] == beside['generated']
-    quiet, _ = evaluate_in_words(workdir, policy='forced:reactive')
+    quiet, _ = evaluated('forced:reactive')
     assert [
         row['generated'] for row, is_raised in zip(silent, chosen, strict=True) if not is_raised
     ] == [row['generated'] for row, is_raised in zip(quiet, chosen, strict=True) if not is_raised]
 
 
-def test_another_policy_on_stored_scores_has_no_generated_answers(workdir, evaluated):
-    rows, _ = evaluate_in_words(workdir, name='stored')
+def test_another_policy_on_stored_scores_has_no_generated_answers(model, workdir):
+    rows, _ = evaluate_in_words(workdir, model=model, limit=2, name='stored')
     assert 'generated' in rows[0]
     folder, metrics = rescore(RescoreOptions(f'{workdir}/eval/stored', 'none', 'again'))
     assert 'generated' not in metrics
     assert not any('generated' in row for row in files.read_lines(folder / 'predictions.jsonl'))
 
 
-def test_records_that_leave_no_room_are_left_out_or_refused(workdir, monkeypatch):
-    computed = []
-    monkeypatch.setattr(bsft_jax.api, 'score_records', lambda *_, **__: computed.append(1))
-    options = dict(workdir=workdir, limit=LIMIT, name='long')
-    with pytest.raises(
-        UserError, match='24 of 24 records leave no room for 5000 new tokens in the'
-    ):
-        runs.evaluate(**options, sampling=Sampling(5000))
-    assert not computed
-    monkeypatch.undo()
-    model = bsft_jax.load_model(workdir)
-    records = evenly_spaced_subset(sources.load_records(SOURCE, 'test'), LIMIT)
-    lengths = sorted(map(len, scoring.renderer_of(model).prompt_ids_of(records)))
-    room = model.network.arch.max_positions - lengths[-2]
-    sampling = Sampling(room)
-    with pytest.raises(UserError, match=f'1 of 24 records leave no room .* has {lengths[-1]}; low'):
-        runs.evaluate(**options, sampling=sampling)
+def test_records_that_leave_no_room_are_left_out_or_refused(model, records, capsys):
+    opened = bsft_jax.load_model(model)
+    lengths = list(map(len, scoring.renderer_of(opened).prompt_ids_of(records)))
+    positions = opened.network.arch.max_positions
+    # The longest prompts do not fit.
+    new = positions - max(lengths) + 1
+    fitting = [length + new <= positions for length in lengths]
+    dropped = fitting.count(False)
+    assert 0 < dropped < len(records)
+    prompts = generated_answers.make_prompts(opened, records, new, 0.9)
+    kept = [record for record, fits in zip(records, fitting, strict=True) if fits]
+    assert prompts.records == kept and len(prompts.ids) == len(kept)
+    line = f'{dropped} of 12 records are too long to be answered in words\n'
+    assert capsys.readouterr().err == line
+    match = (
+        f'--max_new_tokens: {dropped} of 12 records leave no room for {new} new tokens in the '
+        f'{positions} positions of the model, the longest has {max(lengths)}; lower it'
+    )
+    with pytest.raises(UserError, match=match):
+        generated_answers.make_prompts(opened, records, new, 0.0)
+    with pytest.raises(UserError, match='12 of 12 records leave no room'):
+        generated_answers.make_prompts(opened, records, positions, 1.0)
 
 
-def test_a_policy_without_a_beginning_is_refused(workdir):
+def test_a_policy_without_a_beginning_is_refused(model, tmp_path):
     with pytest.raises(UserError, match='--policy=mixture: chooses no behavior to begin'):
-        runs.evaluate(workdir=workdir, policy='mixture', sampling=Sampling(4))
+        runs.evaluate(
+            workdir=str(tmp_path), model=model, data=SOURCE, policy='mixture', sampling=Sampling(4)
+        )
 
 
 @pytest.mark.parametrize(
@@ -256,17 +270,24 @@ def test_flags_that_do_not_go_together_are_refused(flags, line, tmp_path):
     assert done.stderr.startswith(f'error: {line}') and not list(tmp_path.iterdir())
 
 
-def test_the_command_says_what_the_answers_choose(workdir, tmp_path):
-    flags = ['--generate', '--max_new_tokens=4', '--limit=3', '--policy=oracle']
+def test_the_command_says_what_the_answers_choose(model, tmp_path):
+    flags = [f'--workdir={tmp_path}', f'--model={model}', f'--data={SOURCE}', '--name=words']
+    flags += ['--generate', '--max_new_tokens=4', '--limit=3', '--policy=oracle']
     done = subprocess.run(
-        [sys.executable, '-m', 'bsft_jax.evaluate', f'--workdir={workdir}', *flags],
+        [sys.executable, '-m', 'bsft_jax.evaluate', *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (folder,) = (ROOT / workdir / 'eval').glob('test-oracle-generate-max_new_tokens4-limit3')
-    section = json.loads((folder / 'metrics.json').read_text())['generated']
-    share = f'{section["unparsed"]:.1%} of {section["n"]} answers name no option'
+    section = json.loads((tmp_path / 'eval/words/metrics.json').read_text())['generated']
+    share = f'{section["unparsed"]:.1%} of 3 answers name no option'
     assert f'generated: macro-F1 {section["macro_f1"]:.3f} (' in done.stderr
-    assert share in done.stderr and section['cut'] > 0
+    assert share in done.stderr and (section['cut'], section['max_new_tokens']) == (3, 4)
+
+
+def test_the_name_of_a_folder_holds_what_is_not_the_default():
+    assert generated_answers.name_parts(None) == []
+    assert generated_answers.name_parts(Sampling(64)) == ['generate']
+    sampling = Sampling(64, temperature=0.5, seed=3)
+    assert generated_answers.name_parts(sampling) == ['generate', 'temperature0.5', 'seed3']

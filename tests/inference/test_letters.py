@@ -104,3 +104,17 @@ def test_the_first_token_answers_where_the_words_do_not():
     # The words of an option count before the alternatives of a token.
     assert read_choice('Wait', tokens(('Wait', {'A': -3.0, 'Wait': -0.1})), OPTIONS).option == 3
     assert letters.UNNAMED < -10
+
+
+@pytest.mark.parametrize(
+    ('text', 'groups', 'found'),
+    [
+        ('Check the INR-level first.', [['inr level'], ['Check', 'order']], [True, True]),
+        ('Check the INRs.', [['inr'], ['the', 'inr']], [False, True]),
+        ('', [['inr'], [''], ['.'], []], [False, False, False, False]),
+        ('ALLERGIE GEGEN STRASSE', [['gegen straße']], [True]),
+        ('anything', [], []),
+    ],
+)
+def test_mentions_are_whole_words_in_their_order(text, groups, found):
+    assert letters.mentions(text, groups) == found
