@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -63,7 +64,8 @@ def evaluate_in_words(workdir, temperature=0.0, seed=0, **options):
     sampling = Sampling(LENGTH, temperature=temperature, seed=seed)
     options = {'limit': LIMIT, 'name': 'words', 'data': SOURCE, **options}
     metrics = runs.evaluate(workdir=workdir, sampling=sampling, **options)
-    rows = files.read_lines(f'{workdir}/eval/{options["name"]}/predictions.jsonl')
+    folder = pathlib.Path(workdir) / 'eval' / options['name']
+    rows = files.read_lines(folder / 'predictions.jsonl')
     return rows, metrics
 
 
