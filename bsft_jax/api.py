@@ -170,8 +170,10 @@ def generate_answers(
         policy=policy,
         stop_id=renderer.stop_id,
         sampling=Sampling(**sampling),
-        labels=policies.label_indices(shown, model.behaviors, parsed),
-        seeds=[decoding.seed_of_record(record.id) for record in records],
+        of_prompts=decoding.PerPrompt(
+            policies.label_indices(shown, model.behaviors, parsed),
+            [decoding.seed_of_record(record.id) for record in records],
+        ),
         on_batch=on_batch,
     )
 

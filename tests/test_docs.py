@@ -23,7 +23,9 @@ COMMANDS = {
 BASES = (ROOT, ROOT / 'bsft_jax', ROOT / 'launch')
 PATH = re.compile(r'`([\w./-]+\.(?:py|sh|sbatch|yaml|md)|(?:[\w-]+/)+)`')
 # Files that a user makes, and placeholders.
-USER_FOLDERS = 'runs|tfds|damaged|logs|points|profile|tensorboard|eval|checkpoints|behavior_bench'
+USER_FOLDERS = (
+    'runs|tfds|damaged|logs|points|profile|tensorboard|eval|checkpoints|behavior_bench|wandb'
+)
 NOT_OURS = re.compile(rf'^(?:{USER_FOLDERS})/|\bX\.py$|/FILE\.py$')
 FLAG = re.compile(r"flags\.DEFINE_\w+\(\s*'(\w+)'")
 

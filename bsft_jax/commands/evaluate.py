@@ -154,26 +154,8 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     limit = options.max_dropped_fraction
     max_dropped = run_data.max_dropped_fraction if limit is None else limit
     scored = _show(model, records, style, options.examples or source, max_dropped)
-    prompts = None
-    if options.sampling is not None:
-        prompts = generated_answers.make_prompts(
-            model, scored, options.sampling.max_new_tokens, max_dropped
-        )
-    scores = _score(model, scored, style, policy, options.tokens_per_batch)
-    rows = policies.predictions(scored, scores, policy)
-    metrics = api.metrics_of_rows(rows, scores, policy) | {'policy': options.policy}
+    rows, scores, metrics = _measure(model, scored, style, policy, options, max_dropped, source)
     metrics |= calibrations.metrics_of(calibration, rows, model.behaviors.levels)
-    if prompts is not None and options.sampling is not None:
-        rows, metrics[eval_folder.GENERATED] = generated_answers.answer(
-            model,
-            prompts,
-            rows,
-            scores,
-            policy=policy,
-            sampling=options.sampling,
-            with_words=eval_folder.may_hold_words(source),
-        )
-        processes.log_first(generated_answers.describe(metrics[eval_folder.GENERATED]))
     if scores.confusion_CKK is not None:
         _check_counts(metrics, scores)
     metrics |= {'left_out': len(records) - len(scored), 'split': options.split, **settings}
@@ -190,6 +172,34 @@ def _evaluate(options: EvaluateOptions, stack: contextlib.ExitStack) -> dict[str
     at_step = '' if model.step is None else f', step {model.step}'
     processes.log_first(f'written: {directory}{at_step}')
     return metrics
+
+
+def _measure(
+    model: Model,
+    shown: Sequence[Record],
+    style: PromptStyle,
+    policy: str,
+    options: EvaluateOptions,
+    max_dropped_fraction: float,
+    source: str,
+) -> tuple[list[dict[str, Any]], Scores, dict[str, Any]]:
+    """Returns predictions, scores and metrics of records, and of answers in words if asked."""
+    prompts, sampling = None, options.sampling
+    if sampling is not None:
+        prompts = generated_answers.make_prompts(
+            model, shown, sampling.max_new_tokens, max_dropped_fraction
+        )
+    scores = _score(model, shown, style, policy, options.tokens_per_batch)
+    rows = policies.predictions(shown, scores, policy)
+    metrics = api.metrics_of_rows(rows, scores, policy) | {'policy': options.policy}
+    if prompts is not None and sampling is not None:
+        with_words = eval_folder.may_hold_words(source)
+        rows, section = generated_answers.answer(
+            model, prompts, rows, scores, policy=policy, sampling=sampling, with_words=with_words
+        )
+        metrics[eval_folder.GENERATED] = section
+        processes.log_first(generated_answers.summary_line(section))
+    return rows, scores, metrics
 
 
 def _show(

@@ -118,15 +118,18 @@ def answer(
     """
     row_of = {row['id']: row for row in rows}
     asked = [row_of[record.id] for record in prompts.records]
+    labels = _labels(model, asked)
     with progress('generate', len(asked), shown=processes.is_first()) as bar:
         answers = api.answer_prompts(
             model,
             [record.id for record in prompts.records],
             prompts.ids,
-            **_behaviors(model, asked, policy),
+            policy=policy if labels is None else 'oracle',
             stop_id=prompts.stop_id,
             sampling=sampling,
-            seeds=[decoding.seed_of_record(record.id) for record in prompts.records],
+            of_prompts=decoding.PerPrompt(
+                labels, [decoding.seed_of_record(record.id) for record in prompts.records]
+            ),
             on_batch=bar.update,
         )
     options = [
@@ -160,7 +163,7 @@ def answer(
     return [{**row, GENERATED: said.get(row['id'])} for row in rows], section
 
 
-def describe(section: Mapping[str, Any]) -> str:
+def summary_line(section: Mapping[str, Any]) -> str:
     """Returns one line on what `metrics.json` says of generated answers."""
     groups = ', '.join(f'{name} {part["macro_f1"]:.3f}' for name, part in section['groups'].items())
     return (
@@ -169,14 +172,15 @@ def describe(section: Mapping[str, Any]) -> str:
     )
 
 
-def _behaviors(model: Model, rows: Sequence[Mapping[str, Any]], policy: str) -> dict[str, Any]:
-    """Returns the policy and labels that begin each answer as its scored prediction begins."""
+def _labels(model: Model, rows: Sequence[Mapping[str, Any]]) -> list[int] | None:
+    """Returns which behavior begins each answer, that of its scored prediction; None for none.
+
+    They are given to decoding as labels, for a dial may differ by category, which it does not know.
+    """
     if rows[0]['behavior_prediction'] is None:
-        return {'policy': policy}
+        return None
     index = {name: i for i, name in enumerate(model.behaviors.names)}
-    # A dial may differ by category, which decoding does not know.
-    labels = [index[row['behavior_prediction']] for row in rows]
-    return {'policy': 'oracle', 'labels': labels}
+    return [index[row['behavior_prediction']] for row in rows]
 
 
 def _mentions(record: Record, text: str) -> dict[str, bool | None]:

@@ -59,6 +59,22 @@ class Sampling:
         return self
 
 
+class PerPrompt(NamedTuple):
+    """Holds what belongs to each prompt.
+
+    Attributes:
+      labels: indices of the labelled behaviors, for policy `oracle`.
+      seeds: numbers of 32 bits, of which sampling keys are made; None takes the indices.
+    """
+
+    labels: Sequence[int] | np.ndarray | None = None
+    seeds: Sequence[int] | None = None
+
+
+# Prompts without labels or seeds of their own.
+_ALIKE = PerPrompt()
+
+
 @dataclasses.dataclass(frozen=True)
 class Generation:
     """Holds one answer.
@@ -236,8 +252,7 @@ def generate(
     policy: str,
     stop_id: int,
     sampling: Sampling,
-    labels: Sequence[int] | np.ndarray | None = None,
-    seeds: Sequence[int] | None = None,
+    of_prompts: PerPrompt = _ALIKE,
     tokens_per_batch: int = 8192,
     on_batch: Callable[[int], object] = lambda _: None,
 ) -> list[Generation]:
@@ -254,8 +269,7 @@ def generate(
       policy: how the behavior is chosen.
       stop_id: id that ends an answer.
       sampling: length, temperature, nucleus and seed.
-      labels: indices of the labelled behaviors, for policy `oracle`.
-      seeds: a number of 32 bits for each prompt; None takes their indices.
+      of_prompts: what belongs to each prompt.
       tokens_per_batch: approximate tokens that a device holds at a time.
       on_batch: called after each batch with the number of its prompts.
 
@@ -278,10 +292,8 @@ def generate(
         )
     num_prompts, shards = len(prompts), mesh_lib.batch_shards(model.mesh)
     row_sharding = sharding.row_sharding(model.mesh)
-    seed_key = jax.random.key(sampling.seed)
-    seeds_R = np.asarray(range(num_prompts) if seeds is None else seeds, np.uint32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(seed_key, seeds_R)
-    keys_R = np.asarray(jax.random.key_data(keys))
+    keys_R = _sampling_keys(sampling.seed, of_prompts.seeds, num_prompts)
+    labels = of_prompts.labels
     labels_R = np.zeros(num_prompts, np.int32) if labels is None else np.asarray(labels)
     order = sorted(range(num_prompts), key=lambda i: -len(prompts[i]))
     results: dict[int, Generation] = {}
@@ -312,6 +324,13 @@ def generate(
             )
         on_batch(len(chunk))
     return [results[i] for i in range(num_prompts)]
+
+
+def _sampling_keys(seed: int, seeds: Sequence[int] | None, num_prompts: int) -> np.ndarray:
+    """Returns the data of the sampling key of each prompt."""
+    seeds_R = np.asarray(range(num_prompts) if seeds is None else seeds, np.uint32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), seeds_R)
+    return np.asarray(jax.random.key_data(keys))
 
 
 def _pad_prompts(

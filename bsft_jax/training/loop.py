@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -82,22 +82,13 @@ def train(
     batches = loader.iterate(source, start, config.steps)
     shown = processes.is_first()
     bar = progress(f'{config.arm} steps', config.steps, start, shown=shown)
-    metrics_file = MetricsFile(
-        context.workdir / 'metrics.jsonl',
-        start,
-        writes=shown,
-        start_trackers=functools.partial(trackers.start, config, context.workdir),
-    )
+    metrics_file = _open_metrics(context, start, shown)
     logger = MetricsLogger(config, metrics_file, clock, bar)
     trace = Trace(config.trace_steps, context.workdir / 'profile')
     config_dict, stopping = config.to_dict(), False
 
     with contextlib.ExitStack() as stack:
-
-        @stack.push
-        def close_metrics(kind: type[BaseException] | None, *_: Any) -> None:
-            metrics_file.close(failed=kind is not None, stopped=stopping)
-
+        stack.push(lambda e, *_: metrics_file.close(failed=e is not None, stopped=stopping))
         for resource in (bar, trace):
             stack.callback(resource.close)
         stack.enter_context(jax.set_mesh(mesh))
@@ -146,3 +137,13 @@ def train(
     if stopping and step < config.steps:
         raise Preempted(f'by a signal; step {step} is saved, start again to continue')
     return state
+
+
+def _open_metrics(context: TrainContext, start: int, writes: bool) -> MetricsFile:
+    """Opens metrics.jsonl with its copies for a run that continues at `start`."""
+    return MetricsFile(
+        context.workdir / 'metrics.jsonl',
+        start,
+        writes=writes,
+        start_trackers=functools.partial(trackers.start, context.config, context.workdir),
+    )

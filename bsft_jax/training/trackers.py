@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 import pathlib
@@ -68,8 +69,7 @@ class WandbTracker:
     """Sends metrics to Weights & Biases; the variables `WANDB_…` say to which account, and how."""
 
     def __init__(self, run: TrackedRun):
-        import wandb
-
+        wandb = importlib.import_module('wandb')
         # Without these it also sends host, user, command, packages, git state, output and load.
         settings = wandb.Settings(
             console='off',
@@ -101,8 +101,7 @@ class WandbTracker:
         """Logs in, which asks for a key on a terminal; raises UserError without one elsewhere."""
         # It reports errors of its own, with their places in files, to somebody else.
         os.environ.setdefault('WANDB_ERROR_REPORTING', 'false')
-        import wandb
-
+        wandb = importlib.import_module('wandb')
         try:
             # A server that cannot be reached at the moment is no reason not to train.
             wandb.login(verify=False)
@@ -131,9 +130,7 @@ class TrackioTracker:
     def __init__(self, run: TrackedRun):
         # Its runs continue by name. What it prints is no result of the command.
         with contextlib.redirect_stdout(sys.stderr):
-            import trackio
-
-            self._run = trackio.init(
+            self._run = importlib.import_module('trackio').init(
                 project=run.project,
                 name=f'{run.name}-{run.id}',
                 config=run.config,
