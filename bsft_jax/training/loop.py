@@ -80,9 +80,8 @@ def train(
         context.network, optimizer, config.train.gradient_accumulation_steps, config.seed
     )
     batches = loader.iterate(source, start, config.steps)
-    shown = processes.is_first()
-    bar = progress(f'{config.arm} steps', config.steps, start, shown=shown)
-    metrics_file = _open_metrics(context, start, shown)
+    bar = progress(f'{config.arm} steps', config.steps, start, shown=processes.is_first())
+    metrics_file = _open_metrics(context, start)
     logger = MetricsLogger(config, metrics_file, clock, bar)
     trace = Trace(config.trace_steps, context.workdir / 'profile')
     config_dict, stopping = config.to_dict(), False
@@ -139,11 +138,11 @@ def train(
     return state
 
 
-def _open_metrics(context: TrainContext, start: int, writes: bool) -> MetricsFile:
+def _open_metrics(context: TrainContext, start: int) -> MetricsFile:
     """Opens metrics.jsonl with its copies for a run that continues at `start`."""
     return MetricsFile(
         context.workdir / 'metrics.jsonl',
         start,
-        writes=writes,
+        writes=processes.is_first(),
         start_trackers=functools.partial(trackers.start, context.config, context.workdir),
     )
