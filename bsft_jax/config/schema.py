@@ -382,6 +382,12 @@ class RunConfig:
         return ARMS[self.arm]
 
     @property
+    def row_names(self) -> tuple[str, ...]:
+        """Returns the names of the behavior rows, in their order; empty for an arm without any."""
+        behaviors = behaviors_lib.BehaviorSet(self.behaviors, prefix_kind=self.prefix_kind)
+        return tuple(behavior.name for behavior in behaviors.token_behaviors)
+
+    @property
     def trainable(self) -> tuple[str, ...]:
         """Returns path regexes of the parameters that train."""
         return MODES[self.train.mode]

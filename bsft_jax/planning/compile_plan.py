@@ -92,7 +92,11 @@ def lower_step(config: RunConfig, network: Network, mesh) -> tuple[Any, TrainSta
     )
     optimizer = optimizer_lib.make_optimizer(config.optimizer)
     step = step_lib.make_train_step(
-        network, optimizer, config.train.gradient_accumulation_steps, config.seed
+        network,
+        optimizer,
+        config.train.gradient_accumulation_steps,
+        config.seed,
+        config.row_names,
     )
     uses_cudnn = network.compute.attention == 'cudnn'
     hopper = attention_cudnn.assume_hopper() if uses_cudnn else contextlib.nullcontext()

@@ -77,7 +77,11 @@ def train(
     raise_if_preempted()
     optimizer = optimizer_lib.make_optimizer(config.optimizer)
     train_step = step_lib.make_train_step(
-        context.network, optimizer, config.train.gradient_accumulation_steps, config.seed
+        context.network,
+        optimizer,
+        config.train.gradient_accumulation_steps,
+        config.seed,
+        config.row_names,
     )
     batches = loader.iterate(source, start, config.steps)
     bar = progress(f'{config.arm} steps', config.steps, start, shown=processes.is_first())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -91,10 +91,18 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     gradient_accumulation_steps: int,
     seed: int = 0,
+    row_names: Sequence[str] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the jitted train step, which donates its state; metrics are float32 scalars.
 
     Dropout of adapters is a function of `seed` and the step.
+
+    Args:
+      network: the decoder.
+      optimizer: makes the updates.
+      gradient_accumulation_steps: number of micro-batches.
+      seed: of the dropout.
+      row_names: names of the behavior rows, for the metrics of `row_norms`; empty for none.
     """
     has_dropout = network.compute.lora is not None and network.compute.lora.dropout > 0
 
@@ -105,8 +113,24 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
         metrics['gradient_norm'] = optax.tree.norm(gradients)
+        # Those that the loss comes from: where it is finite they are.
+        metrics |= row_norms(state.trainable, row_names)
         trainable = optax.apply_updates(state.trainable, updates)
         trainable, opt_state = sharding.constrain_by_path((trainable, opt_state))
         return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def row_norms(trainable: Params, names: Sequence[str]) -> Metrics:
+    """Returns the Euclidean norm of each behavior row that trains, a float32 scalar.
+
+    Returns:
+      `behavior_input_norm/NAME` by name of `names`, the order of the rows. An untied model has
+      `behavior_output_norm/NAME` too: the norms of the columns of its LM head.
+    """
+    return {
+        f'behavior_{part}_norm/{name}': jnp.linalg.norm(rows_nD[i].astype(jnp.float32))
+        for part, rows_nD in trainable.get('behavior', {}).items()
+        for i, name in enumerate(names)
+    }

@@ -69,7 +69,11 @@ def test_a_step_gathers_what_the_sharding_rules_split(mode, passes):
     with jax.set_mesh(mesh):
         optimizer = optimizer_lib.make_optimizer(config.optimizer)
         step = step_lib.make_train_step(
-            network, optimizer, config.train.gradient_accumulation_steps, config.seed
+            network,
+            optimizer,
+            config.train.gradient_accumulation_steps,
+            config.seed,
+            config.row_names,
         )
         assert lowered.as_text() == step.lower(state, batch).as_text()
 

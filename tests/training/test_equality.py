@@ -156,10 +156,18 @@ def test_behavior_rows_alone_move():
     assert set(flatten(current.trainable)) == {'behavior/input', 'behavior/output'}
     assert sum(x.size for x in jax.tree.leaves(current.opt_state)) < 6 * 2 * 32
     with jax.set_mesh(mesh):
-        train_step = step.make_train_step(network('llama'), adamw, 1)
+        train_step = step.make_train_step(network('llama'), adamw, 1, row_names=('a', 'b'))
         for i in range(3):
             batch = loader.to_device(batch_source(packed=True)[i], mesh)
-            current, _ = train_step(current, batch)
+            rows = jax.device_get(current.trainable['behavior'])
+            current, metrics = train_step(current, batch)
+            norms = {name: float(x) for name, x in metrics.items() if '_norm/' in name}
+            assert norms == {
+                f'behavior_{part}_norm/{name}': pytest.approx(np.linalg.norm(row), rel=1e-6)
+                for part, rows_nD in rows.items()
+                for name, row in zip('ab', rows_nD, strict=True)
+            }
+            assert len(norms) == 4
     for path, before in flatten(params).items():
         after = np.asarray(flatten(current.params)[path])
         assert np.array_equal(before, after) == (not path.startswith('behavior/')), path

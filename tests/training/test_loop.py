@@ -6,7 +6,7 @@ import pytest
 from bsft_jax.errors import UserError
 from bsft_jax.training import loop
 from tests.run import train
-from tests.training.small_run import loss_curve, small_run
+from tests.training.small_run import loss_curve, metric_lines, small_run
 
 
 def test_the_loop_makes_explicit_transfers_only(base, tmp_path, monkeypatch):
@@ -35,6 +35,26 @@ def test_steps_are_marked_in_traces(base, tmp_path, monkeypatch):
     short.train.steps = 2
     train(short, tmp_path / 'run')
     assert marks == [('train', 1), ('train', 2)]
+
+
+@pytest.mark.parametrize(
+    ('arm', 'names'),
+    [
+        ('behavior_sft', {'reactive', 'proactive'}),
+        ('neutral_token', {'neutral'}),
+        ('general_sft', set()),
+    ],
+)
+def test_lines_hold_the_norm_of_each_behavior_row(base, tmp_path, arm, names):
+    config = small_run(base)
+    config.arm, config.train.steps = arm, 3
+    config.optimizer.learning_rate = 0.1
+    train(config, tmp_path / 'run')
+    lines = metric_lines(tmp_path / 'run')
+    found = [{k: x for k, x in line.items() if k.startswith('behavior_input_norm/')} for line in lines]
+    assert all({name.split('/')[1] for name in line} == names for line in found)
+    # Warm-up starts from zero: the first step leaves the rows where they are.
+    assert all(x > 0 and found[2][name] != x for name, x in found[0].items())
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(base, tmp_path):
