@@ -35,13 +35,24 @@ def selective_metrics(
     if any(row.get('confidence') is None for row in rows):
         return None
     confidence_R = np.array([row['confidence'] for row in rows], dtype=np.float64)
-    falling_R = np.sort(confidence_R)[::-1]
     result: dict[str, Any] = {'aurc': area_under_risk_coverage(wrong_R, confidence_R)}
     for percent in PERCENT_COVERED:
-        covered = -(-percent * len(rows) // 100)
-        kept_R = confidence_R >= falling_R[covered - 1]
+        kept_R = most_confident(confidence_R, percent)
         result[f'macro_f1_at_{percent}_percent'] = macro_f1_of(kept_R)
     return result
+
+
+def most_confident(confidence_R: np.ndarray, percent: int) -> np.ndarray:
+    """Returns which records, bool[R], belong to the most confident `percent` of them.
+
+    Their number is rounded up, and those as confident as the last of them belong to them too.
+
+    Args:
+      confidence_R: confidence of each record.
+      percent: from 1 to 100.
+    """
+    covered = -(-percent * len(confidence_R) // 100)
+    return confidence_R >= np.sort(confidence_R)[-covered]
 
 
 def area_under_risk_coverage(wrong_R: np.ndarray, confidence_R: np.ndarray) -> float:

@@ -14,6 +14,7 @@ from bsft_jax.report import (
     cases,
     columns,
     confusion,
+    coverage,
     dial,
     html,
     provenance,
@@ -52,10 +53,11 @@ def write_page(
         'evaluations': [{**s, 'dial': d} for s, d in zip(shown, dials, strict=True)],
         'flags': {name: list(words) for name, words in cases.FLAGS.items()},
     }
+    coverages = coverage.coverage_section(evaluations)
     confusions = confusion.confusion_section(evaluations)
     results_of_each = [
         *map(_outcome, evaluations),
-        _contents(bool(confusions)),
+        _contents(bool(coverages), bool(confusions)),
         _results(evaluations),
         comparisons,
     ]
@@ -65,6 +67,7 @@ def write_page(
         *(study or results_of_each),
         dial.dial_section(evaluations, dials),
         calibration.calibration_section(evaluations),
+        coverages,
         confusions,
         *([] if study else by_category),
         _reader(evaluations, records),
@@ -106,11 +109,12 @@ def _outcome(evaluated: Evaluated) -> str:
     return f'<p class="outcome">{escape(text)}.</p>'
 
 
-def _contents(has_confusion: bool) -> str:
+def _contents(has_coverage: bool, has_confusion: bool) -> str:
     items = {
         'results': 'Results',
         'dial': 'Dial',
         'calibration': 'Calibration',
+        **({'coverage': 'Unsure answers'} if has_coverage else {}),
         **({'confusion': 'Due and done'} if has_confusion else {}),
         'categories': 'Categories',
         'reader': 'Cases',

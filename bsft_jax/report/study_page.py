@@ -12,7 +12,7 @@ from typing import Any
 
 from bsft_jax import files
 from bsft_jax.errors import UserError
-from bsft_jax.report import html, results, training
+from bsft_jax.report import arms, html, results, training
 
 _TEST_HEADERS = ('difference', '95 % interval', 'p', 'p (Holm)')
 
@@ -29,7 +29,9 @@ def write_page(directory: pathlib.Path) -> pathlib.Path:
     summary = read_summary(directory)
     page = directory / 'report.html'
     title = f'Study {summary["study"]}'
-    files.write_text(page, html.document(title, parts(summary, directory), scripts=['page.js']))
+    links = arms.page_links(directory, summary['runs'])
+    text = html.document(title, parts(summary, directory, links), scripts=('page.js', 'dial.js'))
+    files.write_text(page, text)
     return page
 
 
@@ -42,11 +44,22 @@ def read_summary(directory: pathlib.Path) -> dict[str, Any]:
         raise UserError('does not exist', where=str(path), fix='run the study first') from None
 
 
-def parts(summary: Mapping[str, Any], directory: pathlib.Path) -> list[str]:
-    """Returns the parts of a study's page as HTML, from the content of its summary.json."""
+def parts(
+    summary: Mapping[str, Any],
+    directory: pathlib.Path,
+    links: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+) -> list[str]:
+    """Returns the parts of a study's page as HTML.
+
+    Args:
+      summary: the content of its summary.json.
+      directory: its folder.
+      links: by arm the (text, address) of other pages, where they are shown.
+    """
     rows, runs = summary['rows'], summary['runs']
-    arms = list(dict.fromkeys(item['arm'] for item in [*rows, *runs]))
-    colours = {arm: n for n, arm in enumerate(arms)}
+    names = list(dict.fromkeys(item['arm'] for item in [*rows, *runs]))
+    colours = {arm: n for n, arm in enumerate(names)}
+    missed = summary.get('missed_at_equal_over')
     workdirs = [(run['arm'], directory / run['workdir']) for run in runs]
     text = [
         *(
@@ -57,7 +70,13 @@ def parts(summary: Mapping[str, Any], directory: pathlib.Path) -> list[str]:
         results.results(rows),
         results.bars(rows, colours),
         _comparisons(summary['comparisons'], summary['smallest_effect']),
-        _missed_at_equal_over(summary.get('missed_at_equal_over')),
+        _missed_at_equal_over(missed),
+        arms.arms_section(
+            summary.get('missed_by_rate'),
+            colours,
+            over_rate=missed['over_rate'] if missed else 0.05,
+            links=links or {},
+        ),
         training.curves(workdirs, colours),
         results.categories(rows),
         _published(summary['published']),

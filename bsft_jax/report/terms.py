@@ -35,6 +35,9 @@ _MEANINGS = {
     'ece': 'expected calibration error: how far stated probabilities and observed shares lie '
     'apart, on average over the records; 0 is best',
     'brier': 'mean squared error of the probability of stepping in; 0 is best',
+    'aurc': 'share of wrong answers among the surest, averaged over how many are kept; 0 is best',
+    'as sure as': 'probability that the model gives the least sure of these answers',
+    'answered': 'share of the records that are answered, the surest; the rest are left to people',
     'policy': 'how the behavior was chosen: auto takes what the model itself finds most probable',
     'p': 'how often a difference at least as large would arise by chance alone',
     'p (Holm)': 'p, adjusted for the number of comparisons',

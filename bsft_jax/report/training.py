@@ -21,16 +21,17 @@ _CURVES = (
     ),
     ('validation/macro_f1', 'Validation macro-F1', 'macro-F1 (0 to 1), policy auto'),
 )
+_ENDS = ('curve', 'arm', 'first step', 'value', 'last step', 'value')
 
 
 def curves(runs: Sequence[tuple[str, pathlib.Path]], colours: Mapping[str, int]) -> str:
     """Returns the curves of runs, given as (arm, workdir) pairs, with a heading.
 
-    A run without metrics.jsonl has no curves.
+    Both ends of each curve stand in a table too. A run without metrics.jsonl has no curves.
     """
     histories = [(arm, files.read_metrics(workdir / 'metrics.jsonl')) for arm, workdir in runs]
-    charts, shown = [], set()
-    for name, title, axis in _CURVES:
+    charts, shown, ends = [], set(), []
+    for name, title, axis in (*_CURVES, *_norms(histories)):
         log, lines = name == 'loss', []
         for arm, colour in colours.items():
             seeds = [_series(rows, name, positive=log) for owner, rows in histories if owner == arm]
@@ -40,18 +41,42 @@ def curves(runs: Sequence[tuple[str, pathlib.Path]], colours: Mapping[str, int])
             shown.add(arm)
             if len(seeds) > 1:
                 lines += [svg.Line(_thin_out(points), colour, seed=True) for points in seeds]
-            lines.append(svg.Line(_thin_out(_mean_curve(seeds)), colour))
+            mean = _mean_curve(seeds)
+            lines.append(svg.Line(_thin_out(mean), colour))
+            if mean:
+                ends.append(_ends(title, arm, mean))
         if lines:
             charts.append(svg.curves(title, 'optimizer step', axis, lines, log=log))
     if not charts:
         return '<h2>Training</h2><p>No metrics.jsonl of a run was found.</p>'
     legend = html.legend({arm: n for arm, n in colours.items() if arm in shown}, line=True)
+    table = html.table('training', _ENDS, ends, name_columns=2)
     return (
         '<h2>Training</h2><p class="soft lead">Thick: mean of an arm’s seeds; thin: each seed. '
-        'An arm without a behavior token has no behavior accuracy. '
+        'An arm without a behavior token has no behavior accuracy and no norms. '
         'Of long runs a point is the mean of its neighbours.</p>'
         f'{legend}<div class="charts">{"".join(charts)}</div>'
+        f'<details><summary>Both ends of every curve as a table</summary>{table}</details>'
     )
+
+
+def _norms(histories: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> list[tuple[str, str, str]]:
+    """Returns entries like those of `_CURVES` for the behavior rows that a run has trained."""
+    logged = dict.fromkeys(name for _, rows in histories for row in rows for name in row)
+    return [
+        (name, f'Norm of the {place} row of {name.removeprefix(start)}', 'Euclidean norm')
+        for start, place in (('behavior_input_norm/', 'input'), ('behavior_output_norm/', 'output'))
+        for name in logged
+        if name.startswith(start)
+    ]
+
+
+def _ends(title: str, arm: str, curve: Sequence[tuple[float, float]]) -> str:
+    """Returns the row of a curve in the table of ends."""
+    cells = [html.cell(title, 'name'), html.cell(arm, 'name')]
+    for step, value in (curve[0], curve[-1]):
+        cells += [html.cell(f'{step:,}'), html.cell(html.number(value))]
+    return html.row(cells)
 
 
 def _series(

@@ -17,6 +17,8 @@ from bsft_jax.studies import estimates
 from bsft_jax.studies.pairing import Setting, SettingResults, SharedRecords
 
 OVER_RATE = 0.05
+# Rates at which a study's page shows every arm: 0 to 50 % in steps of one.
+SHOWN_RATES = tuple(percent / 100 for percent in range(51))
 # Rates that differ by less are equal.
 _ROUNDING = 1e-9
 
@@ -62,6 +64,43 @@ def missed_at_rate(
         np.mean(parts, axis=0),
         curve.weight_by_case(records.case_R, records.num_cases),
     )
+
+
+def missed_by_rate(
+    rows: Mapping[Setting, SettingResults], levels: Mapping[str, float]
+) -> dict[str, Any]:
+    """Returns what each arm misses at each of SHOWN_RATES.
+
+    A curve does not depend on the policy, so one row of an arm under a prompt stands for all.
+
+    Returns:
+      `rates`.
+      `arms`: `arm`, `prompt`, `seeds` (their number), and by rate `missed` (mean of the seeds),
+        `low` and `high` (least and most of them) and `over` (mean of the rates that are met, as
+        `MissedAtRate.over_J`). An arm without scores of stepping in has no entry.
+    """
+    arms, seen = [], set()
+    for setting, row in rows.items():
+        curves = []
+        if (setting.arm, setting.prompt) not in seen:
+            choices = [find_choices(predictions, levels) for predictions in row.predictions]
+            curves = [choice and OperatingCurve.of(choice) for choice in choices]
+        if not curves or any(curve is None for curve in curves):
+            continue
+        seen.add((setting.arm, setting.prompt))
+        found = [[curve.at_rate(rate) for curve in curves] for rate in SHOWN_RATES]
+        arms.append(
+            {
+                'arm': setting.arm,
+                'prompt': setting.prompt,
+                'seeds': len(curves),
+                'missed': [float(np.mean([at.missed for at in of_seeds])) for of_seeds in found],
+                'low': [min(at.missed for at in of_seeds) for of_seeds in found],
+                'high': [max(at.missed for at in of_seeds) for of_seeds in found],
+                'over': [float(np.mean([at.over for at in of_seeds])) for of_seeds in found],
+            }
+        )
+    return {'rates': list(SHOWN_RATES), 'arms': arms}
 
 
 def compare_missed(

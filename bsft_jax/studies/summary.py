@@ -72,11 +72,12 @@ def summarize_study(
         )
 
     comparisons = _compare(records, rows, (group, first, second), resamples, seed)
+    levels = BehaviorSet().levels if levels is None else levels
     missed = equal_over.compare_missed(
         records,
         rows,
         _missed_pairs(rows, first, second),
-        levels=BehaviorSet().levels if levels is None else levels,
+        levels=levels,
         over_rate=over_rate,
         resamples=resamples,
         seed=seed,
@@ -88,6 +89,7 @@ def summarize_study(
         'rows': [_summary_row(setting, row, records) for setting, row in rows.items()],
         'comparisons': comparisons,
         'missed_at_equal_over': missed,
+        'missed_by_rate': equal_over.missed_by_rate(rows, levels),
         'smallest_effect': {
             **estimates.smallest_effect(comparisons[0]),
             'proactive_records': records.count('proactive'),

@@ -1,4 +1,4 @@
-"""An evaluation without a model: records, predictions and metrics by chance."""
+"""Evaluations and a study without a model: records, predictions and metrics by chance."""
 
 import json
 
@@ -9,7 +9,9 @@ from bsft_jax.evaluation.metrics import metrics_from_predictions
 from bsft_jax.inference import policies
 from bsft_jax.records.digest import digest_of_words
 from bsft_jax.records.record import Message, Record
+from bsft_jax.report import eval_page, study_page
 from bsft_jax.report.evaluated import Evaluated
+from bsft_jax.studies import summary as summary_lib
 
 LEVELS = {'reactive': 0.0, 'proactive': 1.0}
 CATEGORIES = {
@@ -93,3 +95,48 @@ def write_evaluation(folder, of, *, seed=0, tokens=True, data='synthetic:9', wor
     files.write_json(folder / 'metrics.json', metrics)
     shown = {record.id: record for record in of} if words else {}
     return Evaluated(folder.parents[1].name, folder, rows, json.loads(json.dumps(metrics)), shown)
+
+
+def write_study(folder, of, seeds=(0, 1)):
+    """Writes a study of two arms with the pages of their evaluations; returns its summary."""
+    results = []
+    for arm in ('behavior_sft', 'general_sft'):
+        for seed in seeds:
+            workdir = f'points/{arm}-s{seed}'
+            place, tokens = folder / workdir / 'eval/test-auto', arm == 'behavior_sft'
+            # Other draws for each arm and seed.
+            found = write_evaluation(place, of, seed=2 * seed + tokens, tokens=tokens)
+            eval_page.write_page(place / eval_page.PAGE, f'{arm} {seed}', [found])
+            results.append(
+                {
+                    'arm': arm,
+                    'seed': seed,
+                    'workdir': workdir,
+                    'evaluation': {'policy': 'auto', 'prompt': 'plain', 'name': 'test-auto'},
+                    'metrics': found.metrics,
+                    'predictions': found.predictions,
+                }
+            )
+            files.write_lines(folder / workdir / 'metrics.jsonl', _training_lines(seed, tokens))
+    summary = summary_lib.summarize_study(
+        'fake',
+        results,
+        endpoint=('proactive', ('behavior_sft', 'auto'), ('general_sft', 'auto')),
+        published=[],
+        levels=LEVELS,
+        resamples=200,
+    )
+    files.write_json(folder / 'summary.json', {**summary, 'shortcuts': ''})
+    study_page.write_page(folder)
+    return json.loads((folder / 'summary.json').read_text())
+
+
+def _training_lines(seed, tokens):
+    lines = []
+    for n in range(1, 41):
+        norms = {
+            f'behavior_input_norm/{name}': 0.4 + n / (90 + 20 * k) for k, name in enumerate(LEVELS)
+        }
+        line = {'step': 10 * n, 'loss': 7 / n + 0.1 * seed, 'behavior_accuracy': 1 - 1 / n}
+        lines.append(line | norms if tokens else {**line, 'behavior_accuracy': 0.0})
+    return lines

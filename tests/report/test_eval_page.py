@@ -12,7 +12,7 @@ import pytest
 from bsft_jax.evaluation.metrics import metrics_from_predictions
 from bsft_jax.inference import policies
 from bsft_jax.records.record import Message
-from bsft_jax.report import calibration, cases, dial, eval_page, html
+from bsft_jax.report import calibration, cases, coverage, dial, eval_page, html
 from tests.report import fake
 
 EVIL = '</script><script>alert(1)</script><!--"\'&\u2028'
@@ -57,7 +57,7 @@ def test_the_page_asks_for_nothing_outside(evaluated, tmp_path):
 def test_links_within_the_page_lead_to_sections(evaluated, tmp_path):
     page = page_of(evaluated, path=tmp_path)
     anchors = set(re.findall(r'href="#([\w-]+)"', page))
-    assert len(anchors) == 9 and anchors <= set(re.findall(r'<section id="([\w-]+)"', page))
+    assert len(anchors) == 10 and anchors <= set(re.findall(r'<section id="([\w-]+)"', page))
 
 
 def test_figures_are_those_of_the_metrics(evaluated, tmp_path):
@@ -171,6 +171,45 @@ def test_bins_add_up_to_the_calibration_error(evaluated):
     assert error == pytest.approx(section['ece'], rel=1e-12)
 
 
+def test_the_curve_of_coverage_passes_through_the_metrics(evaluated, tmp_path):
+    points, section = coverage.coverage_points(evaluated), evaluated.metrics['selective']
+    at = {point['percent']: point for point in points}
+    assert list(at) == [*range(20, 101, 5)]
+    for percent in (80, 90, 95):
+        assert at[percent]['macro_f1'] == section[f'macro_f1_at_{percent}_percent']
+    overall = evaluated.metrics['overall']
+    assert (at[100]['n'], at[100]['macro_f1']) == (72, overall['macro_f1'])
+    assert at[100]['wrong'] == pytest.approx(1 - overall['accuracy'])
+    surest = sorted(evaluated.predictions, key=lambda row: -row['confidence'])[:36]
+    wrong = sum(row['answer'] != row['prediction'] for row in surest)
+    assert at[50]['wrong'] == wrong / 36 and at[50]['confidence'] == surest[-1]['confidence']
+    page = page_of(evaluated, path=tmp_path)
+    lines = table_of(page, f'coverage of {evaluated.name}')[1:]
+    assert lines == [
+        [
+            f'{p["percent"]} %',
+            str(p['n']),
+            *(f'{p[k]:.3f}' for k in ('confidence', 'wrong', 'macro_f1')),
+        ]
+        for p in points
+    ]
+    assert f'of the surest half {100 * wrong / 36:.1f} %' in page
+    section = page[page.index('id="coverage"') :].split('</section>')[0]
+    (line, _) = re.findall('<polyline.*?points="(.*?)"', section)
+    (box,) = set(re.findall('data-box="(.*?)"', section))
+    left, right, bottom, top = map(float, box.split())
+    for point, pair in zip(points, line.split(), strict=True):
+        x, y = map(float, pair.split(','))
+        assert (x - left) / (right - left) == pytest.approx(point['share'], abs=1e-3)
+        assert (y - bottom) / (top - bottom) == pytest.approx(point['wrong'], abs=1e-3)
+
+
+def test_equal_confidences_are_kept_together(evaluated):
+    rows = [{**row, 'confidence': 0.5} for row in evaluated.predictions]
+    points = coverage.coverage_points(dataclasses.replace(evaluated, predictions=rows))
+    assert {(p['n'], p['share']) for p in points} == {(72, 1.0)}
+
+
 def test_what_metrics_say_of_confusion_and_confidence_is_shown(evaluated, tmp_path):
     confused = {'behaviors': list(fake.LEVELS), 'answers': [[30, 6], [11, 25]], 'tokens': None}
     metrics = {
@@ -199,7 +238,8 @@ def test_what_metrics_say_of_confusion_and_confidence_is_shown(evaluated, tmp_pa
     assert lines[1:] == [['ece', '0.210', '0.010'], ['brier', '0.200', '0.100']]
     older = {k: v for k, v in metrics.items() if k not in ('confusion', 'selective', 'calibration')}
     without = page_of(dataclasses.replace(evaluated, metrics=older), path=tmp_path)
-    assert 'id="confusion"' not in without and 'aurc' not in without
+    assert 'id="confusion"' not in without and 'id="coverage"' not in without
+    assert 'aurc' not in {name for name, *_ in table_of(without, 'measures')}
 
 
 def test_text_is_text(tmp_path):

@@ -166,6 +166,39 @@ def test_curves_have_a_mean_per_arm_and_a_thin_line_per_seed(tmp_path):
     assert all(b < m < a for a, m, b in zip(seed_0[5:], mean[5:], seed_1[5:], strict=True))
 
 
+def test_norms_of_behavior_rows_have_a_chart_for_each(tmp_path):
+    (tmp_path / 'summary.json').write_text(json.dumps(fake()))
+    for run in fake()['runs']:
+        curve(tmp_path, run)
+        if run['arm'] == 'behavior_sft':
+            path = tmp_path / run['workdir'] / 'metrics.jsonl'
+            lines = [
+                {'step': step, f'behavior_{part}_norm/{name}': k + run['seed'] + step / 10}
+                for k, name in enumerate(('calm', 'bold'))
+                for part in ('input', 'output')
+                for step in (1, 2)
+            ]
+            path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    page = study_page.write_page(tmp_path).read_text(encoding='utf-8')
+    titles = [
+        f'Norm of the {part} row of {name}'
+        for part in ('input', 'output')
+        for name in ('calm', 'bold')
+    ]
+    drawn = charts(page)
+    assert [title for title in drawn if title.startswith('Norm')] == titles
+    for title in titles:
+        kinds = [line.get('class') for line in drawn[title].iter('polyline')]
+        assert kinds == ['seed l0', 'seed l0', 'mean l0']
+    table = page[page.index('data-name="training"') :].split('</table>')[0]
+    for k, title in enumerate(titles):
+        cells = re.search(f'>{title}</td>(.*?)</tr>', table).group(1)
+        # The mean of the seeds 0 and 1.
+        bold = k % 2
+        expected = ['behavior_sft', '1', f'{bold + 0.6:.3f}', '2', f'{bold + 0.7:.3f}']
+        assert re.findall('<td.*?>(.*?)</td>', cells) == expected
+
+
 def test_text_is_escaped(tmp_path):
     summary = fake()
     bad = '<b>"&\'</b>'

@@ -51,7 +51,9 @@ def test_lines_hold_the_norm_of_each_behavior_row(base, tmp_path, arm, names):
     config.optimizer.learning_rate = 0.1
     train(config, tmp_path / 'run')
     lines = metric_lines(tmp_path / 'run')
-    found = [{k: x for k, x in line.items() if k.startswith('behavior_input_norm/')} for line in lines]
+    found = [
+        {k: x for k, x in line.items() if k.startswith('behavior_input_norm/')} for line in lines
+    ]
     assert all({name.split('/')[1] for name in line} == names for line in found)
     # Warm-up starts from zero: the first step leaves the rows where they are.
     assert all(x > 0 and found[2][name] != x for name, x in found[0].items())

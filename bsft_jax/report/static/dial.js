@@ -36,9 +36,7 @@ function startDial(card, marker) {
     for (const place of card.querySelectorAll('[data-figure]')) {
       place.textContent = figure(dial, point, place.dataset.figure);
     }
-    const [left, right, bottom, top] = marker.ownerSVGElement.dataset.box.split(' ').map(Number);
-    marker.setAttribute('cx', left + point.over * (right - left));
-    marker.setAttribute('cy', bottom + point.missed * (top - bottom));
+    placeMarker(marker, point.over, point.missed);
   };
   slider.addEventListener('input', show);
   show();
@@ -48,8 +46,40 @@ function startDial(card, marker) {
   };
 }
 
+function placeMarker(marker, x, y) {
+  const [left, right, bottom, top] = marker.ownerSVGElement.dataset.box.split(' ').map(Number);
+  marker.setAttribute('cx', left + x * (right - left));
+  marker.setAttribute('cy', bottom + y * (top - bottom));
+}
+
+// Copies the texts of one rate from the table of all rates into the table of the arms.
+function startArms() {
+  const section = document.getElementById('arms');
+  if (!section) return;
+  const [small, all] = ['arms', 'arms by rate'].map((name) => (
+    section.querySelector(`table[data-name="${name}"]`)
+  ));
+  const markers = section.querySelectorAll('circle.marker');
+  const slider = section.querySelector('input');
+  const show = () => {
+    const [rate, ...cells] = all.tBodies[0].rows[slider.value].cells;
+    section.querySelector('output').textContent = rate.textContent;
+    slider.setAttribute('aria-valuetext', `at most ${rate.textContent} uninvited`);
+    [...small.tBodies[0].rows].forEach((row, n) => {
+      const [missed, over] = cells.slice(2 * n, 2 * n + 2);
+      row.cells[2].replaceChildren(...missed.cloneNode(true).childNodes);
+      row.cells[3].textContent = over.textContent;
+      placeMarker(markers[n], ...over.dataset.at.split(' ').map(Number));
+    });
+  };
+  section.querySelector('.live').hidden = false;
+  slider.addEventListener('input', show);
+  show();
+}
+
 function startDials() {
   const section = document.getElementById('dial');
+  if (!section) return;
   const markers = section.querySelectorAll('circle.marker');
   const cards = [...section.querySelectorAll('.dial')];
   if (!cards.length) return;
@@ -76,3 +106,4 @@ function startDials() {
 }
 
 startDials();
+startArms();
