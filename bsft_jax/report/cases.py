@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bsft_jax.records.record import Record
-from bsft_jax.report import html
+from bsft_jax.report import dial, html
 from bsft_jax.report.evaluated import Evaluated
 
 # Two answers this close in probability are a low margin.
@@ -21,6 +21,15 @@ FLAGS = {
     'wrong': ('wrong', 'the answer is not the right one'),
     'uninvited': ('uninvited', 'it stepped in further than the label asks'),
     'missed': ('missed', 'something was due and it did not raise it'),
+    'uninvited_5': (
+        'uninvited at 5 %',
+        'at the best setting of the dial within 5 % uninvited it would step in further than the '
+        'label asks',
+    ),
+    'missed_5': (
+        'missed at 5 %',
+        'at that setting it would not raise what was due',
+    ),
     'low': ('low margin', f'the two best answers are less than {LOW_MARGIN} apart in probability'),
     'apart': ('twins apart', 'of two twins one is answered right and the other wrong'),
 }
@@ -47,7 +56,7 @@ def reader_data(
     for evaluated in evaluations:
         rows = evaluated.scored
         entries, policy = [], evaluated.metrics['policy']
-        for row, flags in zip(rows, _flags(rows, evaluated.levels), strict=True):
+        for row, flags in zip(rows, _flags(evaluated), strict=True):
             key = str(row['id']), str(row.get('digest'))
             number = index.setdefault(key, len(records))
             if number == len(records):
@@ -95,11 +104,14 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _flags(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> list[list[str]]:
+def _flags(evaluated: Evaluated) -> list[list[str]]:
     """Returns what is wrong with each answer; rates count the same records.
 
     A twin whose other half was left out has none.
     """
+    rows, levels = evaluated.scored, evaluated.levels
+    nowhere_R = [False] * len(rows)
+    over_R, missed_R = dial.actions_within(evaluated) or (nowhere_R, nowhere_R)
     twins: dict[str, list[bool]] = {}
     for row in rows:
         if row.get('pair_id'):
@@ -107,7 +119,7 @@ def _flags(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> li
     lowest = min(levels.values()) if len(levels) > 1 else 0.0
     highest = max(levels.values(), default=1.0)
     found = []
-    for row in rows:
+    for row, over, missed in zip(rows, over_R, missed_R, strict=True):
         flags = [] if row['answer'] == row['prediction'] else ['wrong']
         if row.get('behavior') and row.get('option_behaviors'):
             label = levels.get(row['behavior'], 0.0)
@@ -116,6 +128,7 @@ def _flags(rows: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> li
                 flags.append('uninvited')
             if level < label and label > lowest:
                 flags.append('missed')
+        flags += ['uninvited_5'] * bool(over) + ['missed_5'] * bool(missed)
         pair = twins.get(row.get('pair_id') or '', [])
         if len(pair) == 2 and pair[0] != pair[1]:
             flags.append('apart')

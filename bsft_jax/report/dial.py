@@ -19,6 +19,10 @@ from bsft_jax.records.record import cluster_of
 from bsft_jax.report import html, svg, terms
 from bsft_jax.report.evaluated import Evaluated
 
+# The rate of uninvited interventions within which pages look for the best setting.
+MOST_UNINVITED = 0.05
+# Rates that differ by less are equal.
+_ROUNDING = 1e-12
 # (key of a point, term)
 _FIGURES = (
     ('macro_f1', 'overall'),
@@ -34,6 +38,7 @@ def dial_points(evaluated: Evaluated) -> dict[str, Any] | None:
 
     Returns:
       `cases`: number of cases that count.
+      `can_be_over`, `can_be_missed`: number of records that count in each of the two rates.
       `points`: by setting, ascending: `dial`, the rates `over`, `missed` and `ppv`, `alerts` per
         100 cases, `macro_f1`, `groups` (macro-F1 of each), and how many records are `overs` and
         `misses`.
@@ -50,11 +55,7 @@ def dial_points(evaluated: Evaluated) -> dict[str, Any] | None:
     case_R = statistics.cluster_ids([cluster_of(row) for row in rows])
     shown = []
     for point in points:
-        choice_R1 = curve.path.choice_at(point['dial'])[:, None]
-        prediction_R, over_R, missed_R = (
-            np.take_along_axis(value_Rn, choice_R1, 1)[:, 0]
-            for value_Rn in (choices.prediction_Rn, choices.over_Rn, choices.missed_Rn)
-        )
+        prediction_R, over_R, missed_R = _actions_at(curve, point['dial'])
         shown.append(
             {
                 'dial': point['dial'],
@@ -64,11 +65,54 @@ def dial_points(evaluated: Evaluated) -> dict[str, Any] | None:
                 'alerts': point['alerts_per_100_cases'],
                 'macro_f1': point['macro_f1'],
                 'groups': _macro_f1_by_group(rows, prediction_R),
-                'overs': int((over_R & curve.can_be_over_R).sum()),
-                'misses': int((missed_R & curve.can_be_missed_R).sum()),
+                'overs': int(over_R.sum()),
+                'misses': int(missed_R.sum()),
             }
         )
-    return {'cases': len(np.unique(case_R[counts_R])), 'points': shown}
+    return {
+        'cases': len(np.unique(case_R[counts_R])),
+        'can_be_over': int(curve.can_be_over_R.sum()),
+        'can_be_missed': int(curve.can_be_missed_R.sum()),
+        'points': shown,
+    }
+
+
+def _actions_at(curve: OperatingCurve, dial: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns at a setting each record's answer, and whether it is uninvited, and a miss."""
+    choices, choice_R1 = curve.choices, curve.path.choice_at(dial)[:, None]
+    prediction_R, over_R, missed_R = (
+        np.take_along_axis(value_Rn, choice_R1, 1)[:, 0]
+        for value_Rn in (choices.prediction_Rn, choices.over_Rn, choices.missed_Rn)
+    )
+    return prediction_R, over_R & curve.can_be_over_R, missed_R & curve.can_be_missed_R
+
+
+def setting_within(
+    points: Sequence[Mapping[str, Any]], key: str = 'over', missed: str = 'missed'
+) -> Mapping[str, Any] | None:
+    """Returns the point that misses least with at most MOST_UNINVITED, the first of equals.
+
+    The button of the page goes there. None where every setting is above that rate.
+
+    Args:
+      points: settings of the dial.
+      key: name of the rate of uninvited interventions in them.
+      missed: name of the rate of missed ones.
+    """
+    allowed = [point for point in points if point[key] <= MOST_UNINVITED + _ROUNDING]
+    return min(allowed, key=lambda point: point[missed], default=None)
+
+
+def actions_within(evaluated: Evaluated) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns which of the scored rows are uninvited, and misses, at `setting_within`.
+
+    None without such a setting.
+    """
+    points = (evaluated.metrics.get('stepping_in') or {}).get('points') or ()
+    best = setting_within(points, 'over_intervention_rate', 'missed_intervention_rate')
+    choices = None if best is None else find_choices(evaluated.scored, evaluated.levels)
+    curve = choices and OperatingCurve.of(choices)
+    return None if best is None or curve is None else _actions_at(curve, best['dial'])[1:]
 
 
 def _macro_f1_by_group(
@@ -157,7 +201,7 @@ def _card(n: int, evaluated: Evaluated, dial: Mapping[str, Any]) -> str:
         )
     return (
         f'<div class="dial" data-evaluation="{n}"><h3>{escape(evaluated.name)}</h3>'
-        f'<label class="live" hidden>Dial <output>{_dial(points[zero])}</output>'
+        f'<label class="live" hidden>Dial <output>{position(points[zero])}</output>'
         f'<input type="range" min="0" max="{len(points) - 1}" step="1" value="{zero}" '
         f'aria-label="Dial of {escape(evaluated.name)}"></label>'
         f'<dl class="figures">{items}</dl>{note}</div>'
@@ -179,7 +223,8 @@ def _shown(point: Mapping[str, Any], key: str) -> str:
     return html.number(point[key]) if key == 'macro_f1' else html.percent(point[key])
 
 
-def _dial(point: Mapping[str, Any]) -> str:
+def position(point: Mapping[str, Any]) -> str:
+    """Returns the setting of a point as pages show it."""
     return f'{point["dial"]:+.2f}'.replace('-', '−')
 
 
@@ -188,7 +233,7 @@ def _table(evaluated: Evaluated, dial: Mapping[str, Any], several: bool) -> str:
     keys = ['macro_f1', *(f'group:{group}' for group in groups), 'over', 'missed', 'alerts', 'ppv']
     header = ['dial', 'overall', *groups, 'uninvited', 'missed', 'alerts / 100', 'ppv']
     body = [
-        html.row([html.cell(_dial(p)), *(html.cell(_shown(p, key)) for key in keys)])
+        html.row([html.cell(position(p)), *(html.cell(_shown(p, key)) for key in keys)])
         for p in dial['points']
     ]
     title = f'<h3>{escape(evaluated.name)}</h3>' if several else ''

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -56,7 +57,7 @@ def write_page(
     coverages = coverage.coverage_section(evaluations)
     confusions = confusion.confusion_section(evaluations)
     results_of_each = [
-        *map(_outcome, evaluations),
+        *map(_outcome, itertools.count(), evaluations, dials),
         _contents(bool(coverages), bool(confusions)),
         _results(evaluations),
         comparisons,
@@ -87,8 +88,8 @@ def _warnings(evaluations: Sequence[Evaluated], records: Sequence[Mapping[str, A
     return [f'<p class="warning">{escape(line)}</p>' for line in lines]
 
 
-def _outcome(evaluated: Evaluated) -> str:
-    """Returns the answer in a sentence or two."""
+def _outcome(number: int, evaluated: Evaluated, dialled: Mapping[str, Any] | None) -> str:
+    """Returns the answer in a few sentences."""
     metrics = evaluated.metrics
     overall, rates = metrics['overall'], metrics.get('intervention') or {}
     interval = overall.get('macro_f1_interval')
@@ -103,10 +104,31 @@ def _outcome(evaluated: Evaluated) -> str:
             f': it steps in uninvited on {html.percent(over)} of the records where it should not, '
             f'and misses {html.percent(missed)} of those where something was due'
         )
-    at_5 = (metrics.get('stepping_in') or {}).get('missed_at_5_percent')
-    if at_5 is not None:
-        text += f'. With its dial held to 5 % uninvited it would miss {html.percent(at_5)}'
-    return f'<p class="outcome">{escape(text)}.</p>'
+    if dialled is None:
+        return f'<p class="outcome">{escape(text)}.</p>'
+    links = ', '.join(
+        f'<a href="#reader" data-evaluation="{number}" data-flag="{flag}">{shown}</a>'
+        for flag, shown in (
+            ('missed_5', 'Cases it would then miss'),
+            ('uninvited_5', 'cases where it would step in uninvited'),
+        )
+    )
+    return f'<p class="outcome">{escape(text)}. {_within(dialled)} {links}.</p>'
+
+
+def _within(dialled: Mapping[str, Any]) -> str:
+    """Returns a sentence on the best setting of the dial within a rate of uninvited alerts."""
+    most = f'{100 * dial.MOST_UNINVITED:g} %'
+    best = dial.setting_within(dialled['points'])
+    if best is None:
+        return f'No setting of its dial holds it to {most} uninvited.'
+    return (
+        f'Held to {most} uninvited, at its best with the dial at {dial.position(best)}, it would '
+        f'step in uninvited on {html.percent(best["over"])} ({best["overs"]:,} of '
+        f'{dialled["can_be_over"]:,}) and miss {html.percent(best["missed"])} '
+        f'({best["misses"]:,} of {dialled["can_be_missed"]:,}) of these records; on others both '
+        'rates will differ.'
+    )
 
 
 def _contents(has_coverage: bool, has_confusion: bool) -> str:

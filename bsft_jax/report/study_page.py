@@ -61,22 +61,24 @@ def parts(
     colours = {arm: n for n, arm in enumerate(names)}
     missed = summary.get('missed_at_equal_over')
     workdirs = [(run['arm'], directory / run['workdir']) for run in runs]
+    at_rates = arms.arms_section(
+        summary.get('missed_by_rate'),
+        colours,
+        over_rate=missed['over_rate'] if missed else 0.05,
+        links=links or {},
+    )
     text = [
         *(
             f'<p class="outcome">{escape(summary[name])}</p>'
             for name in ('outcome', 'second_outcome')
             if name in summary
         ),
+        '<p><a href="#arms">All arms at another rate, and their cases</a></p>' if at_rates else '',
         results.results(rows),
         results.bars(rows, colours),
         _comparisons(summary['comparisons'], summary['smallest_effect']),
         _missed_at_equal_over(missed),
-        arms.arms_section(
-            summary.get('missed_by_rate'),
-            colours,
-            over_rate=missed['over_rate'] if missed else 0.05,
-            links=links or {},
-        ),
+        at_rates,
         training.curves(workdirs, colours),
         results.categories(rows),
         _published(summary['published']),

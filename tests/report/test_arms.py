@@ -73,7 +73,8 @@ def test_tables_show_the_rates(study):
 def test_links_lead_to_pages_that_exist(study):
     summary, folder = study
     page = page_of(folder, summary)
-    addresses = re.findall('href="(.*?)"', page)
+    anchor, *addresses = re.findall('href="(.*?)"', page)
+    assert anchor == '#arms' and '<section id="arms">' in page
     assert len(addresses) == 4 and all(address.startswith('./points/') for address in addresses)
     assert all((folder / urllib.parse.unquote(address)).is_file() for address in addresses)
     odd = folder / 'points/a:b "#%/eval/x<y'

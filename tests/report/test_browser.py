@@ -6,27 +6,14 @@ They are skipped without the extra `browser` or a chromium on this machine.
 import csv
 import dataclasses
 import io
-import shutil
 
 import pytest
 
+from bsft_jax import files
 from bsft_jax.report import cases, dial, eval_page
 from tests.report import fake
 
-playwright = pytest.importorskip('playwright.sync_api', reason='the extra `browser`')
-NAMES = ('chromium', 'chromium-browser', 'google-chrome')
 EVIL = '</script><script>alert(1)</script><b>'
-
-
-@pytest.fixture(scope='module')
-def browser():
-    with playwright.sync_playwright() as found:
-        path = next(filter(None, map(shutil.which, NAMES)), None)
-        try:
-            # Containers give no browser its sandbox; the pages are ours.
-            yield found.chromium.launch(executable_path=path, args=['--no-sandbox'])
-        except playwright.Error as error:
-            pytest.skip(f'no chromium: {str(error).splitlines()[0]}')
 
 
 @pytest.fixture(scope='module')
@@ -40,6 +27,7 @@ def two(tmp_path_factory):
     ]
     eval_page.write_page(place / 'two.html', 'Two', found)
     eval_page.write_page(place / 'one.html', 'One', found[:1])
+    fake.write_study(place / 'study', of)
     return found, place
 
 
@@ -107,6 +95,41 @@ def test_every_position_of_the_slider_shows_what_python_computes(show, two):
         x, y = (float(circle.get_attribute(name)) for name in ('cx', 'cy'))
         assert (x - left) / (right - left) == pytest.approx(points[-1]['over'])
         assert (y - bottom) / (top - bottom) == pytest.approx(points[-1]['missed'])
+
+
+def test_every_rate_of_a_study_shows_what_each_arm_misses(show, two):
+    page = show('study/report.html')
+    found = files.read_json(two[1] / 'study/summary.json')['missed_by_rate']
+    section, markers = page.locator('#arms'), page.locator('#arms circle.marker')
+    lines, slider = section.locator('table').first.locator('tbody tr'), section.locator('input')
+    assert slider.input_value() == '5' and section.locator('output').inner_text() == '5.0 %'
+    slider.focus()
+    page.keyboard.press('Home')
+    left, right, bottom, top = map(
+        float, section.locator('.charts svg').get_attribute('data-box').split()
+    )
+    for i in range(51):
+        assert section.locator('output').inner_text() == f'{i}.0 %'
+        for n, arm in enumerate(found['arms']):
+            missed, low, high, over = (
+                f'{100 * arm[key][i]:.1f} %' for key in ('missed', 'low', 'high', 'over')
+            )
+            cells = lines.nth(n).locator('td').all_text_contents()
+            assert cells[2:4] == [f'{missed}{low} to {high}', over]
+            x, y = (float(markers.nth(n).get_attribute(name)) for name in ('cx', 'cy'))
+            assert (x - left) / (right - left) == pytest.approx(arm['over'][i], abs=1e-5)
+            assert (y - bottom) / (top - bottom) == pytest.approx(arm['missed'][i], abs=1e-5)
+        page.keyboard.press('ArrowRight')
+    with page.expect_download() as waiting:
+        page.get_by_role('button', name='Download arms by rate as CSV').click()
+    assert len(waiting.value.path().read_text(encoding='utf-8-sig').splitlines()) == 52
+
+
+def test_links_of_a_study_open_the_pages_of_its_arms(show):
+    page = show('study/report.html')
+    page.get_by_role('link', name='seed 1, test-auto').first.click()
+    assert page.locator('h1').inner_text() == 'behavior_sft 1'
+    assert page.locator('#dial input[type=range]').count() == 1
 
 
 @pytest.mark.parametrize(('miss', 'alarm'), [(1, 1), (5, 1), (0.5, 3), (0, 1)])
@@ -185,6 +208,24 @@ def test_filters_and_search_find_what_they_say(show, two):
     assert number_found(page) == len(differ) > 0
 
 
+def test_links_lead_to_the_cases_against_a_setting(show, two):
+    page, (_, shown) = show('two.html'), cases.reader_data(two[0])
+    page.get_by_label('wrong').first.check()
+    for n in (1, 0):
+        for flag, words in (
+            ('missed_5', 'it would then miss'),
+            ('uninvited_5', 'step in uninvited'),
+        ):
+            page.get_by_role('link', name=words).nth(n).click()
+            assert number_found(page) == sum(flag in row['flags'] for row in shown[n]['rows'])
+            assert page.get_by_label('Evaluation').input_value() == str(n)
+            label = cases.FLAGS[flag][0]
+            assert page.locator('#cases fieldset input:checked').evaluate_all(
+                'boxes => boxes.map((box) => box.value)'
+            ) == [flag]
+            assert label in page.locator('.case .tags, .case summary').first.inner_text()
+
+
 def test_a_case_shows_its_branches_and_its_twin_with_marked_words(show, two):
     page, (records, shown) = show('one.html'), cases.reader_data(two[0][:1])
     row = shown[0]['rows'][0]
@@ -257,10 +298,14 @@ def test_a_formula_in_a_name_stays_text_in_a_spreadsheet(show):
 
 
 @pytest.mark.parametrize('width', [390, 1280])
-def test_nothing_is_wider_than_the_screen(show, width):
-    page = show('two.html', width)
-    page.locator('.case summary').first.click()
-    page.locator('.case .pair').first.wait_for()
+@pytest.mark.parametrize('name', ['two.html', 'study/report.html'])
+def test_nothing_is_wider_than_the_screen(show, name, width):
+    page = show(name, width)
+    for closed in page.locator('main > section > details > summary').all():
+        closed.click()
+    if name == 'two.html':
+        page.locator('.case summary').first.click()
+        page.locator('.case .pair').first.wait_for()
     wide = 'document.documentElement.scrollWidth - document.documentElement.clientWidth'
     assert page.evaluate(wide) == 0
 

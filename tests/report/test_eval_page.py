@@ -82,10 +82,17 @@ def test_figures_are_those_of_the_metrics(evaluated, tmp_path):
     for line in levels:
         assert line[3].startswith(f'{metrics["difficulties"][line[1]]["overall"]["macro_f1"]:.3f}')
     over = metrics['intervention']['over_intervention_rate']
-    at_5 = metrics['stepping_in']['missed_at_5_percent']
     outcome = re.findall('<p class="outcome">(.*?)</p>', page)[0]
     assert f'uninvited on {100 * over:.1f} %' in outcome
-    assert f'would miss {100 * at_5:.1f} %' in outcome
+    within = [p for p in metrics['stepping_in']['points'] if p['over_intervention_rate'] <= 0.05]
+    best = min(within, key=lambda point: point['missed_intervention_rate'])
+    over, missed = best['over_intervention_rate'], best['missed_intervention_rate']
+    sign = f'{best["dial"]:+.2f}'.replace('-', '−')
+    assert f'dial at {sign}, it would step in uninvited on {100 * over:.1f} %' in outcome
+    assert (
+        f'({over * 36:.0f} of 36) and miss {100 * missed:.1f} % ({missed * 36:.0f} of 36)'
+        in outcome
+    )
 
 
 def test_settings_of_the_dial_do_what_the_policy_does(evaluated):
@@ -108,6 +115,20 @@ def test_settings_of_the_dial_do_what_the_policy_does(evaluated):
         assert point['misses'] / 36 == point['missed'] == rates['missed_intervention_rate']
 
 
+def test_a_model_that_cannot_be_held_to_the_rate_has_no_setting(evaluated, tmp_path):
+    points = [{'over': 0.06, 'missed': 0.1}, {'over': 0.9, 'missed': 0.0}]
+    assert dial.setting_within(points) is None
+    assert dial.setting_within([*points, {'over': 0.05, 'missed': 0.3}])['missed'] == 0.3
+    section = evaluated.metrics['stepping_in']
+    bold = [p for p in section['points'] if p['over_intervention_rate'] > 0.05 or p['dial'] == 0]
+    metrics = {**evaluated.metrics, 'stepping_in': {**section, 'points': bold}}
+    changed = dataclasses.replace(evaluated, metrics=metrics)
+    assert 'No setting of its dial holds it to 5 %' in page_of(changed, path=tmp_path)
+    assert dial.actions_within(changed) is None
+    _, (shown,) = cases.reader_data([changed])
+    assert not any('missed_5' in row['flags'] for row in shown['rows'])
+
+
 def test_flags_count_what_the_rates_count(evaluated):
     _, (shown,) = cases.reader_data([evaluated])
     metrics, rows = evaluated.metrics, shown['rows']
@@ -116,6 +137,8 @@ def test_flags_count_what_the_rates_count(evaluated):
     rates = metrics['intervention']
     assert counts['uninvited'] / 36 == rates['over_intervention_rate'] > 0
     assert counts['missed'] / 36 == rates['missed_intervention_rate'] > 0
+    best = dial.setting_within(dial.dial_points(evaluated)['points'])
+    assert counts['uninvited_5'] == best['overs'] and counts['missed_5'] == best['misses'] > 0
     right = [set() for _ in range(2)]
     for row in evaluated.predictions:
         right[row['answer'] == row['prediction']].add(row['pair_id'])

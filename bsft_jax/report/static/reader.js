@@ -256,6 +256,16 @@ function startReader() {
   };
   previous.addEventListener('click', () => turn(-1));
   next.addEventListener('click', () => turn(1));
+  // Links of the page's first sentences lead to the cases of an evaluation with a flag.
+  for (const link of document.querySelectorAll('a[data-flag]')) {
+    link.addEventListener('click', () => {
+      for (const box of boxes) box.checked = box.value === link.dataset.flag;
+      state.evaluation = Number(link.dataset.evaluation);
+      evaluationBox.value = state.evaluation;
+      showCounts();
+      search();
+    });
+  }
   showCounts();
   search();
 }
