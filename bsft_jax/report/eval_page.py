@@ -113,17 +113,25 @@ def _outcome(number: int, evaluated: Evaluated, dialled: Mapping[str, Any] | Non
             ('uninvited_5', 'cases where it would step in uninvited'),
         )
     )
-    return f'<p class="outcome">{escape(text)}. {_within(dialled)} {links}.</p>'
+    within = _within(dialled, metrics['stepping_in']['source'] == 'options')
+    return f'<p class="outcome">{escape(text)}. {within} {links}.</p>'
 
 
-def _within(dialled: Mapping[str, Any]) -> str:
-    """Returns a sentence on the best setting of the dial within a rate of uninvited alerts."""
+def _within(dialled: Mapping[str, Any], of_options: bool) -> str:
+    """Returns a sentence on the best setting of the dial within a rate of uninvited alerts.
+
+    Args:
+      dialled: what `dial.dial_points` returns.
+      of_options: whether the dial turns options, which no policy does.
+    """
     most = f'{100 * dial.MOST_UNINVITED:g} %'
     best = dial.setting_within(dialled['points'])
     if best is None:
         return f'No setting of its dial holds it to {most} uninvited.'
+    note = ' (this dial turns the options, to compare with: no policy does that)'
     return (
-        f'Held to {most} uninvited, at its best with the dial at {dial.position(best)}, it would '
+        f'Held to {most} uninvited, at its best with the dial at {dial.position(best)}'
+        f'{note if of_options else ""}, it would '
         f'step in uninvited on {html.percent(best["over"])} ({best["overs"]:,} of '
         f'{dialled["can_be_over"]:,}) and miss {html.percent(best["missed"])} '
         f'({best["misses"]:,} of {dialled["can_be_missed"]:,}) of these records; on others both '
