@@ -70,7 +70,7 @@ def coverage_section(evaluations: Sequence[Evaluated]) -> str:
             [svg.Line(tuple((p['share'], p[key]) for p in points), n) for n, _, points in shown],
         )
         for key, title, axis in (
-            ('wrong', 'Wrong among those answered', 'share of wrong answers (0 to 1)'),
+            ('wrong', 'Errors among those answered', 'share of errors (0 to 1)'),
             ('macro_f1', 'Macro-F1 of those answered', 'macro-F1 (0 to 1)'),
         )
     ]

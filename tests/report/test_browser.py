@@ -120,6 +120,7 @@ def test_every_rate_of_a_study_shows_what_each_arm_misses(show, two):
             assert (x - left) / (right - left) == pytest.approx(arm['over'][i], abs=1e-5)
             assert (y - bottom) / (top - bottom) == pytest.approx(arm['missed'][i], abs=1e-5)
         page.keyboard.press('ArrowRight')
+    section.locator('summary').click()
     with page.expect_download() as waiting:
         page.get_by_role('button', name='Download arms by rate as CSV').click()
     assert len(waiting.value.path().read_text(encoding='utf-8-sig').splitlines()) == 52
