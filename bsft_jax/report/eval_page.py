@@ -104,8 +104,9 @@ def _outcome(number: int, evaluated: Evaluated, dialled: Mapping[str, Any] | Non
             f': it steps in uninvited on {html.percent(over)} of the records where it should not, '
             f'and misses {html.percent(missed)} of those where something was due'
         )
+    answer = f'<p class="outcome">{escape(text)}.</p>'
     if dialled is None:
-        return f'<p class="outcome">{escape(text)}.</p>'
+        return answer
     links = ', '.join(
         f'<a href="#reader" data-evaluation="{number}" data-flag="{flag}">{shown}</a>'
         for flag, shown in (
@@ -114,7 +115,7 @@ def _outcome(number: int, evaluated: Evaluated, dialled: Mapping[str, Any] | Non
         )
     )
     within = _within(dialled, metrics['stepping_in']['source'] == 'options')
-    return f'<p class="outcome">{escape(text)}. {within} {links}.</p>'
+    return f'{answer}<p class="outcome">{within} {links}.</p>'
 
 
 def _within(dialled: Mapping[str, Any], of_options: bool) -> str:
