@@ -27,7 +27,6 @@ from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.planning import collectives, flops, hlo, roofline
 from bsft_jax.planning.topology import Topology
 from bsft_jax.pytrees import flatten
-from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import setup
 from bsft_jax.training import step as step_lib
 from bsft_jax.training.state import TrainState
@@ -90,14 +89,7 @@ def lower_step(config: RunConfig, network: Network, mesh) -> tuple[Any, TrainSta
     batch = Batch(
         *(jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding) for dtype in dtypes)
     )
-    optimizer = optimizer_lib.make_optimizer(config.optimizer)
-    step = step_lib.make_train_step(
-        network,
-        optimizer,
-        config.train.gradient_accumulation_steps,
-        config.seed,
-        config.row_names,
-    )
+    step = step_lib.step_of_run(config, network)
     uses_cudnn = network.compute.attention == 'cudnn'
     hopper = attention_cudnn.assume_hopper() if uses_cudnn else contextlib.nullcontext()
     # Tracing makes constants, which need real devices: hence only the abstract mesh here.

@@ -70,9 +70,8 @@ def summarize_study(
         raise UserError(
             f'no record of the group {group!r} was scored', where=f'endpoint of {study}'
         )
-
-    comparisons = _compare(records, rows, (group, first, second), resamples, seed)
     levels = BehaviorSet().levels if levels is None else levels
+    comparisons = _compare(records, rows, (group, first, second), resamples, seed)
     missed = equal_over.compare_missed(
         records,
         rows,

@@ -17,7 +17,6 @@ from bsft_jax.data import loader
 from bsft_jax.errors import Preempted
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import processes
-from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import step as step_lib
 from bsft_jax.training import trackers
 from bsft_jax.training.checkpoint import Checkpoints
@@ -75,14 +74,7 @@ def train(
     if start >= config.steps:
         return state
     raise_if_preempted()
-    optimizer = optimizer_lib.make_optimizer(config.optimizer)
-    train_step = step_lib.make_train_step(
-        context.network,
-        optimizer,
-        config.train.gradient_accumulation_steps,
-        config.seed,
-        config.row_names,
-    )
+    train_step = step_lib.step_of_run(config, context.network)
     batches = loader.iterate(source, start, config.steps)
     bar = progress(f'{config.arm} steps', config.steps, start, shown=processes.is_first())
     metrics_file = _open_metrics(context, start)

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
+from bsft_jax.config import RunConfig
 from bsft_jax.data.examples import Batch
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import sharding
 from bsft_jax.training import loss as loss_lib
+from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training.state import TrainState, merge
 
 Metrics = dict[str, jax.Array]
@@ -120,6 +122,19 @@ def make_train_step(
         return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def step_of_run(
+    config: RunConfig, network: Network
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the train step of a run, as `make_train_step` does."""
+    return make_train_step(
+        network,
+        optimizer_lib.make_optimizer(config.optimizer),
+        config.train.gradient_accumulation_steps,
+        config.seed,
+        config.row_names,
+    )
 
 
 def row_norms(trainable: Params, names: Sequence[str]) -> Metrics:

@@ -14,7 +14,6 @@ from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.planning import compile_plan
 from bsft_jax.planning.topology import parse_topology
 from bsft_jax.pytrees import flatten
-from bsft_jax.training import optimizer as optimizer_lib
 from bsft_jax.training import step as step_lib
 from tests.planning.configs import make_config
 
@@ -67,14 +66,7 @@ def test_a_step_gathers_what_the_sharding_rules_split(mode, passes):
     lowered, state, batch = compile_plan.lower_step(config, network, mesh)
     # The step that training.loop compiles, on real devices.
     with jax.set_mesh(mesh):
-        optimizer = optimizer_lib.make_optimizer(config.optimizer)
-        step = step_lib.make_train_step(
-            network,
-            optimizer,
-            config.train.gradient_accumulation_steps,
-            config.seed,
-            config.row_names,
-        )
+        step = step_lib.step_of_run(config, network)
         assert lowered.as_text() == step.lower(state, batch).as_text()
 
     expected = 4 * math.prod(batch.tokens_BT.shape)
