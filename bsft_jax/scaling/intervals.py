@@ -1,0 +1,52 @@
+"""Bounds fits by drawing weights for whole clusters: all points of one size and seed.
+
+Array letters are those of `scaling.points`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bsft_jax.evaluation import resampling, statistics
+
+
+def draw_weights(cluster_P: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Returns random weights of the points, float[E, P], equal within a cluster, about 1.
+
+    They are exponential variables over their mean (Rubin 1981), with the variance of the counts
+    that drawing clusters with replacement gives. No cluster is ever missing, so that a resample
+    never has too few sizes for a fit (Xu, Gotwalt, Hong, King and Meeker 2020).
+    """
+    rng = np.random.default_rng(seed)
+    drawn_EU = rng.exponential(size=(resamples, int(cluster_P.max()) + 1))
+    return (drawn_EU / drawn_EU.mean(1, keepdims=True))[:, cluster_P]
+
+
+def interval(
+    values_E: np.ndarray, *, clusters: int, points: int, parameters: int
+) -> list[float] | None:
+    """Returns the 95 % interval of a parameter from its values in the resamples.
+
+    Percentiles are too narrow by about sqrt((n - k) / n) after k fitted parameters, and a normal
+    quantile is too small for few clusters. Both are put right by percentiles further out (Hesterberg
+    2015, the expanded percentile interval), with t of clusters - k degrees of freedom.
+
+    Args:
+      values_E: NaN where a resample has no value.
+      clusters: number of them.
+      points: number of points.
+      parameters: number that is fitted to them.
+
+    Returns:
+      [low, high]; None where no degree of freedom is left, or most resamples have no value.
+    """
+    from scipy import special
+
+    freedom = clusters - parameters
+    if freedom < 1 or points <= parameters:
+        return None
+    wider = clusters / (clusters - 1) * (points - 1) / (points - parameters)
+    tail = (1 - statistics.LEVEL) / 2
+    distance = float(np.sqrt(wider) * statistics.student_quantile(1 - tail, freedom))
+    level = 1 - 2 * float(special.ndtr(-distance))
+    return resampling.percentile_interval(values_E, clusters, level)
