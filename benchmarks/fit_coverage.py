@@ -48,7 +48,9 @@ def simulate(design: str, rng):
         ladder = np.geomspace(optimum_B[0] / 2, optimum_B[-1] * 2, SIZES)
         params_BS = np.broadcast_to(ladder, (BUDGETS, SIZES))
     shape = (BUDGETS, SIZES, seeds)
-    params, flops = (np.broadcast_to(x, shape) for x in (params_BS[:, :, None], flops_B[:, None, None]))
+    params, flops = (
+        np.broadcast_to(x, shape) for x in (params_BS[:, :, None], flops_B[:, None, None])
+    )
     tokens = flops / (6 * params)
     share = 0.5 if seeds > 1 else 0.0
     shared, own = rng.normal(size=(1, SIZES, seeds)), rng.normal(size=shape)

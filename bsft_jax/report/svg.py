@@ -72,8 +72,8 @@ class Dot:
     """Represents a dot.
 
     Attributes:
-      x: between 0 and 1.
-      y: between 0 and 1.
+      x: in the units of the chart.
+      y: likewise; both between 0 and 1 in `unit_square`.
       radius: in pixels of the drawing.
       colour: number of the arm.
       hint: what it stands for.
@@ -231,6 +231,50 @@ def unit_square(
     return drawing.replace('<svg ', f'<svg data-box="{left} {right} {bottom} {top}" ', 1)
 
 
+def scatter(
+    title: str,
+    x_axis: str,
+    y_axis: str,
+    lines: Sequence[Line],
+    dots: Sequence[Dot],
+    *,
+    log_y: bool = True,
+) -> str:
+    """Draws dots and curves over a logarithmic x, as far as they reach.
+
+    Args:
+      title: of the chart.
+      x_axis: label of the x axis.
+      y_axis: label of the y axis.
+      lines: curves; x must be positive.
+      dots: drawn above the curves; there must be one.
+      log_y: whether y is logarithmic too, and so must be positive.
+    """
+    left, right, top, bottom = 44, _WIDTH - 16, 46, 300
+    points = [point for line in lines for point in line.points] + [(dot.x, dot.y) for dot in dots]
+    x_of, x_marks = _fitted(sorted(x for x, _ in points), left + 8, right - 8, log=True)
+    y_of, y_marks = _fitted(sorted(y for _, y in points), bottom - 8, top + 4, log=log_y)
+    elements = [
+        f'<text class="head" x="8" y="16">{escape(title)}</text>',
+        _text(8, 33, y_axis, 'soft'),
+    ]
+    for mark in y_marks:
+        elements.append(_segment('grid', left, y_of(mark), right, y_of(mark)))
+        elements.append(_text(left - 5, y_of(mark) + 4, f'{mark:g}', 'soft number', 'end'))
+    for mark in x_marks:
+        elements.append(_segment('axis', x_of(mark), bottom, x_of(mark), bottom + 4))
+        elements.append(_text(x_of(mark), bottom + 16, _power(mark), 'soft number', 'middle'))
+    elements.append(_segment('axis', left, bottom, right, bottom))
+    elements.append(_text((left + right) / 2, bottom + 32, x_axis, 'soft', 'middle'))
+    elements += [_curve(line, x_of, y_of) for line in lines]
+    for dot in dots:
+        elements.append(
+            f'<g><title>{escape(dot.hint)}</title><circle class="b{dot.colour % COLOURS}" '
+            f'cx="{x_of(dot.x):.1f}" cy="{y_of(dot.y):.1f}" r="{dot.radius:.1f}"/></g>'
+        )
+    return _svg(title, bottom + 40, elements)
+
+
 def key(colour: int, *, line: bool) -> str:
     """Draws the legend's sample of arm number `colour`: its dashed line, or the box of its bars."""
     if line:
@@ -267,6 +311,30 @@ def _log_ticks(low: float, high: float) -> list[float]:
         if len(marks) <= 8:
             break
     return marks if len(marks) >= 3 else ticks(low, high)
+
+
+def _fitted(
+    values: Sequence[float], start: float, end: float, *, log: bool
+) -> tuple[Callable[[float], float], list[float]]:
+    """Returns a scale from the first to the last of sorted values, and its marks."""
+    low, high = values[0], values[-1]
+    if not log:
+        high = high if high > low else low + 1
+        return _scale(low, high, start, end), ticks(low, high)
+    high = high if high > low * 1.001 else low * 1.001
+    log_of = _scale(math.log(low), math.log(high), start, end)
+    marks = _log_ticks(low, high)
+    # Labels of an axis in powers of ten are wide.
+    return lambda value: log_of(math.log(value)), marks[:: 1 + len(marks) // 6]
+
+
+def _power(value: float) -> str:
+    """Writes a large number as a multiple of a power of ten."""
+    if value < 10_000:
+        return f'{value:g}'
+    factor, power = f'{value:.3e}'.split('e+')
+    raised = str(int(power)).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))
+    return f'10{raised}' if float(factor) == 1 else f'{float(factor):g}·10{raised}'
 
 
 def _curve(line: Line, x_of: Callable[[float], float], y_of: Callable[[float], float]) -> str:

@@ -23,26 +23,32 @@ def draw_weights(cluster_P: np.ndarray, resamples: int, seed: int) -> np.ndarray
 
 
 def interval(
-    values_E: np.ndarray, *, clusters: int, points: int, parameters: int
+    values_E: np.ndarray,
+    *,
+    clusters: int,
+    points: int,
+    parameters: int,
+    freedom: float | None = None,
 ) -> list[float] | None:
     """Returns the 95 % interval of a parameter from its values in the resamples.
 
     Percentiles are too narrow by about sqrt((n - k) / n) after k fitted parameters, and a normal
-    quantile is too small for few clusters. Both are put right by percentiles further out (Hesterberg
-    2015, the expanded percentile interval), with t of clusters - k degrees of freedom.
+    quantile is too small for few clusters. Percentiles further out put both right, by Student's t
+    (Hesterberg 2015, the expanded percentile interval).
 
     Args:
       values_E: NaN where a resample has no value.
       clusters: number of them.
       points: number of points.
       parameters: number that is fitted to them.
+      freedom: degrees of freedom; None for clusters - parameters.
 
     Returns:
       [low, high]; None where no degree of freedom is left, or most resamples have no value.
     """
     from scipy import special
 
-    freedom = clusters - parameters
+    freedom = clusters - parameters if freedom is None else freedom
     if freedom < 1 or points <= parameters:
         return None
     wider = clusters / (clusters - 1) * (points - 1) / (points - parameters)

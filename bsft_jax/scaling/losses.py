@@ -17,9 +17,9 @@ from bsft_jax.scaling.points import Points
 
 FEWEST_SIZES = 5
 FEWEST_TOKENS = 3
-# Three parameters of a parabola, five of a surface.
-_PARAMETERS = {'approach2': 3, 'approach3': 5, 'vpnls': 5}
-METHODS = tuple(_PARAMETERS)
+METHODS = ('approach2', 'approach3', 'vpnls')
+# Parameters of a parabola, and of a surface.
+_OF_PARABOLA, _OF_SURFACE = 3, 5
 EXPONENTS = ('params_exponent', 'tokens_exponent')
 # The fit depends on few points if a fiftieth of them moves an exponent by more than a tenth.
 _FEW, _MOVED = 0.02, 0.10
@@ -136,14 +136,20 @@ def _approach2(
         name: isoflop.line(budgets, described, f'{name.split("_")[0]}_optimum')
         for name in EXPONENTS
     }
-    used = np.concatenate(budgets.members)
     content: dict[str, Any] = {name: lines[name][0] for name in EXPONENTS}
+    used = np.concatenate(budgets.members)
+    # Each parabola has its own parameters. What is left in a budget counts once for every budget,
+    # less where the budgets share their clusters.
+    clusters, count = len(np.unique(points.cluster_P[used])), len(budgets.members)
+    of_budget = [len(np.unique(points.cluster_P[index])) for index in budgets.members]
+    freedom = sum(max(n - _OF_PARABOLA, 0) for n in of_budget) * clusters / sum(of_budget)
     for name in EXPONENTS:
         content[f'{name}_interval'] = intervals.interval(
             drawn[name],
-            clusters=len(np.unique(points.cluster_P[used])),
+            clusters=clusters,
             points=len(used),
-            parameters=_PARAMETERS['approach2'],
+            parameters=_OF_PARABOLA * count,
+            freedom=freedom,
         )
     content['log_coefficients'] = {name: lines[name][1] for name in EXPONENTS}
     content['budgets'] = described
@@ -200,7 +206,7 @@ def _surface_content(
         if name in hidden:
             continue
         ends = intervals.interval(
-            drawn[name], clusters=points.clusters, points=len(points), parameters=5
+            drawn[name], clusters=points.clusters, points=len(points), parameters=_OF_SURFACE
         )
         if ends and name in ('alpha', 'beta') and not low < ends[0] < ends[1] < high:
             refused[f'{name}_interval'] = f'it reaches the bounds of {name}, {low:g} to {high:g}'

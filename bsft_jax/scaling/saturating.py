@@ -156,9 +156,7 @@ def _between(squares_EG: np.ndarray, best_E: np.ndarray) -> np.ndarray:
     return np.where(at_end, _GRID_G[best_E], between)
 
 
-def _unidentified(
-    found: Mapping[str, np.ndarray], points: int, score: str, scale: str
-) -> str:
+def _unidentified(found: Mapping[str, np.ndarray], points: int, score: str, scale: str) -> str:
     """Returns why a fit is none; '' where it is one."""
     squares_G = found['squares_EG'][0]
     least = squares_G.min()

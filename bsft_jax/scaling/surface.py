@@ -83,9 +83,7 @@ class Criterion:
         total = small + large[0] + large[1]
         share_e, share_a, share_b = small / total, large[0] / total, large[1] / total
         residual = top + np.log(total) - self._log_loss_P
-        jacobian = np.stack(
-            [share_e, share_a, share_b, -share_a * self._n_P, -share_b * self._d_P]
-        )
+        jacobian = np.stack([share_e, share_a, share_b, -share_a * self._n_P, -share_b * self._d_P])
         if self.is_square:
             predicted = np.exp(np.minimum(residual + self._log_loss_P, 300.0))
             residual, jacobian = predicted - self.points.loss_P, jacobian * predicted
