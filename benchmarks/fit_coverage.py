@@ -3,9 +3,9 @@
     python -m benchmarks.fit_coverage
 
 Losses lie on E + A / N^alpha + B / D^beta with the parameters of Besiroglu et al. 2024 (arXiv
-2404.10102), times log-normal noise. The design `one seed` has nine sizes around the optimum of each
-of five budgets, all errors independent. The design `three seeds` has one ladder of nine sizes and
-three seeds at every budget, and half of the variance is shared by the points of one size and seed.
+2404.10102), times log-normal noise. Sizes are a ladder of steps of sqrt(2), of which each of five
+budgets has those within a factor of 4 of its optimum. In the design `one seed` all errors are
+independent. In `three seeds` half of the variance is shared by the points of one size and seed.
 The script prints the coverage and writes `benchmarks/results/fit_coverage.json`.
 """
 
@@ -22,9 +22,9 @@ _NOISE = flags.DEFINE_float('noise', 0.003, 'Standard deviation of log L.', lowe
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the simulation.')
 _OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/fit_coverage.json', 'File to write.')
 TRUTH = {'E': 1.81724, 'A': 477.8, 'B': 2143.9, 'alpha': 0.34731, 'beta': 0.36718}
-LOWEST, HIGHEST, BUDGETS, SIZES = 1e18, 1e21, 5, 9
-# Largest over smallest size.
-SPREAD = 16
+LOWEST, HIGHEST, BUDGETS = 1e18, 1e21, 5
+# Of the ladder of sizes, and how far from the optimum of a budget it goes.
+STEP, SPREAD = 2**0.5, 4
 SEEDS = {'one seed': 1, 'three seeds': 3}
 
 
@@ -35,33 +35,26 @@ def simulate(design: str, rng):
     from bsft_jax.scaling.points import Points
 
     alpha, beta = TRUTH['alpha'], TRUTH['beta']
-    flops_B = np.geomspace(LOWEST, HIGHEST, BUDGETS)
     # The minimum at equal compute: alpha A N^-alpha = beta B D^-beta, D = C / 6 N.
     scale = (alpha * TRUTH['A'] / (beta * TRUTH['B'])) ** (1 / (alpha + beta))
-    optimum_B = scale * (flops_B / 6) ** (beta / (alpha + beta))
     seeds = SEEDS[design]
-    around = np.geomspace(SPREAD**-0.5, SPREAD**0.5, SIZES)
+    names, rows = [], []
+    for flops in np.geomspace(LOWEST, HIGHEST, BUDGETS):
+        optimum = scale * (flops / 6) ** (beta / (alpha + beta))
+        ends = np.log([optimum / SPREAD, optimum * SPREAD]) / np.log(STEP)
+        for step in range(int(np.ceil(ends[0])), int(np.floor(ends[1])) + 1):
+            for seed in range(seeds):
+                rows.append((STEP**step, flops / (6 * STEP**step), flops, step * seeds + seed))
+                names.append(f'{flops:.4g}')
+    params, tokens, flops, number = (np.array(column) for column in zip(*rows, strict=True))
+    share, cluster = 0.5, np.unique(number, return_inverse=True)[1]
     if seeds == 1:
-        params_BS = optimum_B[:, None] * around
-    else:
-        # From below the first optimum to above the last one.
-        ladder = np.geomspace(optimum_B[0] / 2, optimum_B[-1] * 2, SIZES)
-        params_BS = np.broadcast_to(ladder, (BUDGETS, SIZES))
-    shape = (BUDGETS, SIZES, seeds)
-    params, flops = (
-        np.broadcast_to(x, shape) for x in (params_BS[:, :, None], flops_B[:, None, None])
-    )
-    tokens = flops / (6 * params)
-    share = 0.5 if seeds > 1 else 0.0
-    shared, own = rng.normal(size=(1, SIZES, seeds)), rng.normal(size=shape)
+        share, cluster = 0.0, np.arange(len(rows))
+    shared, own = rng.normal(size=int(cluster.max()) + 1)[cluster], rng.normal(size=len(rows))
     error = _NOISE.value * (share**0.5 * shared + (1 - share) ** 0.5 * own)
     loss = TRUTH['E'] + TRUTH['A'] * params**-alpha + TRUTH['B'] * tokens**-beta
-    number = np.arange(BUDGETS * SIZES) if seeds == 1 else np.arange(SIZES * seeds)
-    cluster = np.broadcast_to(number.reshape(-1, SIZES, seeds), shape)
-    names = np.broadcast_to([[[f'{c:.4g}']] for c in flops_B], shape)
-    arrays = [x.ravel() for x in (params, tokens, flops, loss * np.exp(error), cluster)]
-    lines = tuple(f'study:{i + 2}' for i in range(params.size))
-    return Points(*arrays, tuple(names.ravel().tolist()), lines)
+    lines = tuple(f'study:{i + 2}' for i in range(len(rows)))
+    return Points(params, tokens, flops, loss * np.exp(error), cluster, tuple(names), lines)
 
 
 def measure(design: str) -> list[dict]:

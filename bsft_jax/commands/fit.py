@@ -20,6 +20,8 @@ from bsft_jax.scaling import points as points_lib
 from bsft_jax.training.progress import progress
 
 FIT_FILE = 'fit.json'
+# Lines of the terminal.
+_SHOWN_REASONS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _scores(
 
 def _fit_losses(points: points_lib.Points, options: FitCommand) -> losses.LossFits:
     """Fits under a progress bar."""
-    total = 2 * options.resamples + len(points)
+    total = 2 * (options.resamples + len(points.budgets)) + len(points)
     with progress('fits', total) as bar:
         step: Callable[[int], Any] = bar.update
         return losses.fit_losses(
@@ -187,7 +189,10 @@ def format_fits(found: Mapping[str, Any]) -> str:
             text += ['', *table.align_columns(lines, left=2)]
     if found['refused']:
         text += ['', 'Not fitted:']
-        text += [f'  {place}: {reason}' for place, reason in found['refused'].items()]
+        reasons = [f'  {place}: {reason}' for place, reason in found['refused'].items()]
+        text += reasons[:_SHOWN_REASONS]
+        if len(reasons) > _SHOWN_REASONS:
+            text.append(f'  and {len(reasons) - _SHOWN_REASONS} more in {FIT_FILE}')
     output = found['options']['output']
     return '\n'.join([*text, '', f'{output}/{FIT_FILE}, {output}/fit.html'])
 

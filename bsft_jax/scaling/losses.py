@@ -75,16 +75,15 @@ def fit_losses(points: Points, options: FitOptions | None = None) -> LossFits:
     out_BP = np.zeros((0, len(points))) if few_budgets else np.stack(list(left_out.values()))
     found: dict[str, dict[str, np.ndarray]] = {}
     budgets, described, reasons = isoflop.find_budgets(points)
-    refused |= {f'approach2.budgets.{name}': reason for name, reason in reasons.items()}
-    if len(budgets.names) < isoflop.FEWEST_BUDGETS:
-        refused['approach2'] = (
-            f'{len(budgets.names)} of {len(points.budgets)} budgets have a parabola with a '
-            f'minimum; a line needs {isoflop.FEWEST_BUDGETS}'
-        )
+    if reason := _too_few_budgets(points, budgets):
+        refused['approach2'] = reason
     else:
         drawn = isoflop.exponents(points, budgets, weight_EP)
         content['approach2'] = _approach2(points, budgets, described, drawn)
         found['approach2'] = dict(isoflop.exponents(points, budgets, out_BP))
+    # A file whose points lie on no budgets would have a reason for each of them.
+    if points.named_budgets or 'approach2' not in refused:
+        refused |= {f'approach2.budgets.{name}': reason for name, reason in reasons.items()}
     if reason := _too_few(points):
         refused |= {'approach3': reason, 'vpnls': reason}
     else:
@@ -111,8 +110,24 @@ def fit_losses(points: Points, options: FitOptions | None = None) -> LossFits:
             for method, values in found.items()
             if content[method]
         }
-    content['disagreements'] = _disagreements(content)
+    content['disagreements'] = disagreements(content)
     return LossFits(content, refused, surfaces)
+
+
+def _too_few_budgets(points: Points, budgets: isoflop.Budgets) -> str:
+    total, kept = len(points.budgets), len(budgets.names)
+    if kept < isoflop.FEWEST_BUDGETS:
+        return (
+            f'{kept} of {total} budgets have a parabola with a minimum; a line needs '
+            f'{isoflop.FEWEST_BUDGETS}'
+        )
+    used = sum(len(index) for index in budgets.members)
+    if not points.named_budgets and 2 * used < len(points):
+        return (
+            f'only {used} of {len(points)} points are of equal compute with enough others; a '
+            'column budget can name the budgets'
+        )
+    return ''
 
 
 def _too_few(points: Points) -> str:
@@ -268,7 +283,7 @@ def _influence(
     return {'influence': influence, 'depends_on_few': worst}
 
 
-def _disagreements(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+def disagreements(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the pairs of methods whose intervals of an exponent do not overlap."""
     pairs = []
     fitted = [method for method in METHODS if content[method]]

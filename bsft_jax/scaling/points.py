@@ -40,6 +40,7 @@ class Points:
       cluster_P: number of the cluster, int. Points of one size and seed are one.
       budget_P: name of the compute budget of each point; none is empty.
       where_P: file and line of each point.
+      named_budgets: whether the file names them; otherwise equal compute makes a budget.
     """
 
     params_P: np.ndarray
@@ -49,6 +50,7 @@ class Points:
     cluster_P: np.ndarray
     budget_P: tuple[str, ...]
     where_P: tuple[str, ...]
+    named_budgets: bool = True
 
     def __len__(self) -> int:
         """Returns the number of points."""
@@ -65,16 +67,6 @@ class Points:
         names = np.array(self.budget_P)
         members = {name: names == name for name in dict.fromkeys(self.budget_P)}
         return dict(sorted(members.items(), key=lambda item: self.flops_P[item[1]].mean()))
-
-    def subset(self, kept_P: np.ndarray) -> Points:
-        """Returns some of the points, their clusters numbered anew."""
-        index = np.flatnonzero(kept_P)
-        return Points(
-            *(getattr(self, f'{name}_P')[index] for name in _POSITIVE),
-            cluster_P=np.unique(self.cluster_P[index], return_inverse=True)[1],
-            budget_P=tuple(self.budget_P[i] for i in index),
-            where_P=tuple(self.where_P[i] for i in index),
-        )
 
 
 def read_rows(path: str | pathlib.Path) -> list[dict[str, Any]]:
@@ -175,7 +167,8 @@ def loss_points(
         *(np.array([row[name] for row in rows]) for name in _POSITIVE),
         cluster_P=clusters(rows),
         budget_P=tuple(row['budget'] for row in rows) if 'budget' in rows[0] else _budgets(flops_P),
-        where_P=tuple(row['where'] for row in rows),
+        where_P=tuple(pathlib.Path(row['where']).name for row in rows),
+        named_budgets='budget' in rows[0],
     )
 
 
