@@ -27,6 +27,7 @@ COMMANDS = [
     'train_tokenizer',
     'calibrate',
     'compare',
+    'fit',
     'review',
 ]
 APP = """

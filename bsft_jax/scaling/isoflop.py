@@ -19,7 +19,7 @@ from bsft_jax.scaling.points import Points
 FEWEST_SIZES = 4
 FEWEST_BUDGETS = 2
 # Points of one budget whose compute differs by more than this factor are none.
-WIDEST_BUDGET = 1.25
+WIDEST_BUDGET = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
