@@ -44,9 +44,10 @@ def write_page(
     parts = []
     if points is not None and fits is not None:
         summary = content['points']
+        left_out = summary['left_out']
         parts.append(
             f'<p>{summary["n"]:,} points of {summary["sizes"]} sizes and {summary["budgets"]} '
-            f'budgets; {summary["left_out"]} of the highest losses left out.</p>'
+            f'budgets{f"; the {left_out} highest losses left out" if left_out else ""}.</p>'
         )
         parts += [f'<p class="warning">{escape(text)}</p>' for text in warnings(content)]
         parts += [
@@ -299,7 +300,7 @@ def _score_section(
     names = {arm or 'points': n for n, arm in enumerate(by_arm)}
     return html.section(
         score,
-        f'{_SCORE_LABELS[score].capitalize()}: limit − scale / x^exponent',
+        f'{_SCORE_LABELS[score][0].upper()}{_SCORE_LABELS[score][1:]}: limit − scale / x^exponent',
         table,
         f'<div class="charts">{"".join(charts)}</div>',
         html.legend(names, line=False),

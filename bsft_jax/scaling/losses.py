@@ -17,6 +17,7 @@ from bsft_jax.scaling.points import Points
 
 FEWEST_SIZES = 5
 FEWEST_TOKENS = 3
+FEWEST_LEFT_OUT = 3
 METHODS = ('approach2', 'approach3', 'vpnls')
 # Parameters of a parabola, and of a surface.
 _OF_PARABOLA, _OF_SURFACE = 3, 5
@@ -70,9 +71,6 @@ def fit_losses(points: Points, options: FitOptions | None = None) -> LossFits:
     content: dict[str, Any] = dict.fromkeys(METHODS)
     content |= {'leave_one_budget_out': {}, 'influence': [], 'depends_on_few': None}
     refused, surfaces = {}, {}
-    left_out = {name: 1.0 - member_P for name, member_P in points.budgets.items()}
-    few_budgets = len(left_out) < 3 or len(left_out) > len(points) / 2
-    out_BP = np.zeros((0, len(points))) if few_budgets else np.stack(list(left_out.values()))
     found: dict[str, dict[str, np.ndarray]] = {}
     budgets, described, reasons = isoflop.find_budgets(points)
     if reason := _too_few_budgets(points, budgets):
@@ -80,10 +78,16 @@ def fit_losses(points: Points, options: FitOptions | None = None) -> LossFits:
     else:
         drawn = isoflop.exponents(points, budgets, weight_EP)
         content['approach2'] = _approach2(points, budgets, described, drawn)
-        found['approach2'] = dict(isoflop.exponents(points, budgets, out_BP))
     # A file whose points lie on no budgets would have a reason for each of them.
     if points.named_budgets or 'approach2' not in refused:
         refused |= {f'approach2.budgets.{name}': reason for name, reason in reasons.items()}
+    out_BP = np.zeros((0, len(points)))
+    if reason := _no_budgets(points, 'approach2' in refused):
+        refused['leave_one_budget_out'] = reason
+    else:
+        out_BP = np.stack([1.0 - member_P for member_P in points.budgets.values()])
+    if content['approach2']:
+        found['approach2'] = dict(isoflop.exponents(points, budgets, out_BP))
     if reason := _too_few(points):
         refused |= {'approach3': reason, 'vpnls': reason}
     else:
@@ -99,16 +103,13 @@ def fit_losses(points: Points, options: FitOptions | None = None) -> LossFits:
             found[method] = refit_all(criterion, theta_K, out_BP, options.progress)
             if not square and not {'alpha', 'beta'} & unknown.keys():
                 content |= _influence(criterion, theta_K, options.progress)
-    if few_budgets:
-        refused['leave_one_budget_out'] = (
-            f'{len(points)} points of {len(left_out)} budgets; it needs three budgets and two '
-            'points in each on average'
-        )
-    for b, name in enumerate([] if few_budgets else left_out):
+    for b, name in enumerate(points.budgets if len(out_BP) else ()):
         content['leave_one_budget_out'][name] = {
-            method: {key: _number(value_B[b]) for key, value_B in values.items()}
+            method: {
+                key: None if content[method].get(key) is None else _number(value_B[b])
+                for key, value_B in values.items()
+            }
             for method, values in found.items()
-            if content[method]
         }
     content['disagreements'] = disagreements(content)
     return LossFits(content, refused, surfaces)
@@ -127,6 +128,15 @@ def _too_few_budgets(points: Points, budgets: isoflop.Budgets) -> str:
             f'only {used} of {len(points)} points are of equal compute with enough others; a '
             'column budget can name the budgets'
         )
+    return ''
+
+
+def _no_budgets(points: Points, no_lines: bool) -> str:
+    """Returns why no budget can be left out; `no_lines` says that approach 2 is refused."""
+    if not points.named_budgets and no_lines:
+        return 'the points lie on no budgets'
+    if len(points.budgets) < FEWEST_LEFT_OUT:
+        return f'{len(points.budgets)} budgets; it needs {FEWEST_LEFT_OUT}'
     return ''
 
 
