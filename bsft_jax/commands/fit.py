@@ -91,7 +91,7 @@ def fit_points(options: FitCommand) -> dict[str, Any]:
     files.write_json(output / FIT_FILE, found)
     if points is not None and fits is not None:
         files.write_text(output / 'fit_points.csv', _csv(points, fits))
-    fit_page.write_page(output / 'fit.html', found, points, fits, scores)
+    fit_page.write_fit_page(output / 'fit.html', found, points, fits, scores)
     return found
 
 

@@ -25,7 +25,7 @@ _CURVE_POINTS = 60
 _RADIUS = 3.0
 
 
-def write_page(
+def write_fit_page(
     path: pathlib.Path,
     content: Mapping[str, Any],
     points: Points | None,
