@@ -20,6 +20,7 @@ from bsft_jax.scaling import points as points_lib
 from bsft_jax.training.progress import progress
 
 FIT_FILE = 'fit.json'
+_LEAST_DELTA = 1e-5
 # Lines of the terminal.
 _SHOWN_REASONS = 12
 
@@ -48,8 +49,12 @@ def fit_points(options: FitCommand) -> dict[str, Any]:
       UserError: the file is no file of points, a flag does not fit it, or nothing can be written.
     """
     places.check_output(options.output, 'output')
-    if not (math.isfinite(options.huber_delta) and options.huber_delta > 0):
-        raise UserError('is not above 0', where=f'--huber_delta={options.huber_delta}')
+    # With less the objective is a sum of absolute values, whose corners stop a smooth search.
+    if not _LEAST_DELTA <= options.huber_delta < math.inf:
+        raise UserError(
+            f'is not a number from {_LEAST_DELTA:g} on',
+            where=f'--huber_delta={options.huber_delta}',
+        )
     rows = points_lib.read_rows(options.points)
     found: dict[str, Any] = {'options': dataclasses.asdict(options), 'refused': {}}
     points = fits = None

@@ -23,7 +23,13 @@ SCALES = ('params', 'tokens', 'flops')
 SCORES = ('macro_f1', 'gain')
 _POSITIVE = (*SCALES, 'loss')
 _NUMBERS = (*_POSITIVE, *SCORES)
-_LARGEST = 1e60
+# What a number may be: beyond these a column has another meaning.
+_RANGES = {
+    **dict.fromkeys(SCALES, (1.0, 1e40)),
+    'loss': (1e-6, 1e6),
+    'macro_f1': (0.0, 1.0),
+    'gain': (-1.0, 1.0),
+}
 # Neighbours in compute that are further apart than this factor belong to two budgets.
 _BUDGET_GAP = 1.05
 
@@ -107,21 +113,29 @@ def _number(cell: str | None, name: str, where: str) -> float:
         value = float(cell)
     except ValueError:
         raise UserError(f'{name} {cell.strip()!r} is not a number', where=where) from None
-    if not math.isfinite(value) or abs(value) > _LARGEST:
+    if not math.isfinite(value):
         raise UserError(f'{name} {cell.strip()} is not a finite number', where=where)
-    if name in _POSITIVE and value < 1 / _LARGEST:
+    if name in _POSITIVE and value <= 0:
         raise UserError(f'{name} {cell.strip()} is not above 0', where=where)
-    if name == 'macro_f1' and not 0 <= value <= 1:
-        raise UserError(f'macro_f1 {cell.strip()} is not between 0 and 1', where=where)
-    if name == 'gain' and abs(value) > 1:
-        raise UserError(f'gain {cell.strip()} is not between -1 and 1', where=where)
+    low, high = _RANGES[name]
+    if not low <= value <= high:
+        raise UserError(f'{name} {cell.strip()} is not between {low:g} and {high:g}', where=where)
     return value
 
 
 def _complete(row: dict[str, Any]) -> None:
-    """Adds tokens or flops by C = 6 N D where the file has one of them."""
+    """Adds tokens or flops by C = 6 N D where the file has one of them.
+
+    Raises UserError where the flops are those of no token.
+    """
     if 'tokens' not in row and 'flops' in row:
         row['tokens'] = row['flops'] / (FLOPS_PER_PARAM_TOKEN * row['params'])
+        if row['tokens'] < 1:
+            raise UserError(
+                f'{row["flops"]:g} flops are less than a token for {row["params"]:g} params',
+                where=row['where'],
+                fix='flops are all of the training, not per token or second',
+            )
     elif 'flops' not in row and 'tokens' in row:
         row['flops'] = FLOPS_PER_PARAM_TOKEN * row['params'] * row['tokens']
 

@@ -125,7 +125,11 @@ def test_a_fit_that_rests_on_few_points_says_so(table, tmp_path):
         ('macro_f1\n0.5\n', [], '{path}: has macro_f1 but none of params, tokens and flops; '),
         ('params,macro_f1\n1,0.5\n', ['--arm=a'], '--arm: is about losses; {path} has no column'),
         ('params,macro_f1\n1,0.5\n', ['--gain=a-b'], '{path}: has no column arm; --gain needs arm'),
-        ('params,tokens,loss\n1,2,3\n', ['--huber_delta=0'], '--huber_delta=0.0: is not above 0'),
+        (
+            'params,tokens,loss\n1,2,3\n',
+            ['--huber_delta=0'],
+            '--huber_delta=0.0: is not a number from 1e-05 on',
+        ),
         ('params,tokens,loss\n1,2,3\n', ['--output=/dev/null'], '--output=/dev/null: '),
     ],
 )

@@ -71,6 +71,9 @@ def test_the_highest_losses_are_left_out_in_the_order_of_the_file(tmp_path):
         ('params,tokens,loss\n1e6,1e7\n', 'points.csv:2: 2 cells below 3 columns'),
         ('params,tokens,macro_f1\n1e6,1e7,71\n', 'macro_f1 71 is not between 0 and 1'),
         ('params,gain\n1e6,-2\n', 'gain -2 is not between -1 and 1'),
+        ('params,tokens,loss\n0.1,1e7,3\n', 'params 0.1 is not between 1 and 1e\\+40'),
+        ('params,tokens,loss\n1,1e7,3e7\n', 'loss 3e7 is not between 1e-06 and 1e\\+06'),
+        ('params,flops,loss\n1e9,6e8,3\n', 'points.csv:2: 6e\\+08 flops are less than a token'),
         ('params,tokens,loss,seed\n1e6,1e7,3,\n', 'points.csv:2: seed is empty'),
     ],
 )
