@@ -4,7 +4,7 @@
 
 Losses lie on E + A / N^alpha + B / D^beta with the parameters of Besiroglu et al. 2024 (arXiv
 2404.10102), times log-normal noise. Sizes are a ladder of steps of sqrt(2), of which each of five
-budgets has those within a factor of 4 of its optimum. In the design `one seed` all errors are
+budgets has those within `--spread` of its optimum. In the design `one seed` all errors are
 independent. In `three seeds` half of the variance is shared by the points of one size and seed.
 The script prints the coverage and writes `benchmarks/results/fit_coverage.json`.
 """
@@ -19,12 +19,15 @@ from bsft_jax import cli
 _STUDIES = flags.DEFINE_integer('studies', 200, 'Simulated studies of each design.', lower_bound=2)
 _RESAMPLES = flags.DEFINE_integer('resamples', 1000, 'Draws of the intervals.', lower_bound=100)
 _NOISE = flags.DEFINE_float('noise', 0.003, 'Standard deviation of log L.', lower_bound=0)
+_SPREAD = flags.DEFINE_float(
+    'spread', 4.0, 'Largest factor between a size and the optimum of its budget.', lower_bound=2
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the simulation.')
 _OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/fit_coverage.json', 'File to write.')
 TRUTH = {'E': 1.81724, 'A': 477.8, 'B': 2143.9, 'alpha': 0.34731, 'beta': 0.36718}
 LOWEST, HIGHEST, BUDGETS = 1e18, 1e21, 5
-# Of the ladder of sizes, and how far from the optimum of a budget it goes.
-STEP, SPREAD = 2**0.5, 4
+# Of the ladder of sizes.
+STEP = 2**0.5
 SEEDS = {'one seed': 1, 'three seeds': 3}
 
 
@@ -41,7 +44,7 @@ def simulate(design: str, rng):
     names, rows = [], []
     for flops in np.geomspace(LOWEST, HIGHEST, BUDGETS):
         optimum = scale * (flops / 6) ** (beta / (alpha + beta))
-        ends = np.log([optimum / SPREAD, optimum * SPREAD]) / np.log(STEP)
+        ends = np.log([optimum / _SPREAD.value, optimum * _SPREAD.value]) / np.log(STEP)
         for step in range(int(np.ceil(ends[0])), int(np.floor(ends[1])) + 1):
             for seed in range(seeds):
                 rows.append((STEP**step, flops / (6 * STEP**step), flops, step * seeds + seed))
@@ -111,7 +114,9 @@ def main(argv) -> None:
                 f'{row["mean"]:.4f} | {row["coverage"]:.1%} | {row["mean_width"]:.4f} |',
                 flush=True,
             )
-    command = output.command('benchmarks.fit_coverage', (_STUDIES, _RESAMPLES, _NOISE, _SEED))
+    command = output.command(
+        'benchmarks.fit_coverage', (_STUDIES, _RESAMPLES, _NOISE, _SPREAD, _SEED)
+    )
     output.write(_OUTPUT.value, command, ('numpy', 'scipy'), rows=rows)
 
 

@@ -190,6 +190,20 @@ def test_methods_that_disagree_are_flagged():
     ]
 
 
+def test_one_ladder_for_every_budget_misleads_parabolas():
+    ladder = np.geomspace(optimum_of(BUDGETS[0]) / 2, optimum_of(BUDGETS[-1]) * 2, 9)
+    params, flops = (x.ravel() for x in np.meshgrid(ladder, BUDGETS))
+    points = make_points(
+        params, flops / (6 * params), noise=0.002, budgets=[f'{c:g}' for c in flops]
+    )
+    fits = losses.fit_losses(points, FAST)
+    assert fits.content['approach2']['params_exponent'] == pytest.approx(A_OF_C - 0.04, abs=0.01)
+    for method in ('approach3', 'vpnls'):
+        assert fits.content[method]['params_exponent'] == pytest.approx(A_OF_C, abs=0.01)
+        found = [d['exponent'] for d in fits.content['disagreements'] if method in d['methods']]
+        assert found == ['params_exponent', 'tokens_exponent']
+
+
 @pytest.fixture(scope='module')
 def published(shared):
     """Returns the rows of Besiroglu et al. 2024, read off figure 4 of Hoffmann et al. 2022."""
