@@ -8,7 +8,6 @@ from bsft_jax.config.schema import (
     MESH_AXES,
     MODES,
     REMAT,
-    TRACKERS,
     CheckpointConfig,
     ComputeConfig,
     DataConfig,
@@ -17,9 +16,7 @@ from bsft_jax.config.schema import (
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
-    ProfileConfig,
     RunConfig,
-    TrackingConfig,
     TrainConfig,
 )
 from bsft_jax.config.serialization import (
@@ -29,6 +26,7 @@ from bsft_jax.config.serialization import (
     from_dict,
     read_workdir,
 )
+from bsft_jax.config.telemetry import TRACKERS, ProfileConfig, TrackingConfig
 
 __all__ = [
     'ARMS',

@@ -15,9 +15,9 @@ from bsft_jax.config.schema import (
     MESH_AXES,
     MODES,
     REMAT,
-    TRACKERS,
     RunConfig,
 )
+from bsft_jax.config.telemetry import TRACKERS
 from bsft_jax.errors import UserError
 from bsft_jax.records import taxonomy
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from bsft_jax import behaviors as behaviors_lib
 from bsft_jax.config import curriculum
-from bsft_jax.config.types import shown
+from bsft_jax.config.telemetry import ProfileConfig, TrackingConfig
+from bsft_jax.config.types import free, shown
 from bsft_jax.errors import UserError
 
 # Arm → how its answers begin, one of `behaviors.PREFIX_KINDS`.
@@ -32,7 +33,6 @@ MODES = {
     'behavior_rows': ('behavior/.*',),
 }
 
-TRACKERS = ('wandb', 'trackio')
 ATTENTION = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
 REMAT = ('none', 'dots', 'minimal', 'full', 'offload')
 MESH_AXES = ('data', 'fsdp', 'context', 'tensor')
@@ -42,11 +42,6 @@ LINEAR_MAPS = (
     *(f'attention/{name}' for name in 'qkvo'),
     *(f'mlp/{name}' for name in ('gate', 'up', 'down')),
 )
-
-
-def free(default: Any) -> Any:
-    """Declares a field that may change when a run resumes (`base`: its files may have moved)."""
-    return dataclasses.field(default=default, metadata={'free': True})
 
 
 @dataclasses.dataclass
@@ -288,38 +283,6 @@ class EvaluationConfig:
     def names(self) -> tuple[str, ...]:
         """Returns the names of the evaluators."""
         return tuple(name.strip() for name in self.evaluators.split(','))
-
-
-@dataclasses.dataclass
-class ProfileConfig:
-    """Describes the profiler's trace, which goes to `WORKDIR/profile`.
-
-    Attributes:
-      trace_steps: `FIRST:END` traces steps FIRST to END - 1; empty for no trace.
-    """
-
-    trace_steps: str = free('')
-
-
-@dataclasses.dataclass
-class TrackingConfig:
-    """Describes where metrics are sent besides the files of the workdir; by default nowhere.
-
-    Attributes:
-      report_to: trackers, separated by commas, of TRACKERS; `none` for none.
-      project: project there; empty for `WANDB_PROJECT` or `TRACKIO_PROJECT`, else `bsft_jax`.
-      run_name: name of the run there; empty for that of the workdir.
-    """
-
-    report_to: str = free('none')
-    project: str = free('')
-    run_name: str = free('')
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Returns the names of the trackers, each once."""
-        names = dict.fromkeys(name.strip() for name in self.report_to.split(','))
-        return tuple(name for name in names if name != 'none')
 
 
 @dataclasses.dataclass

@@ -18,6 +18,11 @@ _MAX_SHOWN = 60
 _NAMES = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a text'}
 
 
+def free(default: Any) -> Any:
+    """Declares a field that may change when a run resumes (`base`: its files may have moved)."""
+    return dataclasses.field(default=default, metadata={'free': True})
+
+
 @functools.cache
 def fields_of(cls: type) -> dict[str, Any]:
     """Returns the type of each field of a dataclass."""

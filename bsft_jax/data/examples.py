@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bsft_jax.records.record import Record
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -62,17 +64,13 @@ class ExampleStore:
 
     @classmethod
     def from_examples(
-        cls,
-        examples: Sequence[Example],
-        levels: Sequence[int] | None = None,
-        pair_ids: Sequence[str] | None = None,
+        cls, examples: Sequence[Example], records: Sequence[Record] = ()
     ) -> ExampleStore:
         """Copies examples into flat arrays.
 
-        Without `levels` none has a difficulty level. Without `pair_ids`, or with an empty one, an
-        example belongs to no pair.
+        Without the `records` of the examples, none has a difficulty level or belongs to a pair.
         """
-        pair_ids = [''] * len(examples) if pair_ids is None else pair_ids
+        pair_ids = [record.pair_id for record in records] or [''] * len(examples)
         numbers = {'': -1}
         for pair_id in pair_ids:
             numbers.setdefault(pair_id, len(numbers) - 1)
@@ -81,7 +79,9 @@ class ExampleStore:
             weights=np.concatenate([example.weights for example in examples]),
             starts=np.cumsum([0, *(len(example.ids) for example in examples)]),
             reserved=np.asarray([example.reserved for example in examples]),
-            levels=np.asarray([0] * len(examples) if levels is None else levels, np.int8),
+            levels=np.asarray(
+                [record.difficulty or 0 for record in records] or [0] * len(examples), np.int8
+            ),
             pairs=np.asarray([numbers[pair_id] for pair_id in pair_ids], np.int32),
         )
 

@@ -340,8 +340,7 @@ def render_examples(
 
     Raises UserError when more records are longer, or nothing is left to train on.
     """
-    examples, levels, pair_ids = [], [], []
-    longest, num_truncated, num_lost_turns = 0, 0, 0
+    examples, kept, longest, num_truncated, num_lost_turns = [], [], 0, 0, 0
     for start in range(0, len(records), _CHUNK):
         chunk = records[start : start + _CHUNK]
         for record, example in zip(chunk, renderer.examples(chunk), strict=True):
@@ -353,8 +352,7 @@ def render_examples(
                 example, lost_turns = truncated
                 num_truncated, num_lost_turns = num_truncated + 1, num_lost_turns + lost_turns
             examples.append(example)
-            levels.append(record.difficulty or 0)
-            pair_ids.append(record.pair_id)
+            kept.append(record)
     dropped = len(records) - len(examples)
     report = (
         f'{dropped} of {len(records)} records are longer than {sequence_length} tokens, '
@@ -373,7 +371,7 @@ def render_examples(
         raise UserError(
             'no trainable token: no answer is left to train on', where='--config.data.source'
         )
-    return ExampleStore.from_examples(examples, levels, pair_ids), report
+    return ExampleStore.from_examples(examples, kept), report
 
 
 def _truncate(renderer: Renderer, record: Record, limit: int) -> tuple[Example, int] | None:
