@@ -34,12 +34,12 @@ def get_config(arg: str = 'lora') -> RunConfig:
     config.model.dtype = config.model.base_dtype = 'float32'
     config.train.remat = 'dots'
     config.lora.rank, config.lora.alpha = 8, 32.0
-    config.data.source, config.data.curriculum = 'synthetic:800:0:1,2,3', '1=1/0.4:1=1,2=1,3=2'
+    config.data.source, config.data.curriculum = 'synthetic:800:0:1,2,3', '1=1/0.35:1=1,2=2,3=3'
     config.data.pairs_together = True
     config.data.answer_format, config.data.behavior_weight = 'text', 10.0
     config.data.chat_template = 'configs/smollm2.jinja'
     config.optimizer.learning_rate = LEARNING_RATES[arg]
-    config.optimizer.warmup_steps, config.optimizer.schedule_steps = 20, 1500
+    config.optimizer.warmup_steps, config.optimizer.schedule_steps = 20, 450
     config.checkpoint.interval = 50
     config.evaluation.interval, config.evaluation.limit = 100, 200
     if one_category:
