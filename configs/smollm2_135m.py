@@ -13,9 +13,12 @@ the behavior tokens lengthen it. Its template begins with a system turn, which `
 leaves out: records are a sixth shorter.
 
 The choice between behaviors is learned from easy to hard: with all levels from the first step on
-it stays at chance. Twins share a row, so that what they have in common cancels in a gradient.
+it stayed at chance for 120 steps. Twins share a row, so that what they have in common cancels in a
+gradient.
 
-Expected result: none yet for all categories.
+Expected result: not yet run as it stands. The bundled adapter `smollm2-135m-behavior`, which was
+trained in four stages like these, has a selection of 0.831 and 0.736 in proactive macro-F1
+(docs/results.md).
 """
 
 from bsft_jax.config import MeshConfig, RunConfig, recipes

@@ -72,7 +72,8 @@ run_tiny() {
 }
 
 run_smollm2() {
-  local data=synthetic:800:0:1,2,3 policy
+  # Fresh cases in wordings that no training record has.
+  local data=synthetic:400:5:3 policy
   smollm2_package || return
   evaluate base --model=smollm2-135m --data="$data" --answer_format=text \
     --chat_template=configs/smollm2.jinja || return
