@@ -218,11 +218,7 @@ def unit_square(
     if diagonal:
         elements.append(_segment('diagonal', left, bottom, right, top))
     elements += [_curve(line, x_of, y_of) for line in lines]
-    for dot in dots:
-        elements.append(
-            f'<g><title>{escape(dot.hint)}</title><circle class="b{dot.colour % COLOURS}" '
-            f'cx="{x_of(dot.x):.1f}" cy="{y_of(dot.y):.1f}" r="{dot.radius:.1f}"/></g>'
-        )
+    elements += [_dot(dot, x_of, y_of) for dot in dots]
     elements += [
         f'<circle class="marker" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="5.5"/>'
         for x, y in markers
@@ -267,11 +263,7 @@ def scatter(
     elements.append(_segment('axis', left, bottom, right, bottom))
     elements.append(_text((left + right) / 2, bottom + 32, x_axis, 'soft', 'middle'))
     elements += [_curve(line, x_of, y_of) for line in lines]
-    for dot in dots:
-        elements.append(
-            f'<g><title>{escape(dot.hint)}</title><circle class="b{dot.colour % COLOURS}" '
-            f'cx="{x_of(dot.x):.1f}" cy="{y_of(dot.y):.1f}" r="{dot.radius:.1f}"/></g>'
-        )
+    elements += [_dot(dot, x_of, y_of) for dot in dots]
     return _svg(title, bottom + 40, elements)
 
 
@@ -335,6 +327,13 @@ def _power(value: float) -> str:
     factor, power = f'{value:.3e}'.split('e+')
     raised = str(int(power)).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))
     return f'10{raised}' if float(factor) == 1 else f'{float(factor):g}·10{raised}'
+
+
+def _dot(dot: Dot, x_of: Callable, y_of: Callable) -> str:
+    return (
+        f'<g><title>{escape(dot.hint)}</title><circle class="b{dot.colour % COLOURS}" '
+        f'cx="{x_of(dot.x):.1f}" cy="{y_of(dot.y):.1f}" r="{dot.radius:.1f}"/></g>'
+    )
 
 
 def _curve(line: Line, x_of: Callable[[float], float], y_of: Callable[[float], float]) -> str:
