@@ -1,4 +1,4 @@
-"""What a run writes or sends about itself: the profiler's trace and trackers."""
+"""Settings of what a run writes or sends about itself: the profiler's trace and trackers."""
 
 from __future__ import annotations
 

@@ -100,5 +100,4 @@ def _stage_mixture(
             where=FLAG,
             fix='raise its weight or leave it out',
         )
-    unit = 'pairs and single records' if config.data.pairs_together else 'records'
-    return Mixture(tuple(sizes), tuple(shares), np.concatenate(strata), tuple(names), unit)
+    return Mixture(tuple(sizes), tuple(shares), np.concatenate(strata), tuple(names))

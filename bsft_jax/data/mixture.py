@@ -37,7 +37,6 @@ class Mixture:
       weights: weight of each source, above 0; they need not sum to 1.
       records_N: index of each record, source after source; None counts them from 0.
       names: names of the sources in the log, if it tells more than their order.
-      unit: what is drawn, for the log.
 
     Raises UserError where a weight is so small that an epoch has no record of its source.
     """
@@ -46,7 +45,6 @@ class Mixture:
     weights: tuple[float, ...]
     records_N: np.ndarray | None = None
     names: tuple[str, ...] = ()
-    unit: str = 'records'
 
     def __post_init__(self):
         if not all(self.counts):
@@ -82,11 +80,11 @@ class Mixture:
         drawn_N = np.concatenate(drawn)
         return drawn_N if self.records_N is None else self.records_N[drawn_N]
 
-    def describe(self) -> str:
-        """Returns a line for the log."""
+    def describe(self, unit: str = 'records') -> str:
+        """Returns a line for the log; `unit` says what is drawn."""
         names = [f' ({name})' for name in self.names] or [''] * len(self.sizes)
         shares = (
             f'{count:,} of {size:,}{name}'
             for count, size, name in zip(self.counts, self.sizes, names, strict=True)
         )
-        return f'an epoch of the mixture draws {" + ".join(shares)} {self.unit}'
+        return f'an epoch of the mixture draws {" + ".join(shares)} {unit}'

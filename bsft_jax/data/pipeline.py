@@ -135,13 +135,11 @@ def training_examples(
     levels, units_N = _units(config, stores)
     mixtures = {} if limit else curriculum.stage_mixtures(config, levels)
     if not mixtures and len(parts) > 1:
-        unit = 'pairs and single records' if data.pairs_together else 'records'
-        mixtures[0] = Mixture(
-            tuple(map(len, levels)), tuple(weight for _, weight in parts), unit=unit
-        )
+        mixtures[0] = Mixture(tuple(map(len, levels)), tuple(weight for _, weight in parts))
+    unit = 'pairs and single records' if data.pairs_together else 'records'
     for step, mixture in mixtures.items():
         begin = f'from step {step} on ' if step else ''
-        processes.log_first(f'{begin}{mixture.describe()}')
+        processes.log_first(f'{begin}{mixture.describe(unit)}')
     store = ExampleStore.joined(stores)
     plan = packing.PackPlan(
         store.lengths, data.global_batch_rows, data.sequence_length, config.seed, mixtures, units_N

@@ -209,6 +209,26 @@ def test_pairs_share_rows_in_shares_of_their_levels(tmp_path, base, capsys):
     )
 
 
+def test_pairs_of_two_sources_stay_apart(tmp_path, base):
+    sources = []
+    for name in 'ab':
+        sources.append(write_chats(tmp_path / f'{name}.jsonl', {1: 12}, name))
+        rows = [json.loads(x) for x in (tmp_path / f'{name}.jsonl').read_text().splitlines()]
+        # The same ids in both files, and no pair in common.
+        for row in rows:
+            row['pair_id'] = str(int(row['id'].rsplit('-', 1)[1]) // 2)
+        (tmp_path / f'{name}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    config = run_config(f'0.5*{sources[0]} + 0.5*{sources[1]}', '')
+    config.data.pairs_together, config.data.sequence_length = True, 128
+    store, plan = examples_of(config, base)
+    pairs_N = np.asarray(store.pairs)
+    assert sorted(pairs_N) == sorted(2 * list(range(12))) and set(pairs_N[:12]) == set(range(6))
+    records = [r for step in range(plan.steps_per_epoch) for row in plan.rows(step) for r in row]
+    assert sorted(records) == list(range(24))
+    for row in (row for step in range(plan.steps_per_epoch) for row in plan.rows(step)):
+        assert set(collections.Counter(pairs_N[row].tolist()).values()) == {2}
+
+
 def test_without_a_curriculum_levels_change_nothing(tmp_path, base):
     with_levels = write_chats(tmp_path / 'a.jsonl')
     without = write_chats(tmp_path / 'b.jsonl', difficulty=None)
