@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from bsft_jax.records.record import Record
-from tests.behaviorbench import solvers
+from tests.behaviorbench import comparisons, solvers
 from tests.behaviorbench.solvers import one
 
 # What is charted behind a name and a colon -> clause.
@@ -110,8 +110,9 @@ def image_reasoning(text, options):
     found = {key: reading for key, reading in solvers.SIGNS.items() if key.split(' ', 1)[1] in text}
     ((key, reading),) = found.items()
     device, sign = key.split(' ', 1)
-    name = one(re.findall(r'(?:image of|What does|in|for) ([A-Z][a-z]+)\b[^.]*\?$', text))
-    assert re.search(rf'{device} of {name}(?::| shows) {sign}|For {name}, .*{sign}', text), text
+    name = one(re.findall(r'(?:image of|What does|in|for|with) ([A-Z][a-z]+)\b[^.]*\?$', text))
+    shows = '(?::| shows| there is| is back with)'
+    assert re.search(rf'{device} of {name}{shows} {sign}|For {name}, .*{sign}', text), text
     return reading
 
 
@@ -150,7 +151,7 @@ def follow_up_planning(text, options):
         size = int(one(re.findall(r'(\d+) mm', text)))
         return 'Plan a lung scan' if size >= solvers.NODULE_MM else ''
     states = dict(re.findall(r'\bthe ([a-z ]+?) is (pending|final)', text))
-    awaited = one(re.findall(r'(?:wait for|Await) the ([a-z ]+)\.', text))
+    awaited = one(solvers.AWAITED.findall(text))
     pending = one(test for test, state in states.items() if state == 'pending')
     assert states.get(awaited) != 'final'
     return f'Chase the {pending}' if pending != awaited else ''
@@ -168,11 +169,8 @@ def omission_detection(text, options):
 
 def error_correction(text, options):
     facts, written = re.match(r'(.*?)((?:[Dd]raft|[Nn]ote)(?: note)?: .*)', text).groups()
-    takes = re.findall(r'(?:takes|is on|has been on|it is) (\w+)\.', facts)
-    mine = one(takes + re.findall(r'Home drug of \w+: (\w+)\.', facts))
-    drafted = one(
-        re.findall(r'(?:[Hh]ome drug(?:: | is )|Continue (?:home )?|On )(\w+)[ .]', written)
-    )
+    mine = one(solvers.drugs_of(facts).values())
+    drafted = one(solvers.WRITTEN_DRUG.findall(written))
     return f'Change to {mine}' if mine != drafted else ''
 
 
@@ -212,11 +210,11 @@ def solve(record: Record) -> tuple[int, str, bool]:
 
 
 # The spans that twins exchange in notes, where they are not those of level 3.
-EXCHANGED_IN_NOTES = solvers.EXCHANGED | {'medication_safety': r'[\w ,./()]+'}
+EXCHANGED_IN_NOTES = comparisons.EXCHANGED | {'medication_safety': r'[\w ,./()]+'}
 
 
 def exchanged_in_note(category: str, one: str, other: str) -> Sequence[str]:
     """Returns the two spans that notes exchange; none if they differ in anything else."""
-    spans = solvers.exchanged(solvers.tokens(one), solvers.tokens(other)) or ()
+    spans = comparisons.exchanged(comparisons.tokens(one), comparisons.tokens(other)) or ()
     pattern = EXCHANGED_IN_NOTES[category]
     return spans if all(re.fullmatch(pattern, span) for span in spans) else ()

@@ -1,4 +1,4 @@
-"""Solvers: recompute the right answer of every task from its words alone, and measure leaks.
+"""Solvers: recompute the right answer of every task from its words alone.
 
 Nothing here comes from the builders or the simulator: the medicine is written a second time, and
 each solver reads the text with expressions of its own, so that a slip on either side shows.
@@ -6,12 +6,12 @@ each solver reads the text with expressions of its own, so that a slip on either
 
 from __future__ import annotations
 
-import collections
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
 from bsft_jax.records.record import Record
+from tests.behaviorbench import comparisons
 
 # Clause -> name in options, kind, drugs that it forbids.
 HAZARDS = {
@@ -102,6 +102,22 @@ URGENT = {'pressure': 90, 'oxygen': 91}
 PULSE = range(41, 131)
 NODULE_MM = 6
 
+# What is written between a patient and a problem.
+NEEDS = r'(?:has|(?:needs help|came|is here|)\s?for|suffers from|wants help with)'
+AWAITED = re.compile(r'(?:[Ww]ait(?:ing)? for|Await|Next step after|have|need) the ([a-z ]+)\.')
+WRITTEN_DRUG = re.compile(
+    r'(?:(?:[Hh]ome|Usual) drug(?::| is)|Continue(?: home)?|On|Takes|Stays on|Go on with) (\w+)[ .]'
+)
+ORDERS = [
+    pattern.replace('FIRST', '(?P<first>[a-z ]+)').replace('SECOND', '(?P<second>[a-z ]+)')
+    for pattern in (
+        r'The FIRST (?:came before|was earlier than) the SECOND\.',
+        r'The SECOND (?:came after|was later than|followed) the FIRST\.',
+        r'(?:First|In order:|It was first) FIRST(?:, then|,| and then) SECOND\.',
+        r'After the FIRST there was the SECOND\.',
+        r'Before the SECOND there was the FIRST\.',
+    )
+]
 # A solver takes the words of all turns and the options. It returns the right option ('' for signing
 # the note) and whether the task is hard.
 Solver = Callable[[str, Sequence[str]], tuple[str, bool]]
@@ -116,11 +132,10 @@ def one(items: Iterable[str]) -> str:
 def patient(text: str) -> str:
     """Returns the name of the patient."""
     patterns = (
-        r'(\w+) is the patient',
+        r'(\w+) is (?:the|our) patient',
         r'Seeing (\w+) today',
-        r'came with (\w+), our patient',
-        r'Our patient is (\w+)',
-        r'(\w+) is our patient',
+        r'(\w+), (?:the|our) patient',
+        r'(?:Our|The) patient(?: today)? is (\w+)',
     )
     return one({name for pattern in patterns for name in re.findall(pattern, text)})
 
@@ -186,7 +201,7 @@ def treatment_selection(text, options):
     ((asked, problem),) = [
         (match[1], problem)
         for problem in CHOICES
-        if (match := re.search(rf'(\w+) (?:has|needs help for|came for|for) {problem}\.', text))
+        if (match := re.search(rf'(\w+) {NEEDS} {problem}\.', text))
     ]
     first, hazard, instead = CHOICES[problem]
     assert (
@@ -208,13 +223,13 @@ def medication_safety(text, options):
 
 def follow_up_planning(text, options):
     if 'nodule' in text:
-        assert re.search(r'No (?:more scans|scan)(?: planned)?\.', text)
+        assert re.search(r'(?:[Nn]o (?:more |further )?|with )scans?(?: planned| needed)?\.', text)
         nodule, cyst = (
             int(one(re.findall(rf'{what} of (\d+) mm', text))) for what in ('nodule', 'cyst')
         )
         return 'Plan a lung scan' if nodule >= NODULE_MM else '', abs(nodule - cyst) <= 2
     states = dict(re.findall(r'\bthe ([a-z ]+?) is (pending|final)', text))
-    awaited = one(re.findall(r'(?:wait for|Await) the ([a-z ]+)\.', text))
+    awaited = one(AWAITED.findall(text))
     assert len(states) == 2 and awaited in states
     pending = one(test for test, state in states.items() if state == 'pending')
     return f'Chase the {pending}' if pending != awaited else '', next(iter(states)) != awaited
@@ -238,29 +253,25 @@ def omission_detection(text, options):
     return f'Add {name}' if holder == patient(text) else '', hard
 
 
+def drugs_of(text: str) -> dict[str, str]:
+    """Returns the drug of each person."""
+    takes = re.findall(r'(\w+) (?:takes|is on|has been on|uses|was prescribed) (\w+)\.', text)
+    of = re.findall(r'(?:For|[Dd]rug of|Medication of) (\w+)(?: it is| is|:) (\w+)\.', text)
+    return dict(takes + of)
+
+
 def error_correction(text, options):
     facts, written = re.match(r'(.*?)((?:[Dd]raft|[Nn]ote)(?: note)?: .*)', text).groups()
-    takes = re.findall(r'(\w+) (?:takes|is on|has been on) (\w+)\.', facts)
-    takes += re.findall(r'(?:For (\w+) it is|Home drug of (\w+):) (\w+)\.', facts)
-    drug_of = {next(filter(None, groups)): groups[-1] for groups in takes}
-    drafted = one(
-        re.findall(r'(?:[Hh]ome drug(?:: | is )|Continue (?:home )?|On )(\w+)[ .]', written)
-    )
+    drug_of = drugs_of(facts)
+    drafted = one(WRITTEN_DRUG.findall(written))
     mine = drug_of[patient(text)]
     assert len(drug_of) == 2 and drafted in drug_of.values()
     return f'Change to {mine}' if mine != drafted else '', f'Change to {drafted}' in options
 
 
 def consistency_check(text, options):
-    before = re.search(
-        r'The ([a-z ]+) came before the ([a-z ]+)\.|First ([a-z ]+), then ([a-z ]+)\.'
-        r'|It was first ([a-z ]+) and then ([a-z ]+)\.',
-        text,
-    )
-    after = re.search(r'The ([a-z ]+) came after the ([a-z ]+)\.', text)
-    first, second = (
-        (event for event in before.groups() if event) if before else (after[2], after[1])
-    )
+    (named,) = [match for pattern in ORDERS if (match := re.search(pattern, text))]
+    first, second = named['first'], named['second']
     one_day, other_day = (int(one(re.findall(rf'{e} on day (\d+)', text))) for e in (first, second))
     assert one_day != other_day
     return f'Put {second} first' if other_day < one_day else '', abs(one_day - other_day) == 1
@@ -306,20 +317,7 @@ SOLVERS: dict[str, Solver] = {
         ambiguity_clarification,
     )
 }
-# Category with twins -> the spans that its twins exchange. Nothing else moves, so that no order
-# tells the behavior.
-EXCHANGED = {
-    'medication_safety': r'[a-z ]+',
-    'follow_up_planning': r'\d|pending|final',
-    'deterioration_check': r'\d+',
-    'omission_detection': r'[A-Z][a-z]+',
-    'error_correction': r'[a-z]+',
-    'consistency_check': r'\d+',
-    'critical_value_alert': r'\d+\.\d',
-    'ambiguity_clarification': r'\d+ mg|unknown dose|dose unknown|dose not known',
-}
-TWINS = list(EXCHANGED)
-SINGLE = [category for category in SOLVERS if category not in EXCHANGED]
+SINGLE = [category for category in SOLVERS if category not in comparisons.EXCHANGED]
 
 
 def words_of(record: Record) -> str:
@@ -346,53 +344,3 @@ def solve(record: Record) -> tuple[int, str, bool]:
 def behavior_of(category: str, option: str) -> str:
     """Returns the behavior that an option stands for."""
     return 'reactive' if category in SINGLE or option.startswith('Sign ') else 'proactive'
-
-
-def tokens(text: str) -> list[str]:
-    """Returns the words, numbers and punctuation marks of a text."""
-    return re.findall(r'\d+\.\d+|[\w-]+|[^\w\s]', text)
-
-
-def leaks(records: Iterable[Record]) -> dict[str, dict[tuple, int]]:
-    """Returns by category the features that are not equally frequent in both behaviors.
-
-    The value of a feature is its surplus in proactive records. Features are the speakers, the words
-    of each turn, the options by position, and `hard`. Categories without proactive records are left
-    out.
-    """
-    surplus: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    proactive = set()
-    for record in records:
-        sign = 1 if record.behavior == 'proactive' else -1
-        if sign == 1:
-            proactive.add(record.category)
-        counts = surplus[record.category]
-        for index, message in enumerate(record.messages):
-            counts['speaker', index, message.role, message.name] += sign
-            for word in tokens(message.content):
-                counts['word', index, word] += sign
-        for index, option in enumerate(record.options):
-            counts['option', index, option] += sign
-        counts['hard', record.hard] += sign
-    unequal = {
-        category: {feature: n for feature, n in surplus[category].items() if n}
-        for category in proactive
-    }
-    return {category: features for category, features in unequal.items() if features}
-
-
-def exchanged(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
-    """Returns the two spans that are exchanged, or None if the tokens differ in anything else."""
-    start, end = 0, len(one)
-    if len(one) != len(other) or one == other:
-        return None
-    while one[start] == other[start]:
-        start += 1
-    while one[end - 1] == other[end - 1]:
-        end -= 1
-    a, b = list(one[start:end]), list(other[start:end])
-    size = range(1, len(a))
-    # Few of the tails fit, so that long notes take no longer than short ones.
-    tails = [j for j in size if b[: len(a) - j] == a[j:]]
-    spans = ((a[:i], a[j:]) for j in tails for i in size if i <= j and b == a[j:] + a[i:j] + a[:i])
-    return next(((' '.join(first), ' '.join(last)) for first, last in spans), None)

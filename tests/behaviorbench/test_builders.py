@@ -14,10 +14,10 @@ from bsft_jax.data import sources
 from bsft_jax.errors import UserError
 from bsft_jax.records import taxonomy
 from bsft_jax.records.record import record_from_dict, record_to_dict
-from tests.behaviorbench import solvers
+from tests.behaviorbench import comparisons, solvers
 
 CASES = 1000
-SINGLE, TWINS = solvers.SINGLE, solvers.TWINS
+SINGLE, TWINS = solvers.SINGLE, comparisons.TWINS
 
 
 @functools.cache
@@ -89,8 +89,8 @@ def test_twins_differ_in_one_exchange(category):
             assert speakers[0] == speakers[1]
             turns = zip(proactive.messages, reactive.messages, strict=True)
             ((one, other),) = [(a.content, b.content) for a, b in turns if a != b]
-            spans = solvers.exchanged(solvers.tokens(one), solvers.tokens(other))
-            pattern = solvers.EXCHANGED[category]
+            spans = comparisons.exchanged(comparisons.tokens(one), comparisons.tokens(other))
+            pattern = comparisons.EXCHANGED[category]
             assert spans and all(re.fullmatch(pattern, span) for span in spans), (one, other)
 
 
@@ -128,7 +128,7 @@ def test_ids_are_distinct_and_only_twins_have_a_pair():
     ],
 )
 def test_exchanged_recognizes_a_single_exchange(one, other, expected):
-    assert solvers.exchanged(solvers.tokens(one), solvers.tokens(other)) == expected
+    assert comparisons.exchanged(comparisons.tokens(one), comparisons.tokens(other)) == expected
 
 
 def test_splits_keep_cases_and_twins_together(splits):
@@ -208,7 +208,7 @@ def test_requests_come_from_the_shared_pool(splits):
 
 @pytest.mark.parametrize('held_out', [False, True], ids=['seen', 'held_out'])
 def test_no_word_option_or_speaker_goes_with_a_behavior(held_out):
-    assert solvers.leaks(records(held_out)) == {}
+    assert comparisons.leaks(records(held_out)) == {}
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,9 @@ def test_a_leaking_builder_is_detected(change, surplus, monkeypatch):
         return [dataclasses.replace(proactive, facts=facts), *others]
 
     monkeypatch.setitem(BUILDERS, 'omission_detection', leaky)
-    leaks = solvers.leaks(r for i in range(20) for r in records_of(simulate(2, i), held_out=False))
+    leaks = comparisons.leaks(
+        r for i in range(20) for r in records_of(simulate(2, i), held_out=False)
+    )
     assert set(leaks) == {'omission_detection'}
     if surplus:
         assert leaks['omission_detection'] == {('word', 0, word): n for word, n in surplus.items()}
@@ -248,8 +250,8 @@ def test_leaks_in_record_fields_are_detected(field):
     }
     proactive = dataclasses.replace(proactive, **{field: changed[field]})
     clean = pairs('critical_value_alert')[1]
-    assert set(solvers.leaks([proactive, reactive, *clean])) == {'critical_value_alert'}
-    assert solvers.leaks(clean) == {}
+    assert set(comparisons.leaks([proactive, reactive, *clean])) == {'critical_value_alert'}
+    assert comparisons.leaks(clean) == {}
 
 
 @pytest.mark.parametrize('category', solvers.SOLVERS)

@@ -8,7 +8,7 @@ from bsft_jax.behaviorbench.builders import BUILDERS, SPECS, scene
 from bsft_jax.behaviorbench.pretraining import conversations
 from bsft_jax.behaviorbench.simulator.cases import simulate
 from bsft_jax.data import generated, sources
-from tests.behaviorbench import solvers
+from tests.behaviorbench import comparisons, solvers
 
 CASES = 1000
 
@@ -31,7 +31,7 @@ def test_pretraining_text_has_no_task_in_it(scheme):
 
 def test_answers_about_defects_are_right():
     questions = [q for q in conversations.gate_questions(100, 3) if q.gate.startswith('defect: ')]
-    assert len(questions) == 100 * len(solvers.TWINS)
+    assert len(questions) == 100 * len(comparisons.TWINS)
     for question in questions:
         text = solvers.words_of(question.record)
         fix, _ = solvers.SOLVERS[question.gate.removeprefix('defect: ')](text, ())
@@ -44,7 +44,7 @@ def test_answers_about_defects_are_right():
 
 def test_gates_are_the_named_skills_and_a_defect_of_each_category_with_twins():
     gates = {question.gate for question in conversations.gate_questions(50, 3)}
-    assert gates == {*scene.Gate, *(f'defect: {category}' for category in solvers.TWINS)}
+    assert gates == {*scene.Gate, *(f'defect: {category}' for category in comparisons.TWINS)}
 
 
 def test_a_round_has_every_category_and_the_extra_ones_three_times():

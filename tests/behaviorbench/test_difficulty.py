@@ -10,7 +10,7 @@ from bsft_jax.behaviorbench.builders import BUILDERS, notes, records_of, remarks
 from bsft_jax.behaviorbench.builders.difficulty import DIFFICULTIES, TESTED_DIFFICULTIES
 from bsft_jax.behaviorbench.simulator.cases import simulate
 from bsft_jax.records.record import record_from_dict, record_to_dict
-from tests.behaviorbench import difficulty_solvers, solvers
+from tests.behaviorbench import comparisons, difficulty_solvers, solvers
 
 CASES, MANY_CASES = 40, 1000
 HELD_OUT = pytest.mark.parametrize('held_out', [False, True], ids=['seen', 'held_out'])
@@ -95,7 +95,7 @@ def test_every_record_is_valid(difficulty):
 
 
 def count(category):
-    return 2 if category in solvers.TWINS else 1
+    return 2 if category in comparisons.TWINS else 1
 
 
 @HELD_OUT
@@ -119,7 +119,7 @@ def test_twins_exchange_two_spans_of_a_note(held_out):
 
 @HELD_OUT
 def test_no_word_of_a_note_goes_with_a_behavior(held_out):
-    assert solvers.leaks(records(4, held_out)) == {}
+    assert comparisons.leaks(records(4, held_out)) == {}
 
 
 @HELD_OUT

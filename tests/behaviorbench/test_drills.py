@@ -90,14 +90,11 @@ def test_orders_go_by_day_in_both_directions():
 
 def person_in_role(people: str, role: str) -> str:
     """Returns the name of the person that a sentence gives the role."""
-    patterns = (rf'(\w+)(?: is the {role}|, the {role})',)
+    patterns = [rf'(\w+)(?: is the {role}|, the {role})\b', rf'\bthe {role} is (\w+)']
     if role == 'patient':
-        patterns = (
-            r'(\w+)(?: is the patient|, our patient| today, with)',
-            r'came with (\w+), our patient',
-        )
-    matches = (re.search(pattern, people) for pattern in reversed(patterns))
-    return next(match[1] for match in matches if match)
+        patterns += [r'(\w+)(?:, our patient| today, with)', r'The patient(?: today)? is (\w+)']
+    (name,) = {match[1] for pattern in patterns if (match := re.search(pattern, people))}
+    return name
 
 
 def test_claims_about_roles_are_judged_for_the_person_in_the_role():

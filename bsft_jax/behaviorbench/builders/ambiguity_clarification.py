@@ -22,13 +22,31 @@ from bsft_jax.behaviorbench.simulator.cases import Case
 CATEGORY = CategorySpec('ambiguity_clarification', extra_position=5)
 
 DRUGS = Phrasings(
-    ('{patient} takes {drugs}.', 'Drugs of {patient}: {drugs}.', '{patient} is on {drugs}.'),
+    (
+        '{patient} takes {drugs}.',
+        'Drugs of {patient}: {drugs}.',
+        '{patient} is on {drugs}.',
+        'Medication of {patient}: {drugs}.',
+        'The list of {patient} has {drugs}.',
+        '{patient} uses {drugs}.',
+        'On record for {patient}: {drugs}.',
+    ),
     ('{patient} has been on {drugs}.', 'Home drugs of {patient}: {drugs}.'),
 )
 IRRELEVANT = ('eye drops (daily)', 'a skin cream (daily)', 'vitamins (daily)')
-UNKNOWN = Phrasings(('unknown dose', 'dose not known'), ('dose unknown',))
+UNKNOWN = Phrasings(
+    ('unknown dose', 'dose not known', 'no dose given', 'dose missing', 'dose unclear'),
+    ('dose unknown',),
+)
 CONTINUE = Phrasings(
-    ('Continue {drug} as before.', 'Keep {drug} at the old dose.', '{drug} as before.'),
+    (
+        'Continue {drug} as before.',
+        'Keep {drug} at the old dose.',
+        '{drug} as before.',
+        'Go on with {drug} as before.',
+        'Stay on {drug} at the old dose.',
+        'At home {drug} as before.',
+    ),
     ('Keep {drug} as before.', 'Continue {drug} at the old dose.'),
 )
 

@@ -21,11 +21,28 @@ from bsft_jax.behaviorbench.simulator.cases import Case
 CATEGORY = CategorySpec('consistency_check', extra_position=4)
 
 CHART = Phrasings(
-    ('Chart of {patient}: {chart}.', '{patient} had {chart}.', '{patient}: {chart}.'),
+    (
+        'Chart of {patient}: {chart}.',
+        '{patient} had {chart}.',
+        '{patient}: {chart}.',
+        'The chart of {patient} lists {chart}.',
+        'On record for {patient}: {chart}.',
+        'We know of {chart} in {patient}.',
+        'Course of {patient}: {chart}.',
+    ),
     ('In the chart of {patient}: {chart}.', '{patient} came with {chart}.'),
 )
 ORDER = Phrasings(
-    ('The {first} came before the {second}.', 'First {first}, then {second}.'),
+    (
+        'The {first} came before the {second}.',
+        'First {first}, then {second}.',
+        'The {first} was earlier than the {second}.',
+        'The {second} was later than the {first}.',
+        'The {second} followed the {first}.',
+        'After the {first} there was the {second}.',
+        'Before the {second} there was the {first}.',
+        'In order: {first}, {second}.',
+    ),
     ('The {second} came after the {first}.', 'It was first {first} and then {second}.'),
 )
 

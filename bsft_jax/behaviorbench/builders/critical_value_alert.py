@@ -23,7 +23,15 @@ from bsft_jax.behaviorbench.simulator.cases import Case
 CATEGORY = CategorySpec('critical_value_alert')
 
 LABS = Phrasings(
-    ('Labs of {patient}: {labs}.', 'Back for {patient}: {labs}.', '{patient}: {labs}.'),
+    (
+        'Labs of {patient}: {labs}.',
+        'Back for {patient}: {labs}.',
+        '{patient}: {labs}.',
+        'Results of {patient}: {labs}.',
+        'From the lab, for {patient}: {labs}.',
+        'In {patient} we measured this: {labs}.',
+        'The blood of {patient}: {labs}.',
+    ),
     ('New labs for {patient}: {labs}.', 'The labs of {patient} are back: {labs}.'),
 )
 

@@ -24,7 +24,15 @@ CATEGORY = CategorySpec('deterioration_check')
 
 IRRELEVANT = tuple(f'temperature is 36.{tenths}' for tenths in range(5, 10))
 VITALS = Phrasings(
-    ('Vitals of {patient}: {vitals}.', '{patient} now: {vitals}.', '{patient}: {vitals}.'),
+    (
+        'Vitals of {patient}: {vitals}.',
+        '{patient} now: {vitals}.',
+        '{patient}: {vitals}.',
+        'Just measured in {patient}: {vitals}.',
+        'At the bedside of {patient}: {vitals}.',
+        'Observations of {patient}: {vitals}.',
+        'In {patient} the {vitals}.',
+    ),
     ('New vitals of {patient}: {vitals}.', 'For {patient} now: {vitals}.'),
 )
 

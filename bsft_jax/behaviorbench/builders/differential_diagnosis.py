@@ -20,12 +20,27 @@ from bsft_jax.behaviorbench.simulator.cases import Case
 CATEGORY = CategorySpec('differential_diagnosis')
 
 FINDINGS = Phrasings(
-    ('{patient} has {findings}.', 'Findings in {patient}: {findings}.', '{patient}: {findings}.'),
+    (
+        '{patient} has {findings}.',
+        'Findings in {patient}: {findings}.',
+        '{patient}: {findings}.',
+        '{patient} presents with {findings}.',
+        'Seen in {patient}: {findings}.',
+        'There is {findings} in {patient}.',
+        'We found {findings} in {patient}.',
+    ),
     ('In {patient} we see {findings}.', '{patient} came with {findings}.'),
 )
 IRRELEVANT = ('no allergies', 'good sleep', 'a good appetite', 'no home drugs')
 QUESTION = Phrasings(
-    ('What is most likely?', 'Which diagnosis fits?', 'What does {patient} have?'),
+    (
+        'What is most likely?',
+        'Which diagnosis fits?',
+        'What does {patient} have?',
+        'What is your diagnosis?',
+        'What explains this?',
+        'What do you think it is?',
+    ),
     ('Which diagnosis is most likely?', 'What fits best?'),
 )
 

@@ -26,11 +26,27 @@ from bsft_jax.behaviorbench.simulator.cases import Case
 CATEGORY = CategorySpec('error_correction', extra_position=2)
 
 TAKES = Phrasings(
-    ('{name} takes {drug}.', '{name} is on {drug}.', 'For {name} it is {drug}.'),
+    (
+        '{name} takes {drug}.',
+        '{name} is on {drug}.',
+        'For {name} it is {drug}.',
+        '{name} uses {drug}.',
+        'The drug of {name} is {drug}.',
+        '{name} was prescribed {drug}.',
+        'Medication of {name}: {drug}.',
+    ),
     ('{name} has been on {drug}.', 'Home drug of {name}: {drug}.'),
 )
 WRITTEN = Phrasings(
-    ('Home drug: {drug}.', 'Continue {drug} at home.', 'On {drug}.'),
+    (
+        'Home drug: {drug}.',
+        'Continue {drug} at home.',
+        'On {drug}.',
+        'Takes {drug}.',
+        'Stays on {drug}.',
+        'Usual drug: {drug}.',
+        'Go on with {drug}.',
+    ),
     ('The home drug is {drug}.', 'Continue home {drug}.'),
 )
 

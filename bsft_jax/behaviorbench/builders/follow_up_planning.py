@@ -28,16 +28,46 @@ SCAN = Phrasings(
         'CT of {patient}: {results}.',
         'The CT of {patient} shows {results}.',
         '{patient}, on CT: {results}.',
+        'CT report of {patient}: {results}.',
+        'In {patient} the CT found {results}.',
+        'Seen on the CT of {patient}: {results}.',
     ),
     ('On CT {patient} has {results}.', 'New CT of {patient}: {results}.'),
 )
 TESTS = Phrasings(
-    ('Tests of {patient}: {results}.', 'For {patient}, {results}.', '{patient}: {results}.'),
+    (
+        'Tests of {patient}: {results}.',
+        'For {patient}, {results}.',
+        '{patient}: {results}.',
+        'As for {patient}, {results}.',
+        'From the lab on {patient}: {results}.',
+        'Where we are with {patient}: {results}.',
+    ),
     ('New for {patient}: {results}.', 'The tests of {patient}: {results}.'),
 )
 HARMLESS_ON_CT = ('a normal liver', 'a normal spleen', 'normal bones')
-NO_SCAN = Phrasings(('No more scans.', 'No scan planned.'), ('No more scans planned.',))
-WAIT = Phrasings(('Will wait for the {test}.', 'Await the {test}.'), ('We wait for the {test}.',))
+NO_SCAN = Phrasings(
+    (
+        'No more scans.',
+        'No scan planned.',
+        'No scan needed.',
+        'No further scans.',
+        'Done with scans.',
+        'Needs no scan.',
+    ),
+    ('No more scans planned.',),
+)
+WAIT = Phrasings(
+    (
+        'Will wait for the {test}.',
+        'Await the {test}.',
+        'Waiting for the {test}.',
+        'Next step after the {test}.',
+        'Back when we have the {test}.',
+        'First we need the {test}.',
+    ),
+    ('We wait for the {test}.',),
+)
 
 
 def _scan_scenes(case: Case, wording: Wording) -> list[Scene]:

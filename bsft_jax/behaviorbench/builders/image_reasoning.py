@@ -21,11 +21,25 @@ from bsft_jax.behaviorbench.simulator.cases import Case
 CATEGORY = CategorySpec('image_reasoning', extra_position=8)
 
 IMAGE = Phrasings(
-    ('{image} of {name}: {sign}.', 'The {image} of {name} shows {sign}.'),
+    (
+        '{image} of {name}: {sign}.',
+        'The {image} of {name} shows {sign}.',
+        'On the {image} of {name}: {sign}.',
+        'On the {image} of {name} there is {sign}.',
+        'The {image} of {name} is back with {sign}.',
+        'Report on the {image} of {name}: {sign}.',
+    ),
     ('New {image} of {name}: {sign}.', 'For {name}, the {image} shows {sign}.'),
 )
 QUESTION = Phrasings(
-    ('What does the image of {name} mean?', 'What does {name} have?', 'What is seen in {name}?'),
+    (
+        'What does the image of {name} mean?',
+        'What does {name} have?',
+        'What is seen in {name}?',
+        'How do you read the image of {name}?',
+        'What is wrong with {name}?',
+        'Which diagnosis fits the image of {name}?',
+    ),
     ('What is most likely in {name}?', 'What does the image show for {name}?'),
 )
 

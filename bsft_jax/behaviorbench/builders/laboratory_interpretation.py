@@ -20,11 +20,26 @@ from bsft_jax.behaviorbench.simulator.cases import Case
 CATEGORY = CategorySpec('laboratory_interpretation')
 
 LABS = Phrasings(
-    ('Labs of {patient}: {labs}.', 'Back for {patient}: {labs}.', '{patient}: {labs}.'),
+    (
+        'Labs of {patient}: {labs}.',
+        'Back for {patient}: {labs}.',
+        '{patient}: {labs}.',
+        'Results of {patient}: {labs}.',
+        'From the lab, for {patient}: {labs}.',
+        'In {patient} we measured this: {labs}.',
+        'The blood of {patient}: {labs}.',
+    ),
     ('New labs for {patient}: {labs}.', 'The labs of {patient} are back: {labs}.'),
 )
 QUESTION = Phrasings(
-    ('What is abnormal?', 'Which is out of range?', 'What stands out here?'),
+    (
+        'What is abnormal?',
+        'Which is out of range?',
+        'What stands out here?',
+        'Which one is not normal?',
+        'What do you see in these values?',
+        'Is something too low or too high?',
+    ),
     ('Which value is abnormal?', 'What is out of range here?'),
 )
 

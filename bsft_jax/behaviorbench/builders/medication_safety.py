@@ -26,7 +26,15 @@ from bsft_jax.behaviorbench.simulator.cases import Case
 CATEGORY = CategorySpec('medication_safety', extra_position=3)
 
 ORDER = Phrasings(
-    ('Start {drug}.', 'Give {drug} today.', 'New drug: {drug}.'),
+    (
+        'Start {drug}.',
+        'Give {drug} today.',
+        'New drug: {drug}.',
+        'Begin {drug}.',
+        'Prescribe {drug}.',
+        'We try {drug}.',
+        'From today on {drug}.',
+    ),
     ('Start {drug} today.', 'The new drug is {drug}.'),
 )
 

@@ -105,6 +105,11 @@ PEOPLE = Phrasings(
         'Seeing {patient} today, with {relative}, the {relation}.',
         '{relative}, the {relation}, came with {patient}, our patient.',
         '{relative} is the {relation}; {patient} is the patient.',
+        'The patient is {patient}, and {relative} is the {relation}.',
+        'The patient today is {patient}; the {relation} is {relative}.',
+        '{patient}, the patient, came with {relative}, the {relation}.',
+        '{patient}, our patient, is here with {relative}, the {relation}.',
+        'With us are {patient}, our patient, and {relative}, the {relation}.',
     ),
     (
         'Our patient is {patient}, and {relative} is the {relation}.',
@@ -112,7 +117,15 @@ PEOPLE = Phrasings(
     ),
 )
 DRAFT = Phrasings(
-    ('Draft: {complaint}, {plan}.', 'My draft: {complaint}; {plan}.', 'Note: {complaint}, {plan}.'),
+    (
+        'Draft: {complaint}, {plan}.',
+        'My draft: {complaint}; {plan}.',
+        'Note: {complaint}, {plan}.',
+        'The note: {complaint}; {plan}.',
+        'New note: {complaint}, {plan}.',
+        'This is my draft: {complaint}, {plan}.',
+        "Today's draft: {complaint}; {plan}.",
+    ),
     ('Draft note: {complaint}; {plan}.', 'My note: {complaint}, {plan}.'),
 )
 

@@ -20,14 +20,33 @@ CATEGORY = CategorySpec('temporal_ordering', extra_position=6)
 
 HARD_SPAN = 5
 CHART = Phrasings(
-    ('{patient}: {chart}.', 'Chart of {patient}: {chart}.', '{patient} had {chart}.'),
+    (
+        'Chart of {patient}: {chart}.',
+        '{patient} had {chart}.',
+        '{patient}: {chart}.',
+        'The chart of {patient} lists {chart}.',
+        'On record for {patient}: {chart}.',
+        'We know of {chart} in {patient}.',
+        'Course of {patient}: {chart}.',
+    ),
     ('In the chart of {patient}: {chart}.', '{patient} came with {chart}.'),
 )
 IRRELEVANT = ('no allergies', 'good sleep', 'a good appetite', 'no home drugs')
-FIRST = Phrasings(('Which came first?', 'What was first?'), ('What came first?',))
-LAST = Phrasings(('Which came last?', 'What was last?'), ('What came last?',))
+FIRST = Phrasings(
+    ('Which came first?', 'What was first?', 'What happened first?', 'Which of these was first?'),
+    ('What came first?',),
+)
+LAST = Phrasings(
+    ('Which came last?', 'What was last?', 'What happened last?', 'Which of these was last?'),
+    ('What came last?',),
+)
 NEXT = Phrasings(
-    ('What came right after the {event}?', 'What was next after the {event}?'),
+    (
+        'What came right after the {event}?',
+        'What was next after the {event}?',
+        'What followed right after the {event}?',
+        'Which of these was next after the {event}?',
+    ),
     ('What came next after the {event}?',),
 )
 

@@ -27,6 +27,9 @@ PROBLEM = Phrasings(
         '{patient} has {problem}.',
         'We treat {patient} for {problem}.',
         '{patient} needs help for {problem}.',
+        '{patient} suffers from {problem}.',
+        '{patient} is here for {problem}.',
+        '{patient} wants help with {problem}.',
     ),
     ('{patient} came for {problem}.', 'Now {patient} has {problem}.'),
 )
@@ -35,6 +38,9 @@ QUESTION = Phrasings(
         'What is the first choice for {patient}?',
         'Which drug is first for {patient}?',
         'What comes first here?',
+        'What would you start with?',
+        'What should {patient} get first?',
+        'Which drug would you give {patient}?',
     ),
     ('Which drug is the first choice for {patient}?', 'What is first for {patient}?'),
 )
