@@ -14,7 +14,7 @@ case "${1:-}" in
 esac
 
 bsft_environment test || exit 1
-# These malloc settings are for train steps. Tests mostly compile, which is faster without them.
+# Huge pages are for train steps. Tests mostly compile, in many processes with little memory each.
 unset GLIBC_TUNABLES
 
 marks='not slow'

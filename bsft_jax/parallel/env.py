@@ -13,11 +13,10 @@ import sys
 GPU_MEMORY_FRACTION = 0.92
 # JAX refuses to start when both are set.
 MEMORY_FRACTION_VARIABLES = ('XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION')
-# The same settings as in launch/_env.sh, which says why. glibc reads them before Python starts.
-MALLOC = (
-    'glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:'
-    'glibc.malloc.top_pad=67108864:glibc.malloc.arena_max=1'
-)
+# The same setting as in launch/_env.sh, which says why. glibc reads it before Python starts.
+MALLOC = 'glibc.malloc.hugetlb=1'
+# Says for which memory Linux gives huge pages; the mode in force is in brackets.
+HUGE_PAGES = '/sys/kernel/mm/transparent_hugepage/enabled'
 
 
 def set_gpu_memory_fraction() -> None:
@@ -36,11 +35,25 @@ def missing_settings() -> str:
     """
     import jax
 
-    current = os.environ.get('GLIBC_TUNABLES', '')
-    missing = any(setting.partition('=')[0] not in current for setting in MALLOC.split(':'))
-    if not missing or sys.platform != 'linux' or jax.default_backend() != 'cpu':
+    if sys.platform != 'linux' or jax.default_backend() != 'cpu':
         return ''
-    return (
-        'malloc returns the buffers of every step to the system, which can halve the speed on a '
-        f'CPU; before Python starts: export GLIBC_TUNABLES={MALLOC}'
-    )
+    if MALLOC not in os.environ.get('GLIBC_TUNABLES', '').split(':'):
+        return (
+            'malloc asks the system for small pages at every step, which slows training down on a '
+            f'CPU; before Python starts: export GLIBC_TUNABLES={MALLOC}'
+        )
+    if '[never]' in read_mode(HUGE_PAGES):
+        return (
+            'the system gives no huge pages, so that steps on a CPU are slower; as root: '
+            f'echo madvise > {HUGE_PAGES}'
+        )
+    return ''
+
+
+def read_mode(path: str) -> str:
+    """Returns the text of a kernel setting; empty where the kernel has none."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ''

@@ -196,6 +196,19 @@ def test_a_run_started_by_hand(tmp_path, monkeypatch):
     assert findings['settings'].verdict == WARN and env.MALLOC in findings['settings'].message
 
 
+@pytest.mark.parametrize(
+    'mode, expected',
+    [('always [madvise] never', ''), ('always madvise [never]', 'no huge pages'), (None, '')],
+)
+def test_a_system_without_huge_pages(mode, expected, tmp_path, monkeypatch):
+    path = tmp_path / 'enabled'
+    if mode:
+        path.write_text(f'{mode}\n')
+    monkeypatch.setattr(env, 'HUGE_PAGES', str(path))
+    assert expected in env.missing_settings()
+    assert bool(env.missing_settings()) == bool(expected)
+
+
 def test_behavior_rows_far_from_the_table(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, 'NORM_RATIO_RANGE', (2.0, 5.0))
     findings = examine(tmp_path)
