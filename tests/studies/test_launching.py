@@ -384,10 +384,16 @@ def test_a_study_end_to_end(tmp_path):
     )
 
 
-@pytest.mark.parametrize('name', ['quickstart', 'paper_table', 'label_noise'])
-def test_shipped_studies_are_sound(name, monkeypatch):
+@pytest.mark.parametrize(
+    'spec',
+    (
+        *('quickstart.py', 'paper_table.py', 'label_noise.py', 'open.py'),
+        *('smollm2.py', 'smollm2.py:one_category'),
+    ),
+)
+def test_shipped_studies_are_sound(spec, monkeypatch):
     monkeypatch.chdir(ROOT)
-    study = study_lib.load_study(f'configs/studies/{name}.py')
+    study = study_lib.load_study(f'configs/studies/{spec}')
     study_lib.check_study(study)
     arms = {arm.name for arm in study.arms}
     assert {arm for arm, _ in study.endpoint[1:]} <= arms
