@@ -66,7 +66,7 @@ def pretrain(family: str, folder: pathlib.Path) -> str:
             model=ModelConfig(base=str(blank), init='random'),
             data=DataConfig(
                 source='synthetic_text:8000',
-                sequence_length=144,
+                sequence_length=160,
                 train_on='turns',
                 answer_format='text',
                 max_dropped_fraction=0.1,

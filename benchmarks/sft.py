@@ -24,7 +24,7 @@ from benchmarks import peers
 
 _SOURCE = flags.DEFINE_string('source', 'synthetic:1200', 'Source of the records.')
 _TOKENS = flags.DEFINE_integer(
-    'tokens', 144, 'Tokens of a row, and so of the longest record.', lower_bound=16
+    'tokens', 160, 'Tokens of a row, and so of the longest record.', lower_bound=16
 )
 _ROWS = flags.DEFINE_integer('rows', 24, 'Rows of a step.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 5, 'Steps of a turn.', lower_bound=1)

@@ -25,7 +25,7 @@ def get_config(arg: str = 'behavior_sft') -> RunConfig:
         arm=arg,
         model=ModelConfig(base='tiny-clinical'),
         data=DataConfig(
-            source='synthetic:1200', sequence_length=144, global_batch_rows=24, answer_format='text'
+            source='synthetic:1200', sequence_length=160, global_batch_rows=24, answer_format='text'
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20, schedule_steps=400),
         checkpoint=CheckpointConfig(interval=200),

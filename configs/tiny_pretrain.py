@@ -38,7 +38,7 @@ def get_config(arg: str = 'lists') -> RunConfig:
     if arg not in STAGES:
         raise UserError(f'{arg!r} is not one of {", ".join(STAGES)}', where='--config=FILE:STAGE')
     model, source, steps, end_lr_ratio = STAGES[arg]
-    length = 128 if arg == 'lists' else 144
+    length = 128 if arg == 'lists' else 160
     return RunConfig(
         arm='general_sft',
         model=model,
