@@ -4,7 +4,7 @@
         --workdir=runs/one/behavior_sft
     python -m bsft_jax.evaluate --workdir=runs/one/behavior_sft --limit=630
 
-Expected result: overall macro-F1 0.661 for behavior_sft and 0.643 for general_sft, as in
+Expected result: overall macro-F1 0.645 for behavior_sft and 0.651 for general_sft, as in
 `configs/studies/quickstart.py`, which compares the two arms (docs/results.md; other processors
 round differently).
 """

