@@ -203,6 +203,9 @@ def test_a_category_with_enough_cases_has_a_dial_of_its_own(stored):
     # 48 cases of one category and 12 of the other.
     names = ['medication_safety'] * 96 + ['temporal_ordering'] * 24
     rows = [{**row, 'category': name} for row, name in zip(rows, names, strict=True)]
+    # The other one's rows all step in, so that only the dial of both must hold them back.
+    for row in rows[96:]:
+        row['behavior_logprobs'] = {'reactive': -5.0, 'proactive': -0.1}
     folder.mkdir()
     files.write_lines(folder / 'predictions.jsonl', rows)
     files.write_json(folder / 'metrics.json', files.read_json(source / 'metrics.json'))
@@ -211,7 +214,7 @@ def test_a_category_with_enough_cases_has_a_dial_of_its_own(stored):
     assert list(content['categories']) == ['medication_safety']
     own = content['categories']['medication_safety']
     assert own['cases'] == 48 and own['over_intervention_rate'] == 0.0
-    assert own['dial'] != content['dial']
+    assert content['dial'] < -4.9 < own['dial']
     assert 'medication_safety: dial ' in describe(content)
     _, metrics = rescore(RescoreOptions(str(folder), 'calibrated', 'by-category'))
     assert (metrics['policy'], metrics['dial']) == ('calibrated', content['dial'])
