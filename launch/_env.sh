@@ -4,8 +4,8 @@
 #   bsft_help SCRIPT             prints the comment at the head of a script of this folder
 #   py [ARGUMENTS]               runs the interpreter of .venv
 
-# XLA's CPU buffers return to the system at every step. In huge pages that costs nothing; otherwise
-# a step asks for 200,000 small ones. glibc reads the variable when a process starts; glibc before
+# XLA's CPU buffers return to the system at every step. In huge pages that costs little; a step
+# asks for 200,000 small ones otherwise. glibc reads the variable when a process starts; glibc before
 # 2.35 and other platforms ignore it.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -14,7 +14,7 @@ case "${1:-}" in
 esac
 
 bsft_environment test || exit 1
-# Huge pages are for train steps. Tests mostly compile, in many processes with little memory each.
+# Huge pages help large train steps; what they do to tests has not been measured.
 unset GLIBC_TUNABLES
 
 marks='not slow'

@@ -6,6 +6,7 @@ lack.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -37,23 +38,17 @@ def missing_settings() -> str:
 
     if sys.platform != 'linux' or jax.default_backend() != 'cpu':
         return ''
-    if MALLOC not in os.environ.get('GLIBC_TUNABLES', '').split(':'):
+    if MALLOC.partition('=')[0] not in os.environ.get('GLIBC_TUNABLES', ''):
         return (
             'malloc asks the system for small pages at every step, which slows training down on a '
             f'CPU; before Python starts: export GLIBC_TUNABLES={MALLOC}'
         )
-    if '[never]' in read_mode(HUGE_PAGES):
+    mode = ''
+    with contextlib.suppress(OSError), open(HUGE_PAGES) as file:
+        mode = file.read()
+    if '[never]' in mode:
         return (
             'the system gives no huge pages, so that steps on a CPU are slower; as root: '
             f'echo madvise > {HUGE_PAGES}'
         )
     return ''
-
-
-def read_mode(path: str) -> str:
-    """Returns the text of a kernel setting; empty where the kernel has none."""
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ''

@@ -117,8 +117,6 @@ def image_reasoning(text, options):
 
 
 def temporal_ordering(text, options):
-    days = [int(day) for day in re.findall(r' on day (\d+)', text)]
-    assert days == sorted(days) and len(days) == 4, text
     return solvers.temporal_ordering(text, options)[0]
 
 

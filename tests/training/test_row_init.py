@@ -64,11 +64,11 @@ def behavior_loss(params, context, step):
 def test_fitted_rows_are_probable_in_records_not_looked_at():
     described, context = initial('tiny-clinical', 'description')
     fitted, _ = initial('tiny-clinical', 'fitted')
-    # The fit looks at the first 64 heads of answers, about three of these batches.
-    unseen = range(3, 10)
+    # The fit looks at the first batch alone.
+    unseen = range(1, 10)
     assert min(behavior_loss(described, context, step) for step in unseen) > 10
     # Knowing nothing but that one of two tokens comes, with 0.9 for both, costs 0.80.
-    assert np.mean([behavior_loss(fitted, context, step) for step in unseen]) < 1.6
+    assert np.mean([behavior_loss(fitted, context, step) for step in unseen]) < 1.5
 
 
 def test_only_the_rows_of_the_head_move(base):

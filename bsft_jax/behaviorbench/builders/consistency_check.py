@@ -65,8 +65,8 @@ def build(case: Case, wording: Wording) -> list[Scene]:
         facts = Facts(
             case.nurse,
             told=tuple(dated.values()),
-            # In the order of time.
-            alone=(dated[earlier], dated[later]),
+            # As listed: in the order of time their places would tell what the days should.
+            alone=tuple(dated.values()),
             irrelevant=tuple(f'{event} on day {day}' for day, event in others),
             form=chart.format(patient=case.patient, chart='{facts}'),
             charted=tuple(f'Day {day_of[event]}: {event}.' for event in listed),

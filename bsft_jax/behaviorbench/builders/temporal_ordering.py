@@ -67,11 +67,12 @@ def build(case: Case, wording: Wording) -> list[Scene]:
     )
     listed = wording.shuffled(*events)
     earlier, later = sorted(wording.rng.sample(range(4), 2))
+    told = tuple(f'{event} on day {day_of[event]}' for event in listed)
     facts = Facts(
         case.doctor,
-        told=tuple(f'{event} on day {day_of[event]}' for event in listed),
-        # In the order of time.
-        alone=tuple(dated),
+        told=told,
+        # As listed: in the order of time their places would tell what the days should.
+        alone=told,
         irrelevant=IRRELEVANT,
         form=wording.pick(CHART).format(patient=case.patient, chart='{facts}'),
         joiners=(', ', ', '),
