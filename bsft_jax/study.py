@@ -23,7 +23,10 @@ from bsft_jax import cli
 from bsft_jax.errors import UserError, printable
 
 _CONFIG = flags.DEFINE_string(
-    'config', None, 'FILE.py[:ARG], whose get_config(ARG) returns a Study.', required=True
+    'config',
+    None,
+    'FILE.py[:ARG], whose get_config(ARG) returns a Study or a ScalingStudy.',
+    required=True,
 )
 _WORKDIR = cli.define_place(
     'workdir', None, 'Folder of the study; created if it does not exist.', required=True
@@ -59,22 +62,27 @@ def _overrides() -> dict[str, object]:
 
 def main(argv) -> None:
     del argv
-    from bsft_jax.studies import launchers, launching, reporting, results
-    from bsft_jax.studies.study import load_study
+    from bsft_jax.studies import launchers, launching, reporting, results, scaling_report
+    from bsft_jax.studies.scaling_run import run_scaling_study
+    from bsft_jax.studies.scaling_study import ScalingStudy
+    from bsft_jax.studies.study import Study, load_config
 
-    study = load_study(_CONFIG.value)
+    study = load_config(_CONFIG.value, Study, ScalingStudy)
     study = dataclasses.replace(study, overrides={**study.overrides, **_overrides()})
-    directory = pathlib.Path(_WORKDIR.value)
-    if _LAUNCHER.value == 'print':
-        launching.run_study(study, directory, launchers.DryRun())
+    directory, scaling = pathlib.Path(_WORKDIR.value), isinstance(study, ScalingStudy)
+    dry_run = _LAUNCHER.value == 'print'
+    launcher = launchers.DryRun() if dry_run else launchers.LocalLauncher(directory, _JOBS.value)
+    run = run_scaling_study if scaling else launching.run_study
+    points = run(study, directory, launcher)
+    if dry_run:
         return
-    launcher = launchers.LocalLauncher(directory, _JOBS.value)
-    points = launching.run_study(study, directory, launcher)
-    rows = results.write_results(study, points, directory)
+    rows = [] if scaling else results.write_results(study, points, directory)
     for name, reason in launcher.failed.items():
         print(printable(f'failed: {name}: {reason}'), file=sys.stderr)
     try:
-        if rows:
+        if scaling:
+            print(printable(scaling_report.write_report(study, directory)))
+        elif rows:
             print(printable(reporting.write_report(study, points, rows, directory)))
     except UserError as error:
         # Without the failed points a comparison may be impossible; they are the error to report.

@@ -39,8 +39,12 @@ class FitCommand:
     seed: int = 0
 
 
-def fit_points(options: FitCommand) -> dict[str, Any]:
+def fit_points(options: FitCommand, forecast: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Fits the losses, macro-F1 and gains of a file and writes the files of the output folder.
+
+    Args:
+      options: the flags.
+      forecast: what a study had forecast of a point, and what came of it; shown beside the fits.
 
     Returns:
       The content of `fit.json`, which docs/formats.md describes.
@@ -90,6 +94,8 @@ def fit_points(options: FitCommand) -> dict[str, Any]:
             )
             place = f'{score}.{arm}' if arm else score
             found['refused'] |= {f'{place}.{scale}': why for scale, why in refused.items()}
+    if forecast:
+        found['forecast'] = dict(forecast)
     output = pathlib.Path(options.output)
     with files.writing(output):
         output.mkdir(parents=True, exist_ok=True)

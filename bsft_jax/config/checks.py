@@ -17,6 +17,7 @@ from bsft_jax.config.schema import (
     REMAT,
     RunConfig,
 )
+from bsft_jax.config.shape import parse_shape
 from bsft_jax.config.telemetry import TRACKERS
 from bsft_jax.errors import UserError
 from bsft_jax.records import taxonomy
@@ -185,6 +186,14 @@ def _check_frozen(config: RunConfig) -> None:
         )
     if config.model.init == 'random' and config.model.base_dtype == 'int8':
         raise UserError('int8 needs weights of a checkpoint', where='--config.model.base_dtype')
+    if config.model.shape and config.model.init != 'random':
+        raise UserError(
+            'the weights of a checkpoint have its own sizes',
+            where='--config.model.shape',
+            fix='use --config.model.init=random, or drop it',
+        )
+    if config.model.shape:
+        parse_shape(config.model.shape)
     try:
         targets = re.compile(config.lora.targets)
     except (re.error, OverflowError, RecursionError) as error:

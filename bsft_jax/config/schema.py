@@ -54,6 +54,8 @@ class ModelConfig:
       tokenizer: a folder whose tokenizer and chat template replace those of `base`.
       init: `checkpoint` loads the weights of `base`; `random` takes only its architecture and
         tokenizer and draws the weights from the seed (pretraining).
+      shape: sizes that replace those of `base` under `init=random`, as in
+        `width=128,layers=4,heads=4,kv_heads=2,mlp=384` (`config/shape.py`); '' keeps the base's.
       dtype: dtype of activations.
       base_dtype: dtype of frozen parameters: `float32`, `bfloat16`, or `int8` for the kernels of
         linear maps with bfloat16 for the rest. Trainable parameters are float32.
@@ -70,6 +72,7 @@ class ModelConfig:
     base: str = free('tiny-clinical')
     tokenizer: str = ''
     init: str = 'checkpoint'
+    shape: str = ''
     dtype: str = 'float32'
     base_dtype: str = 'float32'
     row_init: str = 'description'

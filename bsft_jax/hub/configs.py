@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from bsft_jax.config.shape import parse_shape
 from bsft_jax.errors import UserError
 from bsft_jax.hub import fields
 from bsft_jax.hub.families import FAMILIES, FULL, SLIDING, Family, Switch
@@ -66,6 +67,30 @@ def used_ids(config: Config) -> frozenset[int]:
     named = (v for key, v in config.items() if key.endswith(('_token_id', '_token_index')))
     ids = (i for value in named for i in (value if isinstance(value, list) else [value]))
     return frozenset(i for i in ids if type(i) is int)
+
+
+def with_shape(config: Config, text: str) -> Config:
+    """Returns a `config.json` with the sizes that `model.shape` names; '' changes none.
+
+    A list of layer types is dropped, so that the family's default is that of the new depth.
+
+    Raises:
+      UserError: as `parse_shape` does.
+    """
+    if not text:
+        return config
+    shape = parse_shape(text)
+    sizes = {
+        'hidden_size': shape.width,
+        'intermediate_size': shape.mlp,
+        'num_hidden_layers': shape.layers,
+        'num_attention_heads': shape.heads,
+        'num_key_value_heads': shape.kv_heads,
+        'head_dim': shape.head_dim,
+    }
+    if shape.std:
+        sizes['initializer_range'] = shape.std
+    return {key: value for key, value in config.items() if key != 'layer_types'} | sizes
 
 
 def architecture_of(config: Config, where: str = 'config.json') -> Architecture:

@@ -118,6 +118,7 @@ def read_pretrained(
     row_init: str = 'description',
     weights: bool = True,
     tokenizer: str = '',
+    shape: str = '',
 ) -> PretrainedSpec:
     """Reads configuration and tokenizer of a model directory and adds its behavior tokens.
 
@@ -133,11 +134,12 @@ def read_pretrained(
       row_init: initial value of new behavior rows, see `PretrainedSpec`.
       weights: whether the directory's weights are used, if it has any.
       tokenizer: a folder whose tokenizer replaces that of `base`; '' for none.
+      shape: sizes that replace those of `base`, see `ModelConfig`; '' for none.
 
     Raises UserError for a directory that cannot be loaded exactly.
     """
     directory, adapter = adapters.locate(base)
-    hf_config = files.read_config(directory)
+    hf_config = configs.with_shape(files.read_config(directory), shape)
     where = str(directory / 'config.json')
     arch = configs.architecture_of(hf_config, where)
     if weights and files.has_weights(directory):

@@ -101,5 +101,9 @@ class Architecture:
         attention = d * q + 2 * d * kv + q * d + self.qkv_bias * (q + 2 * kv) + self.output_bias * d
         mlp = 3 * d * self.mlp_dim + self.mlp_bias * (2 * self.mlp_dim + d)
         norms = (4 if self.post_norms else 2) * d + 2 * self.head_dim * self.qk_norm
-        tables = self.vocab_size * d * (1 if self.tied else 2)
-        return tables + self.num_layers * (attention + mlp + norms) + d
+        return self.embedding_parameters + self.num_layers * (attention + mlp + norms) + d
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Returns the number of parameters of the embedding table and an LM head of its own."""
+        return self.vocab_size * self.embed_dim * (1 if self.tied else 2)

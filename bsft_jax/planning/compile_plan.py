@@ -53,7 +53,8 @@ def planned_network(config: RunConfig) -> Network:
         directory = str(files.resolve_directory(base, weights=False))
         model = dataclasses.replace(config.model, base=directory)
         return setup.read_base(dataclasses.replace(config, model=model)).network
-    arch = configs.architecture_of(presets.preset(preset))
+    published = configs.with_shape(presets.preset(preset), config.model.shape)
+    arch = configs.architecture_of(published)
     behaviors = BehaviorSet(config.behaviors, prefix_kind=config.prefix_kind)
     first_id = arch.vocab_size - len(behaviors.token_behaviors)
     return Network(arch, tuple(range(first_id, arch.vocab_size)), config.compute)

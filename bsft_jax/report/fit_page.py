@@ -42,6 +42,8 @@ def write_fit_page(
       scores: by score and arm, the rows that were fitted.
     """
     parts = []
+    if 'forecast' in content:
+        parts.append(_forecast(content['forecast']))
     if points is not None and fits is not None:
         summary = content['points']
         left_out = summary['left_out']
@@ -69,6 +71,33 @@ def write_fit_page(
         parts.append(html.section('refused', 'Not fitted', f'<ul>{items}</ul>'))
     title = f'Scaling fit of {pathlib.Path(content["options"]["points"]).name}'
     files.write_text(path, html.document(title, parts, scripts=['page.js']))
+
+
+def _forecast(found: Mapping[str, Any]) -> str:
+    """Returns what a study had forecast of its largest point, and what came of it."""
+    what = f'{escape(found["measure"])} of {escape(found["point"])}'
+    head = (
+        f'<p>The {what} ({found["params"]:,} parameters, {found["tokens"]:,} tokens) was forecast '
+        f'from the other points on {escape(found["written"])}, before it was trained.</p>'
+    )
+    values = ', '.join(_number(value) for value in found['outcome']) or 'not finished'
+    body = []
+    for method, own in found['forecast'].items():
+        inside = {True: 'yes', False: 'no', None: '–'}[found['inside'].get(method)]
+        ends = own['interval']
+        cells = [html.cell(_NAMES.get(method, method), 'name')]
+        cells += [html.cell(_number(own[found['measure']]))]
+        cells += [html.cell(f'{_number(ends[0])} to {_number(ends[1])}' if ends else '–')]
+        cells += [html.cell(values), html.cell(inside)]
+        body.append(html.row(cells))
+    header = ['method', 'forecast', '95 % of a run', 'measured', 'inside']
+    table = html.table('forecast', header, body, name_columns=1) if body else ''
+    refused = ''.join(
+        f'<p class="warning">No forecast by {escape(_NAMES.get(method, method))}: '
+        f'{escape(reason)}.</p>'
+        for method, reason in found['refused'].items()
+    )
+    return html.section('forecast', 'Forecast', head, table, refused)
 
 
 def warnings(content: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ FEWEST_TOKENS = 3
 FEWEST_LEFT_OUT = 3
 METHODS = ('approach2', 'approach3', 'vpnls')
 # Parameters of a parabola, and of a surface.
-_OF_PARABOLA, _OF_SURFACE = 3, 5
+OF_PARABOLA, OF_SURFACE = 3, 5
 EXPONENTS = ('params_exponent', 'tokens_exponent')
 # The fit depends on few points if a fiftieth of them moves an exponent by more than a tenth.
 _FEW, _MOVED = 0.02, 0.10
@@ -88,7 +88,7 @@ def fit_losses(points: Points, options: FitOptions | None = None) -> LossFits:
         out_BP = np.stack([1.0 - member_P for member_P in points.budgets.values()])
     if content['approach2']:
         found['approach2'] = dict(isoflop.exponents(points, budgets, out_BP))
-    if reason := _too_few(points):
+    if reason := too_few(points):
         refused |= {'approach3': reason, 'vpnls': reason}
     else:
         for method, delta in (('approach3', options.delta), ('vpnls', math.inf)):
@@ -140,7 +140,8 @@ def _no_budgets(points: Points, no_lines: bool) -> str:
     return ''
 
 
-def _too_few(points: Points) -> str:
+def too_few(points: Points) -> str:
+    """Returns why a surface cannot be fitted to the points; '' where it can."""
     sizes, data = (len(np.unique(x)) for x in (points.params_P, points.tokens_P))
     if sizes < FEWEST_SIZES:
         return f'{sizes} sizes; a surface needs {FEWEST_SIZES}'
@@ -167,13 +168,13 @@ def _approach2(
     # less where the budgets share their clusters.
     clusters, count = len(np.unique(points.cluster_P[used])), len(budgets.members)
     of_budget = [len(np.unique(points.cluster_P[index])) for index in budgets.members]
-    freedom = sum(max(n - _OF_PARABOLA, 0) for n in of_budget) * clusters / sum(of_budget)
+    freedom = sum(max(n - OF_PARABOLA, 0) for n in of_budget) * clusters / sum(of_budget)
     for name in EXPONENTS:
         content[f'{name}_interval'] = intervals.interval(
             drawn[name],
             clusters=clusters,
             points=len(used),
-            parameters=_OF_PARABOLA * count,
+            parameters=OF_PARABOLA * count,
             freedom=freedom,
         )
     content['log_coefficients'] = {name: lines[name][1] for name in EXPONENTS}
@@ -185,7 +186,7 @@ def refit_all(
     criterion: surface.Criterion,
     theta_K: np.ndarray,
     weight_EP: np.ndarray,
-    progress: Callable[[int], Any],
+    progress: Callable[[int], Any] = lambda _: None,
 ) -> dict[str, np.ndarray]:
     """Returns the parameters and exponents under E weightings, float[E] each."""
     rows = max(_CHUNK // weight_EP.shape[1] // 8, 1)
@@ -231,7 +232,7 @@ def _surface_content(
         if name in hidden:
             continue
         ends = intervals.interval(
-            drawn[name], clusters=points.clusters, points=len(points), parameters=_OF_SURFACE
+            drawn[name], clusters=points.clusters, points=len(points), parameters=OF_SURFACE
         )
         if ends and name in ('alpha', 'beta') and not low < ends[0] < ends[1] < high:
             refused[f'{name}_interval'] = f'it reaches the bounds of {name}, {low:g} to {high:g}'

@@ -187,11 +187,16 @@ def loss_points(
 
 
 def clusters(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Returns the cluster of each row, int[P]: its size and seed, or without a seed its own."""
-    names = []
-    for row in rows:
-        names.append(f'{row.get("params")} {row["seed"]}' if 'seed' in row else '')
-    return statistics.cluster_ids(names)
+    """Returns the cluster of each row, int[P]: its size and seed, or without a seed its own.
+
+    Where all rows are of one size, it is the number of tokens and the seed: one cluster for each
+    seed would leave nothing to draw.
+    """
+    one_size = len({row.get('params') for row in rows}) == 1
+    kind = 'tokens' if one_size and 'tokens' in rows[0] else 'params'
+    return statistics.cluster_ids(
+        [f'{row.get(kind)} {row["seed"]}' if 'seed' in row else '' for row in rows]
+    )
 
 
 def _budgets(flops_P: np.ndarray) -> tuple[str, ...]:

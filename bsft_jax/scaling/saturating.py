@@ -8,6 +8,7 @@ Array letters are those of `scaling.points`; G is the grid.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from bsft_jax.scaling import intervals
 from bsft_jax.scaling import points as points_lib
 
 FEWEST_VALUES = 5
-_PARAMETERS = 3
+PARAMETERS = 3
 _GRID_G = np.geomspace(0.02, 3.0, 241)
 # No macro-F1 is taken as known to less.
 _LEAST_NOISE = 1e-4
@@ -68,6 +69,60 @@ def pair_gains(rows: Sequence[Mapping[str, Any]], gain: str, where: str) -> list
     return paired
 
 
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Holds the fit of a score against a scale, and those under random weights of the points.
+
+    Attributes:
+      limit_E: limit of each; the first is that of the points as they are, the others are resamples.
+      scale_E: scale of each.
+      exponent_E: exponent of each.
+      cluster_P: cluster of each point.
+      rmse: root mean square of the residuals of the first.
+      refused: why the curve is none; '' where it is one.
+    """
+
+    limit_E: np.ndarray
+    scale_E: np.ndarray
+    exponent_E: np.ndarray
+    cluster_P: np.ndarray
+    rmse: float
+    refused: str
+
+    def predict(self, x: float) -> np.ndarray:
+        """Returns the score at x by each fit, float[E]."""
+        return self.limit_E - self.scale_E * x**-self.exponent_E
+
+    def interval(self, name: str) -> list[float] | None:
+        """Returns the 95 % interval of `limit` or `exponent`, as `intervals.interval` does."""
+        return intervals.interval(
+            getattr(self, f'{name}_E')[1:],
+            clusters=int(self.cluster_P.max()) + 1,
+            points=len(self.cluster_P),
+            parameters=PARAMETERS,
+        )
+
+
+def draw_curve(
+    rows: Sequence[Mapping[str, Any]], score: str, scale: str, *, resamples: int, seed: int
+) -> Curve:
+    """Fits a score of one arm against `scale`, once to the rows and once to each resample."""
+    x_P, y_P = (np.array([row[name] for row in rows]) for name in (scale, score))
+    cluster_P = points_lib.clusters(rows)
+    if (values := len(np.unique(x_P))) < FEWEST_VALUES:
+        none = np.zeros(0)
+        reason = f'{values} values of {scale}; a fit needs {FEWEST_VALUES}'
+        return Curve(none, none, none, cluster_P, 0.0, reason)
+    weight_EP = intervals.draw_weights(cluster_P, resamples, seed)
+    found = _fit(x_P, y_P, np.concatenate([np.ones((1, len(y_P))), weight_EP]))
+    return Curve(
+        *(found[name] for name in ('limit', 'scale', 'exponent')),
+        cluster_P=cluster_P,
+        rmse=float(np.sqrt(found['squares_EG'][0].min() / len(y_P))),
+        refused=_unidentified(found, len(y_P), score, scale),
+    )
+
+
 def fit_scores(
     rows: Sequence[Mapping[str, Any]], score: str, *, resamples: int, seed: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -79,27 +134,16 @@ def fit_scores(
       there is no fit.
     """
     fits, refused = {}, {}
-    y_P = np.array([row[score] for row in rows])
-    cluster_P = points_lib.clusters(rows)
     for scale in points_lib.SCALES:
         if scale not in rows[0]:
             continue
-        x_P = np.array([row[scale] for row in rows])
-        if (values := len(np.unique(x_P))) < FEWEST_VALUES:
-            refused[scale] = f'{values} values of {scale}; a fit needs {FEWEST_VALUES}'
+        curve = draw_curve(rows, score, scale, resamples=resamples, seed=seed)
+        if curve.refused:
+            refused[scale] = curve.refused
             continue
-        found = _fit(x_P, y_P, np.ones((1, len(y_P))))
-        if reason := _unidentified(found, len(y_P), score, scale):
-            refused[scale] = reason
-            continue
-        weight_EP = intervals.draw_weights(cluster_P, resamples, seed)
-        drawn = _fit(x_P, y_P, weight_EP)
-        sizes = {'clusters': int(cluster_P.max()) + 1, 'points': len(y_P)}
-        fit = {name: float(found[name][0]) for name in ('limit', 'scale', 'exponent')}
-        for name in ('limit', 'exponent'):
-            fit[f'{name}_interval'] = intervals.interval(
-                drawn[name], **sizes, parameters=_PARAMETERS
-            )
+        values = ('limit', 'scale', 'exponent')
+        fit: dict[str, Any] = {name: float(getattr(curve, f'{name}_E')[0]) for name in values}
+        fit |= {f'{name}_interval': curve.interval(name) for name in ('limit', 'exponent')}
         ends = fit['exponent_interval']
         if ends and (ends[0] <= _GRID_G[0] * 1.001 or ends[1] >= _GRID_G[-1] / 1.001):
             fit['exponent_interval'] = fit['limit_interval'] = None
@@ -107,8 +151,7 @@ def fit_scores(
                 f'the interval of the exponent reaches its bounds, {_GRID_G[0]:g} to '
                 f'{_GRID_G[-1]:g}'
             )
-        fit['rmse'] = float(np.sqrt(found['squares_EG'].min() / len(y_P)))
-        fits[scale] = {**fit, 'points': len(y_P)}
+        fits[scale] = {**fit, 'rmse': curve.rmse, 'points': len(rows)}
     return fits, refused
 
 
@@ -160,7 +203,7 @@ def _unidentified(found: Mapping[str, np.ndarray], points: int, score: str, scal
     """Returns why a fit is none; '' where it is one."""
     squares_G = found['squares_EG'][0]
     least = squares_G.min()
-    variance = max(least / max(points - _PARAMETERS, 1), _LEAST_NOISE**2)
+    variance = max(least / max(points - PARAMETERS, 1), _LEAST_NOISE**2)
     if found['squares_of_mean'][0] - least < _CHI2_95 * variance:
         return f'{score} does not change with {scale} beyond its noise'
     for end, word in ((0, 'no sign of saturation'), (-1, 'no rise below the limit')):

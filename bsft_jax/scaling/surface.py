@@ -125,10 +125,16 @@ class Criterion:
         least = _LEAST_NOISE * (self.points.loss_P.mean() if self.is_square else 1.0)
         return float(max((bent**2).sum() / inside * n / max(n - 5, 1), least**2))
 
+    def is_zero(self, log_scales: np.ndarray) -> np.ndarray:
+        """Returns whether E, A' or B' is at its bound, bool[3]."""
+        return np.exp(log_scales) <= _LEAST_SHARE * self.points.loss_P.min()
+
     def surface(self, theta_K: np.ndarray) -> Surface:
         """Returns the surface of one vector of parameters."""
         e, a, b, alpha, beta = (float(x) for x in theta_K)
-        scales = np.exp([e, a + alpha * self.centre[0], b + beta * self.centre[1]])
+        logs = np.array([e, a + alpha * self.centre[0], b + beta * self.centre[1]])
+        # The exponent of a term that is 0 may be any number, and its scale overflow.
+        scales = np.exp(np.where(self.is_zero(theta_K[:3]), -np.inf, logs))
         value = float(self(theta_K[None])[0][0])
         return Surface(*map(float, scales), alpha, beta, value)
 
@@ -225,9 +231,9 @@ def unidentified(criterion: Criterion, theta_K: np.ndarray) -> dict[str, str]:
     """
     reasons = {}
     low, high = EXPONENT_BOUNDS
-    lowest = criterion.points.loss_P.min()
+    is_zero = criterion.is_zero(theta_K[:3])
     for k, name in enumerate(NAMES[:3]):
-        if np.exp(theta_K[k]) <= _LEAST_SHARE * lowest:
+        if is_zero[k]:
             reasons[name] = f'not identified: {name} is at its bound, 0'
     for k, name, scale in ((3, 'alpha', 'A'), (4, 'beta', 'B')):
         reason = ''

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bsft_jax import config as config_lib
@@ -33,8 +33,27 @@ def create_study_dir(study: Study, directory: pathlib.Path) -> None:
     Raises:
       UserError: the folder belongs to another study or endpoint, or files of records have changed.
     """
-    path = directory / 'study.json'
+    points = [make_point(study, arm, study.seeds[0], None) for arm in study.arms]
     named = {'study': study.name, 'endpoint': study.endpoint, 'over_rate': study.over_rate}
+    write_study_file(directory, named, {point.config.data.source for point in points})
+
+
+def write_study_file(
+    directory: pathlib.Path, named: Mapping[str, Any], data_sources: Collection[str]
+) -> None:
+    """Writes `study.json`, or checks an existing one against it.
+
+    Args:
+      directory: folder of the study; created if it does not exist.
+      named: `study`, `endpoint`, and other choices that are made before there are results; an older
+        file may lack the last.
+      data_sources: sources whose records must stay the same.
+
+    Raises:
+      UserError: the folder belongs to another study or another choice, or files of records have
+        changed.
+    """
+    path = directory / 'study.json'
     current = json.loads(json.dumps(named))
     old = files.read_json(path) if path.is_file() else {}
     if old and not (isinstance(old, dict) and old.keys() >= {'study', 'endpoint'}):
@@ -46,14 +65,14 @@ def create_study_dir(study: Study, directory: pathlib.Path) -> None:
             where=f'the endpoint in {directory}',
             fix='name a new --workdir',
         )
-    # An older file names no rate.
-    if old.get('over_rate', study.over_rate) != study.over_rate:
-        raise UserError(
-            f'was named before there were results: {old["over_rate"]}; now it is {study.over_rate}',
-            where=f'over_rate of the study in {directory}',
-            fix='name a new --workdir',
-        )
-    old_digests, digests = old.get('records', {}), _source_digests(study)
+    for name in current.keys() - {'study', 'endpoint'}:
+        if old.get(name, current[name]) != current[name]:
+            raise UserError(
+                f'was named before there were results: {old[name]}; now it is {current[name]}',
+                where=f'{name} of the study in {directory}',
+                fix='name a new --workdir',
+            )
+    old_digests, digests = old.get('records', {}), _source_digests(data_sources)
     for source, digest in digests.items():
         if old_digests.get(source, digest) != digest:
             raise UserError(
@@ -65,12 +84,11 @@ def create_study_dir(study: Study, directory: pathlib.Path) -> None:
     files.write_json(path, {**current, 'records': {**old_digests, **digests}})
 
 
-def _source_digests(study: Study) -> dict[str, str]:
+def _source_digests(data_sources: Collection[str]) -> dict[str, str]:
     """Returns a digest of the records of each data source.
 
     The records of hub and TFDS sources are not read; their digest never changes.
     """
-    points = [make_point(study, arm, study.seeds[0], None) for arm in study.arms]
     return {
         source: json_digest(
             [
@@ -79,7 +97,7 @@ def _source_digests(study: Study) -> dict[str, str]:
                 for split in SPLITS
             ]
         )
-        for source in sorted({point.config.data.source for point in points})
+        for source in sorted(data_sources)
     }
 
 

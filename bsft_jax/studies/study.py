@@ -115,17 +115,13 @@ def config_hash(config: RunConfig) -> str:
     return json_digest({path: value for path, value in flat.items() if path not in _WITHOUT_EFFECT})
 
 
-def load_study(spec: str) -> Study:
-    """Returns the study of `FILE[:ARG]`; raises UserError as `load_config` does."""
-    return load_config(spec, Study)
-
-
-def load_config(spec: str, kind: type) -> Any:
+def load_config(spec: str, *kinds: type) -> Any:
     """Returns `get_config(ARG)` of the Python file in `FILE[:ARG]`.
 
     Raises:
-      UserError: the file is missing or broken, or does not return a `kind`.
+      UserError: the file is missing or broken, or does not return one of `kinds`.
     """
+    wanted = ' or '.join(f'a {kind.__name__}' for kind in kinds)
     path, _, argument = spec.partition(':')
     if not pathlib.Path(path).is_file():
         raise UserError('no such config file', where=path or '--config')
@@ -138,12 +134,12 @@ def load_config(spec: str, kind: type) -> Any:
         raise
     except SystemExit as error:
         raise UserError(
-            f'calls sys.exit({error.code!r}) instead of returning a {kind.__name__}', where=path
+            f'calls sys.exit({error.code!r}) instead of returning {wanted}', where=path
         ) from error
     except Exception as error:
         raise UserError(f'{type(error).__name__}: {error}', where=spec) from error
-    if not isinstance(config, kind):
-        raise UserError(f'get_config() does not return a {kind.__name__}', where=path)
+    if not isinstance(config, kinds):
+        raise UserError(f'get_config() does not return {wanted}', where=path)
     return config
 
 

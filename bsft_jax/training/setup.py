@@ -42,6 +42,7 @@ def read_base(config: RunConfig) -> PretrainedSpec:
         row_init=row_init.START.get(config.model.row_init, config.model.row_init),
         weights=config.model.init == 'checkpoint',
         tokenizer=config.model.tokenizer,
+        shape=config.model.shape,
     )
     if spec.adapter is not None:
         _check_continues(config)

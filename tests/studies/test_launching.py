@@ -393,7 +393,7 @@ def test_a_study_end_to_end(tmp_path):
 )
 def test_shipped_studies_are_sound(spec, monkeypatch):
     monkeypatch.chdir(ROOT)
-    study = study_lib.load_study(f'configs/studies/{spec}')
+    study = study_lib.load_config(f'configs/studies/{spec}', study_lib.Study)
     study_lib.check_study(study)
     arms = {arm.name for arm in study.arms}
     assert {arm for arm, _ in study.endpoint[1:]} <= arms

@@ -7,7 +7,7 @@ import pytest
 from bsft_jax.data import sources
 from bsft_jax.errors import UserError
 from bsft_jax.records.record import write_jsonl
-from bsft_jax.studies.study import Arm, Study, load_study
+from bsft_jax.studies.study import Arm, Study, load_config
 from tests.studies.test_launching import CONFIG, ENDPOINT, run
 
 
@@ -140,7 +140,7 @@ def test_two_test_records_with_one_id_are_refused_beforehand(study, tmp_path):
 def test_a_broken_study_config_is_one_line(tmp_path, text, message):
     (tmp_path / 'study.py').write_text(text)
     with pytest.raises(UserError, match=message):
-        load_study(str(tmp_path / 'study.py'))
+        load_config(str(tmp_path / 'study.py'), Study)
 
 
 def test_splits_that_share_a_case_are_refused_before_anything_runs(study, tmp_path):
