@@ -21,6 +21,7 @@ CONFIGS = {
     'quickstart-neutral_token': ('quickstart.py', 'neutral_token'),
     'quickstart-shuffled_token': ('quickstart.py', 'shuffled_token'),
     'open-behavior_sft': ('open.py', 'behavior_sft'),
+    'size_ladder': ('size_ladder.py', ''),
     'stories260k-behavior_sft': ('stories260k.py', 'behavior_sft'),
     'smollm2_135m-one_category': ('smollm2_135m.py', 'one_category'),
     **{
@@ -40,7 +41,7 @@ def load(name):
     spec = importlib.util.spec_from_file_location(file, ROOT / 'configs' / file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(arg)
+    return module.get_config(*filter(None, [arg]))
 
 
 def resolved(name):

@@ -115,7 +115,6 @@ def read_pretrained(
     behaviors: tuple[Behavior, ...] = (),
     prefix_kind: str = 'tokens',
     chat_template: str = '',
-    row_init: str = 'description',
     weights: bool = True,
     tokenizer: str = '',
     shape: str = '',
@@ -131,7 +130,6 @@ def read_pretrained(
       behaviors: behaviors of the model; empty for those that the checkpoint was exported with.
       prefix_kind: how answers begin with `behaviors`, one of `behaviors.PREFIX_KINDS`.
       chat_template: a Jinja file, for a tokenizer without a template.
-      row_init: initial value of new behavior rows, see `PretrainedSpec`.
       weights: whether the directory's weights are used, if it has any.
       tokenizer: a folder whose tokenizer replaces that of `base`; '' for none.
       shape: sizes that replace those of `base`, see `ModelConfig`; '' for none.
@@ -176,7 +174,6 @@ def read_pretrained(
         extended,
         exported_names,
         network,
-        row_init,
         name=base,
         tokenizer_directory=own,
         adapter=adapter,

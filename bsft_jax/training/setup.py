@@ -39,14 +39,14 @@ def read_base(config: RunConfig) -> PretrainedSpec:
         behaviors=config.behaviors,
         prefix_kind=config.prefix_kind,
         chat_template=config.data.chat_template,
-        row_init=row_init.START.get(config.model.row_init, config.model.row_init),
         weights=config.model.init == 'checkpoint',
         tokenizer=config.model.tokenizer,
         shape=config.model.shape,
     )
     if spec.adapter is not None:
         _check_continues(config)
-    return spec
+    kind = config.model.row_init
+    return dataclasses.replace(spec, row_init=row_init.START.get(kind, kind))
 
 
 def _check_continues(config: RunConfig) -> None:
