@@ -34,6 +34,7 @@ _WORKDIR = cli.define_place(
 _LAUNCHER = flags.DEFINE_enum(
     'launcher', 'local', ['local', 'print'], 'Run here, or print the commands.'
 )
+_STATUS = flags.DEFINE_bool('status', False, 'Print how far the runs are, and run nothing.')
 _JOBS = flags.DEFINE_integer(
     'jobs',
     1,
@@ -62,7 +63,14 @@ def _overrides() -> dict[str, object]:
 
 def main(argv) -> None:
     del argv
-    from bsft_jax.studies import launchers, launching, reporting, results, scaling_report
+    from bsft_jax.studies import (
+        launchers,
+        launching,
+        reporting,
+        results,
+        scaling_report,
+        status,
+    )
     from bsft_jax.studies.scaling_run import run_scaling_study
     from bsft_jax.studies.scaling_study import ScalingStudy
     from bsft_jax.studies.study import Study, load_config
@@ -70,6 +78,9 @@ def main(argv) -> None:
     study = load_config(_CONFIG.value, Study, ScalingStudy)
     study = dataclasses.replace(study, overrides={**study.overrides, **_overrides()})
     directory, scaling = pathlib.Path(_WORKDIR.value), isinstance(study, ScalingStudy)
+    if _STATUS.value:
+        print(printable(status.format_status(status.study_status(study, directory))))
+        return
     dry_run = _LAUNCHER.value == 'print'
     launcher = launchers.DryRun() if dry_run else launchers.LocalLauncher(directory, _JOBS.value)
     run = run_scaling_study if scaling else launching.run_study

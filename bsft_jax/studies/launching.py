@@ -7,7 +7,7 @@ import pathlib
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bsft_jax import places
 from bsft_jax.config import RunConfig
@@ -71,13 +71,7 @@ def run_study(study: Study, directory: pathlib.Path, launcher: Launcher) -> list
     rates = runner.choose_learning_rates(trials)
 
     # 2. Every arm with its learning rate and every seed, on the test split.
-    points = [
-        make_point(study, arm, seed, rates[arm.name])
-        for seed in study.seeds
-        for arm in study.arms
-        if arm.name in rates
-    ]
-    points = with_shared_workdirs(points)
+    points = final_points(study, rates)
 
     def finish(point: Point) -> None:
         runner.train_and_evaluate(point, 'test')
@@ -210,6 +204,17 @@ def trial_points(study: Study) -> list[Point]:
             for rate in study.learning_rates
         ]
     )
+
+
+def final_points(study: Study, rates: Mapping[str, float | None]) -> list[Point]:
+    """Returns the runs that are evaluated on the test split, of the arms that have a rate."""
+    points = [
+        make_point(study, arm, seed, rates[arm.name])
+        for seed in study.seeds
+        for arm in study.arms
+        if arm.name in rates
+    ]
+    return with_shared_workdirs(points)
 
 
 def best_learning_rate(study: Study, arm: Arm, directory: pathlib.Path) -> float | None:

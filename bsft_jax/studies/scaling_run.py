@@ -131,8 +131,8 @@ def _trained(planned: ScalingRun, directory: pathlib.Path) -> tuple[int, float] 
     if not results.has_config_of(planned.run, directory):
         return None
     merged: dict[str, Any] = {}
-    for line in files.read_lines(path):
-        if line.get('step') == last:
+    for line in files.read_metrics(path):
+        if line['step'] == last:
             merged |= line
     if 'tokens' not in merged or _LOSS not in merged:
         raise UserError(
