@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import re
 import shutil
 
 import huggingface_hub
 import jax
 import pytest
 
-from bsft_jax.config import ModelConfig, TrainConfig
+from bsft_jax.config import OPTIMIZERS, ModelConfig, TrainConfig
 from bsft_jax.hub import configs, files, presets
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.planning import compile_plan
@@ -101,6 +102,35 @@ def test_accumulated_gradients_are_reduced_over_data_once(sizes):
         return sum(row['payload'] for row in plan['collectives'] if 'data' in row['axes'])
 
     assert payload(4) == payload(2) <= payload(1)
+
+
+def test_a_plan_has_the_state_and_the_products_of_its_optimizer():
+    """Checks bytes and FLOPs on one device against those of AdamW, exactly."""
+    plans = {}
+    for name in OPTIMIZERS:
+        config = make_config()
+        config.optimizer.name = name
+        plans[name] = compile_plan.make_plan(config, parse_topology('cpu:1'), jax.devices()[:1])
+    shapes = compile_plan.planned_network(config).abstract()
+    kernels = [x.shape for path, x in flatten(shapes).items() if re.match('layers/.*kernel', path)]
+    factored = [(1, *shapes['embed']['table'].shape), *(s for s in kernels if min(s[1:]) >= 128)]
+
+    moments = {name: plan['memory']['arguments']['moments'] for name, plan in plans.items()}
+    parameters = plans['adamw']['parameters']['total']
+    # Counts of updates and of the schedule are int32, the coefficients of Muon three floats.
+    assert moments['adamw'] == 4 * (2 * parameters + 2)
+    assert moments['muon'] == moments['adamw'] - 4 * sum(map(math.prod, kernels)) + 4 * (2 + 3)
+    saved = sum(math.prod(shape) - shape[0] * (shape[1] + shape[2]) for shape in factored)
+    assert moments['adafactor'] == 4 * (parameters + 2) - 4 * saved
+    assert 0 < saved < parameters
+
+    products = {name: plan['flops']['compiled'] for name, plan in plans.items()}
+    iterations = 0
+    for layers, *sides in kernels:
+        low, high = sorted(sides)
+        iterations += 5 * layers * (4 * low * low * high + 2 * low**3)
+    assert products['muon'] - products['adamw'] == iterations
+    assert products['adafactor'] == products['adamw']
 
 
 @pytest.mark.parametrize(
