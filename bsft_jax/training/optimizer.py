@@ -10,7 +10,7 @@ import optax
 
 from bsft_jax.config import OptimizerConfig
 from bsft_jax.pytrees import path_of
-from bsft_jax.training import factored
+from bsft_jax.training import factored, muon
 
 # Paths of parameters with weight decay; norm scales, biases, behavior rows and adapters have none.
 DECAYED = r'(kernel|embed/table)$'
@@ -18,9 +18,6 @@ DECAYED = r'(kernel|embed/table)$'
 _BEHAVIOR_ROWS = r'behavior/'
 # Paths of the kernels that Muon updates, stacked over layers: not the LM head's.
 _MUON_KERNELS = r'(layers|rest)/.*/kernel$'
-# Muon's momentum (Jordan, kellerjordan.github.io/posts/muon), and the root mean square of an update
-# over its learning rate: about AdamW's (Liu et al., arXiv 2502.16982, section 2.2).
-MUON_MOMENTUM, MUON_RMS = 0.95, 0.2
 # The state of Muon that is no moment: the coefficients of its iteration.
 _COEFFICIENTS = r'ns_coeffs$'
 
@@ -71,30 +68,20 @@ def _adamw(section: OptimizerConfig) -> optax.GradientTransformation:
 def _muon(section: OptimizerConfig) -> optax.GradientTransformation:
     """Returns Muon for the kernels of the layers and AdamW for the other parameters.
 
-    Muon (Jordan et al., kellerjordan.github.io/posts/muon) orthogonalizes the Nesterov momentum of
-    each matrix by five Newton-Schulz iterations. All of its kernels have weight decay.
+    Jordan et al. (kellerjordan.github.io/posts/muon) leave tables, heads and vectors to AdamW, too.
+    All kernels have weight decay.
     """
 
     def label(path, _):
         return 'muon' if re.match(_MUON_KERNELS, path_of(path)) else 'adamw'
 
-    def scale(update):
-        """Gives an orthogonal matrix [..., I, O], of mean square 1 / max(I, O), that of AdamW."""
-        return MUON_RMS * max(update.shape[-2:]) ** 0.5 * update
-
-    # Kernels are [L, I, O]: axes that are not named are those of a batch.
-    dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-    muon = optax.chain(
-        optax.contrib.scale_by_muon(
-            beta=MUON_MOMENTUM,
-            weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: dimensions, tree),
-        ),
-        optax.stateless(lambda updates, _: jax.tree.map(scale, updates)),
+    kernels = optax.chain(
+        muon.scale_by_muon(),
         optax.add_decayed_weights(section.weight_decay),
         optax.scale_by_learning_rate(schedule(section)),
     )
     return optax.partition(
-        {'muon': muon, 'adamw': _adamw(section)},
+        {'muon': kernels, 'adamw': _adamw(section)},
         lambda params: jax.tree_util.tree_map_with_path(label, params),
     )
 
