@@ -201,6 +201,7 @@ def test_runs_resume_bit_equal(base, tmp_path):
         config = small_run(base)
         config.optimizer.name, config.train.steps = 'muon', steps
         config.optimizer.behavior_lr_factor = 2.0
+        config.mesh.fsdp = config.mesh.tensor = 2
         return config
 
     runs.train(muon_run(), tmp_path / 'straight')
