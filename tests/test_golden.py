@@ -1,7 +1,7 @@
 """Tests of every shipped config: its golden file, and one step of training.
 
-The sharded parameter tree has a golden file too. `python -m tests.test_golden` rewrites them all,
-and their diff is the review of a change of configs.
+The sharded parameter tree and the state of every optimizer have golden files too. `python -m
+tests.test_golden` rewrites them all, and their diff is the review of a change of configs.
 """
 
 import importlib.util
@@ -10,7 +10,8 @@ import pathlib
 
 import pytest
 
-from bsft_jax.config import validate
+from bsft_jax.behaviors import DEFAULT_BEHAVIORS
+from bsft_jax.config import OPTIMIZERS, validate
 from tests.conftest import ROOT
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -51,7 +52,6 @@ def resolved(name):
 def parameter_table():
     import jax
 
-    from bsft_jax.behaviors import DEFAULT_BEHAVIORS
     from bsft_jax.config import MeshConfig, OptimizerConfig
     from bsft_jax.hub import pretrained
     from bsft_jax.parallel import mesh as mesh_lib
@@ -62,6 +62,27 @@ def parameter_table():
     params = pretrained.random_params(spec, mesh, seed=0)
     adamw = optimizer.make_optimizer(OptimizerConfig())
     return state.sharding_table(state.create(params, ('.*',), adamw, mesh)) + '\n'
+
+
+def optimizer_table(name):
+    """Returns path, shape, dtype and spec of each array of an optimizer's state, on 2x2x2."""
+    import jax
+
+    from bsft_jax.config import MeshConfig, OptimizerConfig
+    from bsft_jax.hub import pretrained
+    from bsft_jax.parallel import mesh as mesh_lib
+    from bsft_jax.pytrees import flatten
+    from bsft_jax.training import optimizer, state
+
+    mesh = mesh_lib.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), jax.devices()[:8])
+    network = pretrained.read_pretrained('tiny-clinical', behaviors=DEFAULT_BEHAVIORS).network
+    made = optimizer.make_optimizer(OptimizerConfig(name=name))
+    shapes = state.abstract(network, ('.*',), made, mesh).opt_state
+    return ''.join(
+        f'{path}  {leaf.shape}  {leaf.dtype}  {", ".join(map(str, leaf.sharding.spec))}'.rstrip()
+        + '\n'
+        for path, leaf in flatten(shapes).items()
+    )
 
 
 def test_every_config_file_is_listed():
@@ -76,6 +97,11 @@ def test_config_is_the_golden_one(name):
 
 def test_parameter_tree_is_the_golden_one():
     assert parameter_table() == (GOLDEN / 'tiny-clinical-2x2x2.txt').read_text()
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_optimizer_state_is_the_golden_one(name):
+    assert optimizer_table(name) == (GOLDEN / f'optimizer-{name}.txt').read_text()
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -102,3 +128,5 @@ if __name__ == '__main__':
     for golden in CONFIGS:
         (GOLDEN / f'{golden}.json').write_text(resolved(golden))
     (GOLDEN / 'tiny-clinical-2x2x2.txt').write_text(parameter_table())
+    for optimizer_name in OPTIMIZERS:
+        (GOLDEN / f'optimizer-{optimizer_name}.txt').write_text(optimizer_table(optimizer_name))

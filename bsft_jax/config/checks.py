@@ -14,7 +14,9 @@ from bsft_jax.config.schema import (
     LINEAR_MAPS,
     MESH_AXES,
     MODES,
+    OPTIMIZERS,
     REMAT,
+    OptimizerConfig,
     RunConfig,
 )
 from bsft_jax.config.shape import parse_shape
@@ -26,6 +28,9 @@ from bsft_jax.records import taxonomy
 # is rounded away.
 MAX_BFLOAT16_B2 = 0.99
 
+# Fields of the optimizer that Adafactor has no use for.
+_NOT_OF_ADAFACTOR = ('b1', 'b2', 'eps', 'moment_dtype')
+
 # Field → its values.
 CHOICES = {
     'arm': ARMS,
@@ -36,6 +41,7 @@ CHOICES = {
     'model.base_dtype': ('float32', 'bfloat16', 'int8'),
     'model.row_init': ('description', 'fitted', 'mean', 'normal'),
     'model.attention': ATTENTION,
+    'optimizer.name': OPTIMIZERS,
     'optimizer.moment_dtype': ('float32', 'bfloat16'),
     'data.answer_format': ('letter', 'text'),
     'data.train_on': ('answer', 'turns'),
@@ -92,6 +98,7 @@ def validate(config: RunConfig) -> RunConfig:
         if not _lies_in(value := _value(config, field), interval):
             raise UserError(f'{value} is not in {interval}', where=f'--config.{field}')
     _check_frozen(config)
+    _check_optimizer(config)
     _check_steps(config)
     _check_mesh(config)
     for name in config.tracking.names:
@@ -116,9 +123,24 @@ def _lies_in(value: float, interval: str) -> bool:
     return above and (value <= high if interval[-1] == ']' else value < high)
 
 
-def _check_steps(config: RunConfig) -> None:
-    """Checks the schedule and its stages, the rows of a step, and the steps that are traced."""
-    data, optimizer, train = config.data, config.optimizer, config.train
+def _check_optimizer(config: RunConfig) -> None:
+    """Checks that the optimizer has parameters to update and a use for every field."""
+    optimizer, mode = config.optimizer, config.train.mode
+    if optimizer.name == 'muon' and mode != 'full':
+        raise UserError(
+            f"muon updates the layers' kernels, and none trains with --config.train.mode={mode}",
+            where='--config.optimizer.name',
+            fix='use --config.optimizer.name=adamw, which all that trains there would have',
+        )
+    for field in _NOT_OF_ADAFACTOR if optimizer.name == 'adafactor' else ():
+        value, default = getattr(optimizer, field), getattr(OptimizerConfig, field)
+        if value != default:
+            raise UserError(
+                f'{types.shown(value)} has no effect with --config.optimizer.name=adafactor, whose '
+                'moments are factored, in float32 and of a decay of their own',
+                where=f'--config.optimizer.{field}',
+                fix=f'leave it at {default}, or use another optimizer',
+            )
     if optimizer.moment_dtype == 'bfloat16' and optimizer.b2 > MAX_BFLOAT16_B2:
         raise UserError(
             f'in bfloat16 the second moment stands still with b2 = {optimizer.b2}: what a step '
@@ -126,6 +148,11 @@ def _check_steps(config: RunConfig) -> None:
             where='--config.optimizer.moment_dtype',
             fix=f'set --config.optimizer.b2 to {MAX_BFLOAT16_B2} at most, or keep float32',
         )
+
+
+def _check_steps(config: RunConfig) -> None:
+    """Checks the schedule and its stages, the rows of a step, and the steps that are traced."""
+    data, optimizer, train = config.data, config.optimizer, config.train
     if config.steps > optimizer.schedule_steps:
         raise UserError(
             f'{train.steps} steps are more than the schedule has ({optimizer.schedule_steps})',

@@ -35,6 +35,7 @@ MODES = {
 
 ATTENTION = ('auto', 'dense', 'blockwise', 'splash', 'cudnn')
 REMAT = ('none', 'dots', 'minimal', 'full', 'offload')
+OPTIMIZERS = ('adamw', 'muon', 'adafactor')
 MESH_AXES = ('data', 'fsdp', 'context', 'tensor')
 
 # Paths of the linear maps within a layer.
@@ -123,7 +124,7 @@ class DataConfig:
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """Describes AdamW with linear warmup and cosine decay.
+    """Describes the optimizer, with linear warmup and cosine decay.
 
     Attributes:
       learning_rate: peak learning rate.
@@ -134,7 +135,10 @@ class OptimizerConfig:
       weight_decay: decay of kernels and the embedding table, times the learning rate.
       b1, b2, eps: Adam's.
       clip_norm: largest global norm of the gradients.
-      moment_dtype: dtype of both moments: `float32`, or `bfloat16`, which halves their memory.
+      moment_dtype: dtype of the moments: `float32`, or `bfloat16`, which halves their memory.
+      name: `adamw`; `muon` orthogonalizes the updates of the layers' kernels, each of which has one
+        moment instead of two, and leaves the rest to AdamW; `adafactor` holds the second moment of
+        a matrix as a row and a column and has no first one.
     """
 
     learning_rate: float = 1e-4
@@ -148,6 +152,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     clip_norm: float = 1.0
     moment_dtype: str = 'float32'
+    name: str = 'adamw'
 
 
 @dataclasses.dataclass

@@ -32,6 +32,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (rf'{_ROW_PARALLEL}/lora/b$', P(None, None, 'fsdp')),
     (r'.*', P()),
 )
+# Factored second moments (`training.factored`) → the axis of its parameter that each lacks.
+_LACKING_AXIS = {'v_row': -1, 'v_col': -2}
 # Mesh axes that split the rows of a batch, and the one that splits their tokens.
 BATCH_AXES, SEQUENCE_AXIS = ('data', 'fsdp'), 'context'
 # Largest share of a state's bytes that every device of an fsdp mesh may hold unsharded.
@@ -44,9 +46,14 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """Returns the spec of one array: its rule, without the axes that do not divide the dimension.
 
     Rules match the end of a path, so `opt_state/.../mu/layers/mlp/up/kernel` is sharded like the
-    parameter.
+    parameter, and a factor of a second moment as the parameter's axes that it has.
     """
     rule = next(spec for regex, spec in RULES if re.search(regex, path))
+    lacking = next((_LACKING_AXIS[name] for name in path.split('/') if name in _LACKING_AXIS), None)
+    if lacking is not None:
+        axes = [*rule, *[None] * (len(shape) + 1 - len(rule))]
+        del axes[lacking]
+        rule = P(*axes)
     return P(*(_dividing_axes(axis, size, mesh) for axis, size in zip(rule, shape, strict=False)))
 
 

@@ -1,4 +1,4 @@
-"""AdamW with linear warmup, cosine decay and clipping by the global norm."""
+"""The optimizers, with linear warmup, cosine decay and clipping by the global norm."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import optax
 
 from bsft_jax.config import OptimizerConfig
 from bsft_jax.pytrees import path_of
+from bsft_jax.training import factored, muon
 
 # Paths of parameters with weight decay; norm scales, biases, behavior rows and adapters have none.
 DECAYED = r'(kernel|embed/table)$'
 # Paths of the behavior rows, whose learning rate has a factor.
 _BEHAVIOR_ROWS = r'behavior/'
+# Paths of the kernels that Muon updates, stacked over layers: not the LM head's.
+_MUON_KERNELS = r'(layers|rest)/.*/kernel$'
+# The state of Muon that is no moment: the coefficients of its iteration.
+_COEFFICIENTS = r'ns_coeffs$'
 
 
 def schedule(section: OptimizerConfig) -> optax.Schedule:
@@ -32,27 +37,66 @@ def schedule(section: OptimizerConfig) -> optax.Schedule:
 
 
 def make_optimizer(section: OptimizerConfig) -> optax.GradientTransformation:
-    """Returns AdamW (Loshchilov and Hutter, arXiv 1711.05101) with clipping by the global norm."""
+    """Returns the optimizer of a config, with clipping by the global norm in front of it."""
+    optimizer = {'adamw': _adamw, 'muon': _muon, 'adafactor': _adafactor}[section.name](section)
+    if section.moment_dtype != 'float32':
+        optimizer = _with_state_dtype(section.moment_dtype, optimizer)
+    transformations = [optax.clip_by_global_norm(section.clip_norm), optimizer]
+    if section.behavior_lr_factor != 1:
+        transformations.append(_scale_behavior_rows(section.behavior_lr_factor))
+    return optax.chain(*transformations)
 
-    def decayed(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: re.search(DECAYED, path_of(path)) is not None, params
-        )
 
-    adamw = optax.adamw(
+def _decayed(params):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: re.search(DECAYED, path_of(path)) is not None, params
+    )
+
+
+def _adamw(section: OptimizerConfig) -> optax.GradientTransformation:
+    """Returns AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
+    return optax.adamw(
         schedule(section),
         b1=section.b1,
         b2=section.b2,
         eps=section.eps,
         weight_decay=section.weight_decay,
-        mask=decayed,
+        mask=_decayed,
     )
-    if section.moment_dtype != 'float32':
-        adamw = _with_state_dtype(section.moment_dtype, adamw)
-    transformations = [optax.clip_by_global_norm(section.clip_norm), adamw]
-    if section.behavior_lr_factor != 1:
-        transformations.append(_scale_behavior_rows(section.behavior_lr_factor))
-    return optax.chain(*transformations)
+
+
+def _muon(section: OptimizerConfig) -> optax.GradientTransformation:
+    """Returns Muon for the kernels of the layers and AdamW for the other parameters.
+
+    Jordan et al. (kellerjordan.github.io/posts/muon) leave tables, heads and vectors to AdamW, too.
+    All kernels have weight decay.
+    """
+
+    def label(path, _):
+        return 'muon' if re.match(_MUON_KERNELS, path_of(path)) else 'adamw'
+
+    kernels = optax.chain(
+        muon.scale_by_muon(),
+        optax.add_decayed_weights(section.weight_decay),
+        optax.scale_by_learning_rate(schedule(section)),
+    )
+    return optax.partition(
+        {'muon': kernels, 'adamw': _adamw(section)},
+        lambda params: jax.tree_util.tree_map_with_path(label, params),
+    )
+
+
+def _adafactor(section: OptimizerConfig) -> optax.GradientTransformation:
+    """Returns Adafactor (Shazeer and Stern, arXiv 1804.04235) as it is used for fine-tuning.
+
+    It has no momentum, and its learning rate is the schedule's instead of one that is relative to
+    the size of the weights.
+    """
+    return optax.chain(
+        factored.scale_by_factored_rms(),
+        optax.add_decayed_weights(section.weight_decay, mask=_decayed),
+        optax.scale_by_learning_rate(schedule(section)),
+    )
 
 
 def _scale_behavior_rows(factor: float) -> optax.GradientTransformation:
@@ -70,11 +114,14 @@ def _scale_behavior_rows(factor: float) -> optax.GradientTransformation:
 def _with_state_dtype(
     dtype: str, inner: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """Wraps `inner` so that its state is stored in `dtype` and computed with in float32."""
+    """Wraps `inner` so that its moments are stored in `dtype` and computed with in float32."""
+
+    def is_moment(path, x) -> bool:
+        return jnp.issubdtype(x.dtype, jnp.floating) and not re.search(_COEFFICIENTS, path_of(path))
 
     def cast(state, dtype):
-        return jax.tree.map(
-            lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: x.astype(dtype) if is_moment(path, x) else x, state
         )
 
     def update(gradients, state, params=None):

@@ -40,6 +40,7 @@ from tests.config.config_with import config_with
         ('optimizer.warmup_steps', 200),
         ('optimizer.clip_norm', 0.0),
         ('optimizer.moment_dtype', 'float16'),
+        ('optimizer.name', 'sgd'),
         ('train.steps', 201),
         ('train.gradient_accumulation_steps', 3),
         ('mesh.fsdp', -1),
@@ -110,6 +111,29 @@ def test_bfloat16_moments_need_a_b2_that_lets_them_move():
     config_lib.validate(config)
     config.optimizer.b2 = 0.999
     with pytest.raises(UserError, match='stands still'):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize('mode', ['lora', 'behavior_rows'])
+def test_muon_needs_kernels_that_train(mode):
+    config = config_with('optimizer.name', 'muon')
+    config_lib.validate(config)
+    config.train.mode = mode
+    message = rf'--config\.optimizer\.name: muon .* none trains with --config\.train\.mode={mode}; '
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    'field, value, default',
+    [('b1', 0.8, 0.9), ('b2', 0.9, 0.95), ('eps', 1e-6, 1e-08), ('moment_dtype', 'bfloat16', '')],
+)
+def test_adafactor_refuses_what_it_has_no_use_for(field, value, default):
+    config = config_with(f'optimizer.{field}', value)
+    config_lib.validate(config)
+    config.optimizer.name = 'adafactor'
+    message = rf'--config\.optimizer\.{field}: .* no effect .*adafactor.*; leave it at .*{default}'
+    with pytest.raises(UserError, match=message):
         config_lib.validate(config)
 
 

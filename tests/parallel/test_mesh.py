@@ -13,12 +13,13 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from bsft_jax.config import MESH_AXES, MeshConfig
+from bsft_jax.config import MESH_AXES, OPTIMIZERS, MeshConfig
 from bsft_jax.errors import UserError
 from bsft_jax.hub import configs, presets
 from bsft_jax.models.network import Network
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.parallel import sharding
+from bsft_jax.pytrees import flatten
 from bsft_jax.training import optimizer, state
 from tests.test_golden import GOLDEN, load
 
@@ -142,14 +143,17 @@ def test_a_program_for_several_simulated_devices_is_not_cached(tmp_path):
     assert done.stdout.split() == ['True', 'False']
 
 
-def abstract(name: str, devices: int) -> tuple[state.TrainState, AbstractMesh]:
+def abstract(
+    name: str, devices: int, optimizer_name: str = 'adamw'
+) -> tuple[state.TrainState, AbstractMesh]:
     config = load(f'{name}-full')
+    config.optimizer.name = optimizer_name
     arch = configs.architecture_of(presets.preset(SIZES[name]))
     network = Network(arch, (arch.vocab_size - 2, arch.vocab_size - 1))
     shape = mesh_lib.axis_sizes(config.mesh, devices)
     mesh = AbstractMesh(tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
-    adamw = optimizer.make_optimizer(config.optimizer)
-    return state.abstract(network, config.trainable, adamw, mesh), mesh
+    made = optimizer.make_optimizer(config.optimizer)
+    return state.abstract(network, config.trainable, made, mesh), mesh
 
 
 def tables(name: str) -> str:
@@ -164,6 +168,28 @@ def tables(name: str) -> str:
 @pytest.mark.parametrize('name', SIZES)
 def test_parameters_of_shipped_configs_are_split_as_in_the_golden_tables(name):
     assert tables(name) == (GOLDEN / f'{name}-sharding.txt').read_text()
+
+
+@pytest.mark.parametrize('optimizer_name', OPTIMIZERS)
+@pytest.mark.parametrize('name', SIZES)
+def test_moments_are_split_as_their_parameters(name, optimizer_name):
+    shapes, mesh = abstract(name, 64, optimizer_name)
+    sharding.check_fsdp_coverage(shapes, mesh)
+    params, found = flatten(shapes.trainable), set()
+    for path, leaf in flatten(shapes.opt_state).items():
+        of = max((p for p in params if path.endswith(f'/{p}')), key=len, default=None)
+        if of is None:
+            assert leaf.size in (1, 3), path
+            continue
+        kept = list(range(params[of].ndim))
+        if '/v_row/' in path or '/v_col/' in path:
+            del kept[-1 if '/v_row/' in path else -2]
+        assert leaf.shape == tuple(params[of].shape[axis] for axis in kept), path
+        assert leaf.sharding.shard_shape(leaf.shape) == tuple(
+            params[of].sharding.shard_shape(params[of].shape)[axis] for axis in kept
+        ), path
+        found.add(of)
+    assert found == set(params)
 
 
 def test_a_size_that_fsdp_does_not_divide_is_refused():

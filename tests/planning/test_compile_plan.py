@@ -2,18 +2,20 @@
 
 import dataclasses
 import math
+import re
 import shutil
 
 import huggingface_hub
 import jax
 import pytest
 
-from bsft_jax.config import ModelConfig, TrainConfig
+from bsft_jax.config import OPTIMIZERS, ModelConfig, TrainConfig
 from bsft_jax.hub import configs, files, presets
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.planning import compile_plan
 from bsft_jax.planning.topology import parse_topology
 from bsft_jax.pytrees import flatten
+from bsft_jax.training import setup
 from bsft_jax.training import step as step_lib
 from tests.planning.configs import make_config
 
@@ -101,6 +103,51 @@ def test_accumulated_gradients_are_reduced_over_data_once(sizes):
         return sum(row['payload'] for row in plan['collectives'] if 'data' in row['axes'])
 
     assert payload(4) == payload(2) <= payload(1)
+
+
+def test_a_plan_has_the_state_and_the_work_of_its_optimizer():
+    """Checks bytes and FLOPs by formula, exactly, and what Muon moves between 8 devices."""
+    moments, plans, config = {}, {}, make_config(fsdp=8)
+    mesh = mesh_lib.make_mesh(config.mesh, jax.devices())
+    network = compile_plan.planned_network(config)
+    for name in OPTIMIZERS:
+        config.optimizer.name = name
+        state = setup.abstract_state(config, network, mesh)
+        leaves = jax.tree.leaves(state.opt_state)
+        moments[name] = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        if name != 'adafactor':
+            plans[name] = compile_plan.make_plan(config, parse_topology('cpu:8'), jax.devices())
+            assert plans[name]['memory']['arguments']['moments'] == sum(
+                math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+                for leaf in leaves
+            )
+    shapes = flatten(state.trainable)
+    parameters = sum(x.size for x in shapes.values())
+    kernels = [x.shape for path, x in shapes.items() if re.match('layers/.*kernel', path)]
+    factored = [(1, *shapes['embed/table'].shape), *(s for s in kernels if min(s[1:]) >= 128)]
+
+    # Counts of updates and of the schedule are int32, the coefficients of Muon three floats.
+    assert moments['adamw'] == 4 * (2 * parameters + 2)
+    assert moments['muon'] == moments['adamw'] - 4 * sum(map(math.prod, kernels)) + 4 * (2 + 3)
+    saved = sum(math.prod(shape) - shape[0] * (shape[1] + shape[2]) for shape in factored)
+    assert moments['adafactor'] == 4 * (parameters + 2) - 4 * saved
+    assert 0 < saved < parameters
+
+    # The four layers are padded to eight, one for each device.
+    iterations = 0
+    for _, *sides in kernels:
+        low, high = sorted(sides)
+        iterations += 5 * (4 * low * low * high + 2 * low**3)
+    products = {name: plan['flops']['compiled'] for name, plan in plans.items()}
+    assert products['muon'] - products['adamw'] == iterations
+    payload = {
+        name: {row['kind']: row['payload'] for row in plan['collectives']}
+        for name, plan in plans.items()
+    }
+    # Gradients and momentum go to the layer's device, updates and momentum come back.
+    moved = 4 * 4 * sum(math.prod(sides) for _, *sides in kernels)
+    assert payload['muon'].pop('all-to-all') - payload['adamw'].pop('all-to-all') == moved
+    assert payload['muon'] == payload['adamw']
 
 
 @pytest.mark.parametrize(

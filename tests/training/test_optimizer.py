@@ -1,4 +1,4 @@
-"""Tests of the optimizer: moments in bfloat16, and the learning rate of the behavior rows.
+"""Tests of AdamW: its parts, moments in bfloat16, and the learning rate of the behavior rows.
 
 Such moments have half of the bytes, the same first step and nearly the same run.
 """
@@ -46,6 +46,36 @@ def run_adamw(moment_dtype: str, steps: int):
 
 def floats(tree) -> list:
     return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def test_updates_are_those_of_clipped_adamw_to_the_bit():
+    config = OptimizerConfig(learning_rate=0.05, warmup_steps=3, schedule_steps=9)
+    reference = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            optax.warmup_cosine_decay_schedule(0.0, 0.05, 3, 9, 0.05 * 0.1),
+            b1=0.9,
+            b2=0.95,
+            eps=1e-8,
+            weight_decay=0.01,
+            mask={'bias': False, 'kernel': True},
+        ),
+    )
+    rng = np.random.default_rng(0)
+    shapes = {'bias': (8,), 'kernel': (16, 8)}
+    params = {path: jnp.asarray(rng.normal(size=shape)) for path, shape in shapes.items()}
+    states = [made.init(params) for made in (optimizer.make_optimizer(config), reference)]
+    assert jax.tree.map(jnp.shape, floats(states[0])) == jax.tree.map(jnp.shape, floats(states[1]))
+    for _ in range(6):
+        gradient = {path: jnp.asarray(rng.normal(size=shape)) for path, shape in shapes.items()}
+        updates, states[0] = optimizer.make_optimizer(config).update(gradient, states[0], params)
+        expected, states[1] = reference.update(gradient, states[1], params)
+        for actual, wanted in zip(
+            jax.tree.leaves((updates, states[0])),
+            jax.tree.leaves((expected, states[1])),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(actual, wanted)
 
 
 def test_both_moments_have_the_dtype_of_the_config():
