@@ -204,7 +204,7 @@ def assert_close(actual, reference, tolerance):
     assert worst <= tolerance * max(1.0, np.abs(reference).max()), worst
 
 
-def random_model(directory, tied=True, vocab_size=320, spare=True):
+def random_model(directory, tied=True, vocab_size=320, spare=True, width=32):
     """Writes a random Qwen2 with a tokenizer of its own, without torch, and returns its folder.
 
     Args:
@@ -212,6 +212,7 @@ def random_model(directory, tied=True, vocab_size=320, spare=True):
       tied: whether the LM head is the embedding table.
       vocab_size: number of ids of the tokenizer.
       spare: whether the table has more rows than the tokenizer has ids.
+      width: its hidden size; the MLP is half as wide again.
     """
     import jax
     from safetensors.numpy import save_file
@@ -226,8 +227,8 @@ def random_model(directory, tied=True, vocab_size=320, spare=True):
     tokenizer = tokenizer_training.train_tokenizer(texts, vocab_size)
     tokenizer.save_pretrained(str(directory))
     config = tokenizer_training.blank_config(tokenizer) | {
-        'hidden_size': 32,
-        'intermediate_size': 48,
+        'hidden_size': width,
+        'intermediate_size': 3 * width // 2,
         'num_hidden_layers': 2,
         'max_position_embeddings': 512,
         'tie_word_embeddings': tied,

@@ -15,6 +15,7 @@ from bsft_jax.config.schema import (
     MESH_AXES,
     MODES,
     OPTIMIZERS,
+    QUANTIZED,
     REMAT,
     OptimizerConfig,
     RunConfig,
@@ -38,7 +39,7 @@ CHOICES = {
     'train.remat': REMAT,
     'model.init': ('checkpoint', 'random'),
     'model.dtype': ('float32', 'bfloat16'),
-    'model.base_dtype': ('float32', 'bfloat16', 'int8'),
+    'model.base_dtype': ('float32', 'bfloat16', *QUANTIZED),
     'model.row_init': ('description', 'fitted', 'mean', 'normal'),
     'model.attention': ATTENTION,
     'optimizer.name': OPTIMIZERS,
@@ -211,8 +212,11 @@ def _check_frozen(config: RunConfig) -> None:
             where='--config.train.mode',
             fix='use --config.arm=behavior_sft or --config.train.mode=full',
         )
-    if config.model.init == 'random' and config.model.base_dtype == 'int8':
-        raise UserError('int8 needs weights of a checkpoint', where='--config.model.base_dtype')
+    if config.model.init == 'random' and config.compute.quantized:
+        raise UserError(
+            f'{config.model.base_dtype} needs weights of a checkpoint',
+            where='--config.model.base_dtype',
+        )
     if config.model.shape and config.model.init != 'random':
         raise UserError(
             'the weights of a checkpoint have its own sizes',

@@ -38,6 +38,8 @@ REMAT = ('none', 'dots', 'minimal', 'full', 'offload')
 OPTIMIZERS = ('adamw', 'muon', 'adafactor')
 MESH_AXES = ('data', 'fsdp', 'context', 'tensor')
 
+# Dtypes of a frozen base whose kernels of linear maps are quantized.
+QUANTIZED = ('int8', 'fp8', 'nf4')
 # Paths of the linear maps within a layer.
 LINEAR_MAPS = (
     *(f'attention/{name}' for name in 'qkvo'),
@@ -58,8 +60,9 @@ class ModelConfig:
       shape: sizes that replace those of `base` under `init=random`, as in
         `width=128,layers=4,heads=4,kv_heads=2,mlp=384` (`config/shape.py`); '' keeps the base's.
       dtype: dtype of activations.
-      base_dtype: dtype of frozen parameters: `float32`, `bfloat16`, or `int8` for the kernels of
-        linear maps with bfloat16 for the rest. Trainable parameters are float32.
+      base_dtype: dtype of frozen parameters: `float32`, `bfloat16`, or for the kernels of linear
+        maps one of QUANTIZED with bfloat16 for the rest: `int8` and `fp8` with a scale per output,
+        `nf4` with one per 64 inputs of an output. Trainable parameters are float32.
       row_init: initial value of new behavior rows: the mean embedding of the tokens of the
         behavior's `description`; `fitted` to what the base computes at the heads of answers, so
         that the tokens are probable there from the first step on; the `mean` of the table, or
@@ -235,8 +238,8 @@ class ComputeConfig:
 
     @property
     def quantized(self) -> bool:
-        """Returns whether the kernels of linear maps are held as int8."""
-        return self.base_dtype == 'int8'
+        """Returns whether the kernels of linear maps are quantized."""
+        return self.base_dtype in QUANTIZED
 
 
 @dataclasses.dataclass

@@ -28,7 +28,7 @@ from bsft_jax.data.tokenizer import load_tokenizer, template_texts
 from bsft_jax.hub import ends, files, peft, tables
 from bsft_jax.hub.files import INDEX, SINGLE, TensorFiles
 from bsft_jax.hub.pretrained import Model
-from bsft_jax.models import linear, lora
+from bsft_jax.models import lora
 from bsft_jax.pytrees import flatten, to_host
 
 Dtypes = Mapping[str, np.dtype]
@@ -51,8 +51,9 @@ def write_export(
     """Writes the model as a Hugging Face checkpoint or as an adapter for `peft`.
 
     Each merged tensor keeps the dtype that it has in the base's files (float32 where there are
-    none). The folder appears only once it is complete and has been read back. With several
-    processes all must call this; only the first writes.
+    none). Adapters of a quantized base are added to the kernels of the base's files. The folder
+    appears only once it is complete and has been read back. With several processes all must call
+    this; only the first writes.
 
     Args:
       model: the model to write.
@@ -137,15 +138,20 @@ def _stored_dtypes(model: Model) -> Dtypes:
 def _checkpoint_tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
     """Yields every tensor of the checkpoint with its Hugging Face name, float32, in torch's layout.
 
-    Adapters are added to their kernels, behavior rows replace rows of the tables.
+    Adapters are added to their kernels, behavior rows replace rows of the tables. Beside a
+    quantized base all other parameters are frozen, and the base's files hold them exactly.
     """
     flat, arch = flatten(model.params), model.network.arch
-    ids = model.behaviors.ids
+    ids, compute = model.behaviors.ids, model.network.compute
+    base = files.open_tensors(model.spec.directory) if compute.quantized else None
     for path, entry in tables.entries(arch, flat).items():
         for i, name in enumerate(entry.tensors):
             layer = i if entry.stacked else None
-            merged = _merged_parameter(flat, path, layer, model.network.compute.lora)
-            tensor = to_host(merged).astype(np.float32)
+            if base is None:
+                value = _of_layer(flat, path, layer)
+            else:
+                value = base.read(name).T if entry.transpose else base.read(name)
+            tensor = _merged_parameter(value, flat, path, layer, compute.lora).astype(np.float32)
             tensor = tensor.T if entry.transpose else tensor
             if ids and path in ('embed/table', 'lm_head/kernel'):
                 rows = flat['behavior/input' if path == 'embed/table' else 'behavior/output']
@@ -153,27 +159,31 @@ def _checkpoint_tensors(model: Model) -> Iterator[tuple[str, np.ndarray]]:
             yield name, np.ascontiguousarray(tensor)
 
 
+def _of_layer(flat: dict[str, jax.Array], path: str, layer: int | None) -> jax.Array:
+    return flat[path] if layer is None else flat[path][layer]
+
+
 def _merged_parameter(
-    flat: dict[str, jax.Array], path: str, layer: int | None, lora_config: LoraConfig | None
-) -> jax.Array:
-    """Returns a parameter as a checkpoint holds it: dequantized, with its adapter added.
+    value: jax.Array | np.ndarray,
+    flat: dict[str, jax.Array],
+    path: str,
+    layer: int | None,
+    lora_config: LoraConfig | None,
+) -> np.ndarray:
+    """Returns a parameter as a checkpoint holds it: with its adapter added, if it has one.
 
     Args:
+      value: the parameter, of one layer.
       flat: all parameters by path.
       path: path of the parameter.
       layer: index of the layer, None for a parameter that is not stacked.
       lora_config: configuration of the adapters.
     """
-
-    def read(path: str) -> jax.Array:
-        return flat[path] if layer is None else flat[path][layer]
-
-    value, module = read(path), path.removesuffix('/kernel')
-    if f'{path}_scale' in flat:
-        value = linear.dequantize(value, read(f'{path}_scale'))
+    module = path.removesuffix('/kernel')
     if f'{module}/lora/a' in flat:
-        value = lora.merged(value, read(f'{module}/lora/a'), read(f'{module}/lora/b'), lora_config)
-    return value
+        a_Ir, b_rO = (_of_layer(flat, f'{module}/lora/{factor}', layer) for factor in 'ab')
+        value = lora.merged(value, a_Ir, b_rO, lora_config)
+    return value if isinstance(value, np.ndarray) else to_host(value)
 
 
 def _with_behavior_rows(table: np.ndarray, rows: np.ndarray, ids: tuple[int, ...]) -> np.ndarray:

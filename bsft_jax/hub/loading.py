@@ -14,7 +14,7 @@ from bsft_jax.errors import UserError
 from bsft_jax.hub import adapters, files, tables
 from bsft_jax.hub.adapters import Adapter
 from bsft_jax.hub.files import HEAD, Tensors
-from bsft_jax.models import linear
+from bsft_jax.models import quantization
 from bsft_jax.models.network import Network, Params
 from bsft_jax.parallel import sharding
 from bsft_jax.pytrees import flatten, unflatten
@@ -50,12 +50,16 @@ class Checkpoint:
         """
         self._files, self._table = tensors, table
         self._abstract = flatten(network.abstract())
+        self._base_dtype = network.compute.base_dtype
+        # Shapes of the files, where the network's kernels are quantized.
+        stored = network.with_compute(base_dtype='float32').abstract()
+        self._shapes = {path: leaf.shape for path, leaf in flatten(stored).items()}
         self._check(shapes_from, unused)
 
     def _check(self, shapes_from: str, unused: Container[str]) -> None:
         expected = {}
         for path, entry in self._table.items():
-            shape = self._abstract[path].shape[1 if entry.stacked else 0 :]
+            shape = self._shapes[path][1 if entry.stacked else 0 :]
             for name in entry.tensors:
                 expected[name] = shape[::-1] if entry.transpose else shape
         where = str(self._files.directory)
@@ -81,30 +85,38 @@ class Checkpoint:
     def read(self, paths: Sequence[str], mesh: Mesh) -> Params:
         """Reads parameters in the network's dtypes, sharded over `mesh`.
 
-        Kernels that the network holds in int8 are quantized on the devices.
+        Kernels that the network holds quantized are read in bfloat16 and quantized on the devices.
         """
         flat = {}
         for path in paths:
-            leaf = self._abstract[path]
-            leaf_sharding = self._sharding(path, mesh)
-            dtype = jnp.bfloat16 if leaf.dtype == jnp.int8 else leaf.dtype
+            shape, dtype = self._shapes[path], self._abstract[path].dtype
+            parts = {p: x for p, x in self._abstract.items() if p.startswith(f'{path}_')}
             array = _read_parameter(
-                self._files, self._table[path], leaf.shape, dtype, leaf_sharding
+                self._files,
+                self._table[path],
+                shape,
+                jnp.bfloat16 if parts else dtype,
+                NamedSharding(mesh, sharding.spec_for(path, shape, mesh)),
             )
-            if leaf.dtype == jnp.int8:
-                scale_path = f'{path}_scale'
-                out_shardings = leaf_sharding, self._sharding(scale_path, mesh)
-                quantize = jax.jit(linear.quantize, out_shardings=out_shardings)
-                array, flat[scale_path] = quantize(array)
-            flat[path] = array
+            flat |= self._quantize(path, array, mesh) if parts else {path: array}
         return unflatten(flat)
 
-    def _sharding(self, path: str, mesh: Mesh) -> NamedSharding:
-        return NamedSharding(mesh, sharding.spec_for(path, self._abstract[path].shape, mesh))
+    def _quantize(self, path: str, kernel: jax.Array, mesh: Mesh) -> dict[str, jax.Array]:
+        """Returns the parts of a kernel by their paths, each sharded by its rule."""
+        module = path.removesuffix('kernel')
+        shapes = {
+            p.removeprefix(module): NamedSharding(mesh, sharding.spec_for(p, x.shape, mesh))
+            for p, x in self._abstract.items()
+            if p == path or p.startswith(f'{path}_')
+        }
+        with jax.set_mesh(mesh):
+            quantize = jax.jit(quantization.quantize, static_argnums=1, out_shardings=shapes)
+            parts = quantize(kernel, self._base_dtype)
+        return {module + name: part for name, part in parts.items()}
 
 
 class BaseCheckpoint(Checkpoint):
-    """Reads the tensors of a model directory: all but behavior rows, adapters and int8 scales."""
+    """Reads the tensors of a model directory: all but behavior rows, adapters and scales."""
 
     def __init__(self, directory: pathlib.Path, network: Network):
         """Opens the files; raises UserError as `Checkpoint` does."""

@@ -76,7 +76,7 @@ def linear_factory(
             std=std,
             dtype=jnp.dtype(compute.dtype),
             rngs=rngs,
-            quantized=compute.quantized,
+            base_dtype=compute.base_dtype,
             adapter=adapter,
         )
 

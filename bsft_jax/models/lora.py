@@ -43,11 +43,13 @@ class Lora(nnx.Module):
         A kernel in less than float32 would round most of the adapter away. On a mesh, sharded
         kernels and adapters would be gathered more often.
         """
-        (I, O), mesh = kernel_IO.shape, jax.sharding.get_abstract_mesh()
+        mesh = jax.sharding.get_abstract_mesh()
         if not mesh.empty and mesh.size > 1:
             return False
-        exact = x_BTI.dtype == kernel_IO.dtype == jnp.float32 and not self._has_dropout(key)
-        return exact and x_BTI.size // I * (I + O) >= I * O
+        if not x_BTI.dtype == kernel_IO.dtype == jnp.float32 or self._has_dropout(key):
+            return False
+        I, O = kernel_IO.shape
+        return x_BTI.size // I * (I + O) >= I * O
 
 
 def merged(kernel_IO: jax.Array, a_Ir: jax.Array, b_rO: jax.Array, config: LoraConfig) -> jax.Array:

@@ -22,8 +22,8 @@ from bsft_jax.ops import attention_cudnn, attention_dispatch, cpu
 from bsft_jax.pytrees import path_of
 
 Params = dict[str, Any]
-# Parameters in float32 whatever the base's dtype: trainable ones, and scales of int8 kernels.
-_FLOAT32 = r'(^behavior|/lora)/|/kernel_scale$'
+# Parameters in float32 whatever the base's dtype: trainable ones, and scales of quantized kernels.
+_FLOAT32 = r'(^behavior|/lora)/|/kernel_'
 # Those that a bfloat16 base holds in float32 too, since some bfloat16 checkpoints do.
 _VECTORS = r'/(scale|bias)$'
 

@@ -22,8 +22,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r'embed/table$', P('tensor', 'fsdp')),
     (r'lm_head/kernel$', P('fsdp', 'tensor')),
     (r'behavior/(input|output)$', P(None, 'fsdp')),
-    (rf'{_COLUMN_PARALLEL}/kernel$', P(None, 'fsdp', 'tensor')),
-    (rf'{_ROW_PARALLEL}/kernel$', P(None, 'tensor', 'fsdp')),
+    (rf'{_COLUMN_PARALLEL}/kernel(_absmax)?$', P(None, 'fsdp', 'tensor')),
+    (rf'{_ROW_PARALLEL}/kernel(_absmax)?$', P(None, 'tensor', 'fsdp')),
     (rf'{_COLUMN_PARALLEL}/(bias|kernel_scale)$', P(None, 'tensor')),
     (rf'{_ROW_PARALLEL}/kernel_scale$', P(None, 'fsdp')),
     (rf'{_COLUMN_PARALLEL}/lora/a$', P(None, 'fsdp')),
@@ -46,7 +46,8 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """Returns the spec of one array: its rule, without the axes that do not divide the dimension.
 
     Rules match the end of a path, so `opt_state/.../mu/layers/mlp/up/kernel` is sharded like the
-    parameter, and a factor of a second moment as the parameter's axes that it has.
+    parameter, and a factor of a second moment as the parameter's axes that it has. A kernel in
+    blocks [L, blocks, within a block, O] is split into whole ones.
     """
     rule = next(spec for regex, spec in RULES if re.search(regex, path))
     lacking = next((_LACKING_AXIS[name] for name in path.split('/') if name in _LACKING_AXIS), None)
@@ -54,6 +55,8 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
         axes = [*rule, *[None] * (len(shape) + 1 - len(rule))]
         del axes[lacking]
         rule = P(*axes)
+    elif len(shape) == 4:
+        rule = P(*rule[:2], None, *rule[2:])
     return P(*(_dividing_axes(axis, size, mesh) for axis, size in zip(rule, shape, strict=False)))
 
 
@@ -187,6 +190,22 @@ def check_fsdp_coverage(tree: Any, mesh: Mesh) -> None:
             where='--config.mesh.fsdp',
             fix="choose a size that divides the model's embed_dim",
         )
+
+
+def check_blocks(tree: Any, mesh: Mesh) -> None:
+    """Raises UserError if a mesh axis would split the blocks of a kernel that is held in blocks.
+
+    `tree` has parameters or shapes; `spec_for` says which of them are in blocks.
+    """
+    for path, leaf in flatten(tree).items():
+        if len(leaf.shape) == 4 and spec_for(path, leaf.shape, mesh)[1] is None:
+            axis = next(spec for regex, spec in RULES if re.search(regex, path))[1]
+            raise UserError(
+                f'{axis}={mesh.shape[axis]} does not divide the {leaf.shape[1]} blocks of inputs '
+                f'of {path}',
+                where=f'--config.mesh.{axis}',
+                fix='choose a size that does, or --config.model.base_dtype=int8 or fp8',
+            )
 
 
 def check_heads(num_heads: int, num_kv_heads: int, mesh: Mesh) -> None:

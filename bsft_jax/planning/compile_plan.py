@@ -19,6 +19,7 @@ from bsft_jax.config import RunConfig
 from bsft_jax.data.examples import Batch
 from bsft_jax.errors import UserError
 from bsft_jax.hub import configs, files, presets
+from bsft_jax.models import quantization
 from bsft_jax.models.network import Network
 from bsft_jax.ops import attention_cudnn
 from bsft_jax.ops.hlo_names import SCORES_EINSUM
@@ -127,7 +128,7 @@ def make_plan(config: RunConfig, topology: Topology, devices: Sequence) -> dict[
         'sequence_length': config.data.sequence_length,
         'accumulation': config.train.gradient_accumulation_steps,
         'remat': config.train.remat,
-        'parameters': _count_parameters(state),
+        'parameters': _count_parameters(state) | _parameter_bytes(network),
         'flops': formula_flops(config, network, state, len(devices)),
     }
     wall_start, cpu_start = time.perf_counter(), time.process_time()
@@ -171,14 +172,22 @@ def _add_program(
 
 def _count_parameters(state: TrainState) -> dict[str, Any]:
     def count(tree) -> int:
-        return sum(
-            math.prod(leaf.shape)
-            for path, leaf in flatten(tree).items()
-            if 'kernel_scale' not in path
-        )
+        return sum(quantization.num_values(path, leaf) for path, leaf in flatten(tree).items())
 
     total, trained = count(state.params), count(state.trainable)
     return {'total': total, 'trainable': trained, 'trainable_share': trained / total}
+
+
+def _parameter_bytes(network: Network) -> dict[str, Any]:
+    """Returns the bytes of all parameters and, of a quantized base, those in bfloat16."""
+
+    def count(network: Network) -> int:
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(network.abstract()))
+
+    base_dtype, sizes = network.compute.base_dtype, {'bytes': count(network)}
+    if network.compute.quantized:
+        sizes['bytes_in_bfloat16'] = count(network.with_compute(base_dtype='bfloat16'))
+    return {'base_dtype': base_dtype, **sizes}
 
 
 def formula_flops(

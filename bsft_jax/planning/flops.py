@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from bsft_jax.models import quantization
 from bsft_jax.models.architecture import Architecture
 from bsft_jax.models.network import Params
 from bsft_jax.planning.hlo import Computation, Instruction, Module
@@ -35,9 +36,9 @@ def num_matmul_params(arch: Architecture, params: Params) -> int:
     Biases, scales and tables that are only looked up do not.
     """
     looked_up = '' if arch.tied else r'|embed/table$|behavior/input$'
-    pattern = rf'(bias|scale|kernel_scale)${looked_up}'
+    pattern = rf'(bias|scale)${looked_up}'
     return sum(
-        math.prod(leaf.shape)
+        quantization.num_values(path, leaf)
         for path, leaf in flatten(params).items()
         if not re.search(pattern, path)
     )

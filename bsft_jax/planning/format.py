@@ -31,6 +31,7 @@ def _summary(plan: dict[str, Any]) -> list[str]:
         f'step: {plan["global_batch_rows"]} rows of {plan["sequence_length"]} tokens, '
         f'accumulation {plan["accumulation"]}, remat {plan["remat"]}',
         f'parameters: {parameters["total"]:,}, {parameters["trainable_share"]:.2%} trainable',
+        *_saving(parameters),
         f'FLOPs: {flops["per_token"]:.3e} per token by formula ({attention_share:.1%} causal '
         f'attention), {flops["per_device"]:.3e} per device and step',
     ]
@@ -50,6 +51,19 @@ def _summary(plan: dict[str, Any]) -> list[str]:
         f'compiled in {plan["compile_seconds"]} s ({plan["compile_cpu_seconds"]} s of CPU time)'
     )
     return lines
+
+
+def _saving(parameters: dict[str, Any]) -> list[str]:
+    """Returns the line of the bytes that a quantized base saves, if there is one."""
+    if 'bytes_in_bfloat16' not in parameters:
+        return []
+    size, plain = parameters['bytes'], parameters['bytes_in_bfloat16']
+    unit, scale = _unit(plain)
+    return [
+        f'bytes of the parameters: {size / scale:.3f} {unit} with the base in '
+        f'{parameters["base_dtype"]}, {plain / scale:.3f} {unit} in bfloat16 '
+        f'({1 - size / plain:.0%} saved)'
+    ]
 
 
 def _memory(memory: dict[str, Any]) -> list[str]:

@@ -107,7 +107,8 @@ def row_multiple(config: RunConfig, mesh: Mesh) -> int:
 def abstract_state(config: RunConfig, network: Network, mesh: Mesh) -> TrainState:
     """Returns shapes, dtypes and shardings of a run's state; allocates nothing.
 
-    Raises UserError for a mesh that does not divide the heads, the rows of a step or the state.
+    Raises UserError for a mesh that does not divide the heads, the rows of a step, the blocks of a
+    quantized base or the state.
     """
     sharding.check_heads(network.arch.num_heads, network.arch.num_kv_heads, mesh)
     multiple, rows = row_multiple(config, mesh), config.data.global_batch_rows
@@ -119,6 +120,7 @@ def abstract_state(config: RunConfig, network: Network, mesh: Mesh) -> TrainStat
         )
     optimizer = optimizer_lib.make_optimizer(config.optimizer)
     shapes = state_lib.abstract(network, config.trainable, optimizer, mesh)
+    sharding.check_blocks(shapes.frozen, mesh)
     sharding.check_fsdp_coverage(shapes, mesh)
     return shapes
 

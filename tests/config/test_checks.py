@@ -21,6 +21,7 @@ from tests.config.config_with import config_with
         # Every parameter trains by default, in float32.
         ('model.base_dtype', 'bfloat16'),
         ('model.base_dtype', 'int4'),
+        ('model.base_dtype', 'nf4'),
         ('train.remat', 'some'),
         ('model.row_init', 'zero'),
         ('lora.rank', 0),

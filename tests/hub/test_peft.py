@@ -12,7 +12,7 @@ import pytest
 
 import bsft_jax
 from bsft_jax.behaviors import DEFAULT_BEHAVIORS
-from bsft_jax.config import ComputeConfig, LoraConfig
+from bsft_jax.config import QUANTIZED, ComputeConfig, LoraConfig
 from bsft_jax.errors import UserError
 from bsft_jax.hub import files, peft, pretrained
 from bsft_jax.hub.export import write_export
@@ -124,13 +124,23 @@ def test_rows_beyond_the_table_need_a_longer_one_in_peft(tied, tmp_path):
     assert_close(bsft_jax.load_model(merged).logits(tokens), theirs, 1e-4)
 
 
-def test_an_int8_base_is_merged_as_it_was_trained(tmp_path):
-    model = adapted_model(random_model(tmp_path / 'base'), LoraConfig(4), base_dtype='int8')
-    ours = np.asarray(model.logits(TOKENS))
+@pytest.mark.parametrize('base_dtype', QUANTIZED)
+def test_adapters_are_merged_into_the_unquantized_base(base_dtype, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    base = random_model(tmp_path / 'base', width=128)
+    model = adapted_model(base, LoraConfig(4), base_dtype=base_dtype)
     merged = write_export(model, tmp_path / 'merged', stop_id=2)
-    assert_close(bsft_jax.load_model(merged).logits(TOKENS), ours, 1e-4)
-    exact = adapted_model(model.spec.directory, LoraConfig(4))
-    assert 1e-4 < np.abs(np.asarray(exact.logits(TOKENS)) - ours).max() < 0.3
+    theirs = torch_logits(AutoModelForCausalLM.from_pretrained(merged, dtype='float32'))
+    tokens = with_behavior_tokens(TOKENS)
+    exact = adapted_model(base, LoraConfig(4))
+    trained = {p: x for p, x in flatten(model.params).items() if 'lora/' in p or 'behavior/' in p}
+    exact = dataclasses.replace(exact, params=unflatten(flatten(exact.params) | trained))
+    assert_close(theirs, exact.logits(tokens), 1e-4)
+    assert np.abs(np.asarray(model.logits(tokens)) - theirs).max() > 1e-3
+    written, stored = files.TensorFiles(merged), files.TensorFiles(base)
+    for name in ('model.norm.weight', 'model.layers.1.self_attn.q_proj.bias'):
+        np.testing.assert_array_equal(written.read(name), stored.read(name))
 
 
 def test_a_model_that_an_adapter_cannot_represent_is_refused(tmp_path):

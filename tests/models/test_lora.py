@@ -1,4 +1,4 @@
-"""Tests adapters: initial values, merging, dropout, int8 bases and rematerialization."""
+"""Tests adapters: initial values, merging, dropout, quantized bases and rematerialization."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from bsft_jax.config import ComputeConfig, LoraConfig, MeshConfig
-from bsft_jax.models import linear, lora
+from bsft_jax.models import lora, quantization
 from bsft_jax.models.architecture import LayerKind
 from bsft_jax.models.network import Network
 from bsft_jax.ops import matmul
@@ -23,6 +23,8 @@ from tests.tiny import assert_close, tiny_arch
 ARCH = tiny_arch(
     num_layers=3, kinds=(LayerKind(Rope(10000.0)), LayerKind(Rope(10000.0), 8)), init_std=0.2
 )
+# With widths that nf4's blocks of 64 divide.
+BLOCKS_ARCH = dataclasses.replace(ARCH, embed_dim=64, head_dim=16, mlp_dim=64)
 TOKENS = np.random.default_rng(0).integers(0, 96, (2, 20)).astype(np.int32)
 
 
@@ -148,19 +150,20 @@ def test_dropout_zeroes_its_share_of_the_inputs_and_only_in_training():
     assert 0.2 < (dropped == 0).mean() < 0.3
 
 
-def test_int8_kernels_are_within_half_a_step():
-    kernel = jax.random.normal(jax.random.key(0), (3, 64, 16)) * jnp.arange(1, 17)
-    quantized, scale = linear.quantize(kernel)
-    assert quantized.dtype == jnp.int8 and scale.shape == (3, 16)
-    error = jnp.abs(linear.dequantize(quantized, scale) - kernel)
-    assert float((error - 0.5001 * scale[:, None]).max()) <= 0
-    assert float(jnp.abs(quantized).max()) == 127
+def with_plain_kernels(flat):
+    """Returns float32 parameters, those of a quantized base dequantized."""
+    plain = {p: x.astype(jnp.float32) for p, x in flat.items() if '/kernel_' not in p}
+    for path in [p for p in plain if f'{p}_scale' in flat or f'{p}_absmax' in flat]:
+        module = path.removesuffix('kernel')
+        parts = {p.removeprefix(module): x for p, x in flat.items() if p.startswith(path)}
+        plain[path] = quantization.dequantize(parts)
+    return plain
 
 
 def test_trainable_parameters_are_float32_beside_a_base_in_lower_precision():
-    for base_dtype, kernel in (('bfloat16', 'bfloat16'), ('int8', 'int8')):
+    for base_dtype, kernel in (('bfloat16', 'bfloat16'), ('int8', 'int8'), ('nf4', 'uint8')):
         compute = ComputeConfig(base_dtype=base_dtype, lora=LoraConfig(4))
-        network = Network(ARCH, (95,), compute)
+        network = Network(BLOCKS_ARCH, (95,), compute)
         flat = flatten(network.abstract())
         assert flat['layers/attention/q/kernel'].dtype == kernel
         assert flat['embed/table'].dtype == 'bfloat16'
@@ -173,15 +176,7 @@ def test_trainable_parameters_are_float32_beside_a_base_in_lower_precision():
             p: (x.shape, x.dtype) for p, x in flat.items()
         }
         exact = network.with_compute(base_dtype='float32')
-        dequantized = unflatten(
-            {
-                p: linear.dequantize(x, flatten(params)[f'{p}_scale'])
-                if x.dtype == jnp.int8
-                else x.astype(jnp.float32)
-                for p, x in flatten(params).items()
-                if not p.endswith('kernel_scale')
-            }
-        )
+        dequantized = unflatten(with_plain_kernels(flatten(params)))
         np.testing.assert_allclose(hidden(network, params), hidden(exact, dequantized), atol=1e-4)
 
 

@@ -13,6 +13,7 @@ from bsft_jax.config import OPTIMIZERS, ModelConfig, TrainConfig
 from bsft_jax.hub import configs, files, presets
 from bsft_jax.parallel import mesh as mesh_lib
 from bsft_jax.planning import compile_plan
+from bsft_jax.planning.format import format_plan
 from bsft_jax.planning.topology import parse_topology
 from bsft_jax.pytrees import flatten
 from bsft_jax.training import setup
@@ -88,6 +89,29 @@ def test_a_step_gathers_what_the_sharding_rules_split(mode, passes):
     assert plan['parameters']['total'] == sum(leaf.size for leaf in flatten(state.params).values())
     assert plan['attention'] == {'backend': 'blockwise', 'kernel_calls': 0, 'dense_scores': True}
     assert plan['verdict']['fits'] is None and plan['loops_of_unknown_length'] == []
+
+
+def test_a_plan_says_what_a_quantized_base_saves():
+    def plan_with(base_dtype):
+        config = make_config('lora')
+        config = dataclasses.replace(config, model=ModelConfig(base_dtype=base_dtype))
+        return compile_plan.make_plan(config, parse_topology('cpu:1'), jax.devices()[:1])
+
+    plain, plan = plan_with('bfloat16'), plan_with('nf4')
+    sizes = plan['parameters']
+    assert sizes['total'] == plain['parameters']['total']
+    assert plan['flops']['per_token'] == plain['flops']['per_token']
+    assert sizes['bytes_in_bfloat16'] == plain['parameters']['bytes']
+    # tiny-clinical: 4 layers of width 128 with 64 key and value dimensions and an MLP of 384.
+    kernels = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384)
+    # Of every layer, 13 blocks of 256 scales in 7 kernels.
+    scales = kernels // 64 + 4 * (13 + 7) * 4
+    # Beside a bfloat16 base vectors are in float32: norms and biases.
+    vectors = 128 + 4 * (2 * 128 + 128 + 2 * 64)
+    saved = sizes['bytes_in_bfloat16'] - sizes['bytes']
+    assert saved == 2 * kernels - kernels // 2 - scales + 2 * vectors
+    assert f'({saved / sizes["bytes_in_bfloat16"]:.0%} saved)' in format_plan(plan)
+    assert 'saved' not in format_plan(plain)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from bsft_jax.errors import UserError
 from bsft_jax.records.record import write_jsonl
 from tests import run as runs
 from tests.conftest import ROOT
+from tests.tiny import random_model
 from tests.training.small_run import loss_curve, small_run
 from tests.training.test_checkpoint import flip_byte
 from tests.training.test_telemetry import event_scalars, line_scalars
@@ -124,8 +125,11 @@ def test_behavior_rows_resume_from_their_base(base, lr_factor, tmp_path):
     assert loss_curve(tmp_path / 'resumed') == loss_curve(tmp_path / 'straight')
 
 
-@pytest.mark.parametrize('base_dtype', ['float32', 'int8'])
+@pytest.mark.parametrize('base_dtype', ['float32', 'int8', 'nf4'])
 def test_adapters_with_dropout_resume_bit_equal(base, base_dtype, tmp_path):
+    if base_dtype == 'nf4':
+        base = random_model(tmp_path / 'base', width=128)
+
     def adapted_run(steps=0):
         config = small_run(base, 'lora')
         config.lora.rank, config.lora.dropout = 4, 0.2

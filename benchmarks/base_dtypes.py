@@ -1,7 +1,7 @@
-"""Measures the cost of a frozen base in int8: its logits against those of the base in bfloat16.
+"""Measures what a quantized frozen base costs: its logits against those of the base in bfloat16.
 
-    python -m benchmarks.int8 --model=tiny-clinical
-    python -m benchmarks.int8 --model=DIR --data=jsonl:FILE
+    python -m benchmarks.base_dtypes --model=tiny-clinical
+    python -m benchmarks.base_dtypes --model=DIR --data=jsonl:FILE
 
 Activations are float32, so that only the weights differ. The float32 base is measured too: it shows
 what bfloat16 itself costs, if the checkpoint is in float32. The loss is per token of the prompts.
@@ -25,8 +25,7 @@ _DATA = flags.DEFINE_string(
 )
 _LIMIT = flags.DEFINE_integer('limit', 64, 'Number of records.', lower_bound=1)
 _TEMPLATE = flags.DEFINE_string('chat_template', '', 'Chat template for a model without one.')
-_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/int8.json', 'File to write.')
-DTYPES = ('float32', 'bfloat16', 'int8')
+_OUTPUT = flags.DEFINE_string('output', 'benchmarks/results/base_dtypes.json', 'File to write.')
 
 
 def measure_dtypes(
@@ -37,13 +36,14 @@ def measure_dtypes(
     Errors are differences from the logits of the bfloat16 base. The standard deviation of these
     logits and the share of tokens with the same most probable next token go with them.
     """
-    from bsft_jax.config import ComputeConfig
+    from bsft_jax.commands.export import logit_differences
+    from bsft_jax.config import QUANTIZED, ComputeConfig
     from bsft_jax.data import sources
     from bsft_jax.hub import pretrained as model_lib
     from bsft_jax.inference import scoring
 
     logits = {}
-    for dtype in DTYPES:
+    for dtype in ('float32', 'bfloat16', *QUANTIZED):
         model = model_lib.load_pretrained(
             model_lib.read_pretrained(
                 name, ComputeConfig(base_dtype=dtype, attention='auto'), chat_template=template
@@ -67,14 +67,8 @@ def measure_dtypes(
     for dtype, values in logits.items():
         shifted = values - values.max(-1, keepdims=True)
         logprobs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        error = np.abs(values - reference)
-        results[dtype] = {
-            'loss': float(-logprobs[with_target, targets[with_target]].mean()),
-            'largest_error': float(error.max()),
-            'mean_error': float(error.mean()),
-            'deviation_of_logits': float(reference.std()),
-            'same_first_token': float((values.argmax(-1) == reference.argmax(-1)).mean()),
-        }
+        loss = float(-logprobs[with_target, targets[with_target]].mean())
+        results[dtype] = {'loss': loss, **logit_differences(values, reference)}
     return results
 
 
@@ -93,7 +87,7 @@ def main(argv) -> None:
             f'{share:>14.4f}{row["same_first_token"]:>12.4f}'
         )
     model = pathlib.Path(_MODEL.value).name
-    command = f'python -m benchmarks.int8 --model={model} --data={_DATA.value}'
+    command = f'python -m benchmarks.base_dtypes --model={model} --data={_DATA.value}'
     output.write(_OUTPUT.value, command, ('jax', 'flax'), model=model, bases=results)
 
 
