@@ -54,7 +54,7 @@ def check_coordinates(config: config_lib.RunConfig) -> None:
     """Prints the sizes at each width; raises UserError where one is not flat."""
     from bsft_jax.studies import coordinates
 
-    found = coordinates.measure(config)
+    found = coordinates.measure_widths(config)
     print(coordinates.format_coordinates(found))
     if steep := found.steep:
         worst = max(steep, key=lambda name: abs(steep[name]))

@@ -64,7 +64,7 @@ class Coordinates:
         return {name: s for name, s in self.slopes.items() if not abs(s) <= MAX_SLOPE}
 
 
-def measure(
+def measure_widths(
     config: RunConfig, *, factors: Sequence[int] = FACTORS, by_rule: bool = True
 ) -> Coordinates:
     """Trains a config's model for a few steps at several widths.

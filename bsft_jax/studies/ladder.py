@@ -100,7 +100,7 @@ def make_ladder(
         std = arch.init_std * math.sqrt(arch.embed_dim / shape.width)
         shape = dataclasses.replace(shape, std=float(f'{std:.4g}'))
         config = with_overrides(base, _model_overrides(shape))
-        rungs.setdefault(str(shape), Rung(shape, sizing.measure(config)))
+        rungs.setdefault(str(shape), Rung(shape, sizing.model_size(config)))
     return tuple(rungs.values())
 
 
@@ -253,7 +253,7 @@ def iso_flop_points(
 ) -> tuple[ScalingPoint, ...]:
     """Returns every rung at every compute C, on C / (FLOPs per token) tokens; budgets ascend first.
 
-    The FLOPs are those of `sizing.measure`. Raises UserError as `make_point` does.
+    The FLOPs are those of `sizing.model_size`. Raises UserError as `make_point` does.
     """
     return tuple(
         make_point(base, rung, c / rung.size.flops_per_token, budget=f'{c:.3g}', **options)

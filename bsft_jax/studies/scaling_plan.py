@@ -121,7 +121,7 @@ def _plan_run(
         'evaluation.interval': with_overrides(base, overrides).steps,
     }
     config = with_overrides(base, overrides)
-    size = sizes.setdefault(point.name, sizes.get(point.name) or sizing.measure(config))
+    size = sizes.setdefault(point.name, sizes.get(point.name) or sizing.model_size(config))
     folder = '-'.join(filter(None, (point.name, arm.name, f's{seed}')))
     run = Point(arm.name, seed, config, overrides, f'points/{folder}')
     return ScalingRun(point.name, run, point.budget, size)

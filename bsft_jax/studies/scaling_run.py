@@ -92,7 +92,7 @@ def missing_commands(
     """Returns the commands that the result of a run still needs, in their order."""
     run, missing = planned.run, []
     if results.has_config_of(run, directory):
-        if measure(study, planned, directory):
+        if point_row(study, planned, directory):
             return []
     else:
         results.remove_stale_metrics(run, directory)
@@ -103,7 +103,7 @@ def missing_commands(
     return missing
 
 
-def measure(
+def point_row(
     study: ScalingStudy, planned: ScalingRun, directory: pathlib.Path
 ) -> dict[str, Any] | None:
     """Returns a run's row of `points.csv`; None until it is trained and measured."""
@@ -150,7 +150,7 @@ def write_points(
     """
     rows, lines = [], []
     for planned in runs:
-        if row := measure(study, planned, directory):
+        if row := point_row(study, planned, directory):
             rows.append(row)
             run = planned.run
             place = {'study': study.name, 'workdir': run.workdir, 'config': run.config.to_dict()}
@@ -180,7 +180,7 @@ def register_forecast(
     if path.is_file():
         read_forecast(directory)
         return
-    measured = [(planned, measure(study, planned, directory)) for planned in others]
+    measured = [(planned, point_row(study, planned, directory)) for planned in others]
     rows = [row for _, row in measured if row]
     # Rows are not quite full, to the same share in all runs on one kind of record.
     planned_tokens = sum(planned.tokens for planned, row in measured if row)

@@ -27,7 +27,7 @@ class Size:
     flops_per_token: float
 
 
-def measure(config: RunConfig) -> Size:
+def model_size(config: RunConfig) -> Size:
     """Returns the size of a config's model from shapes alone.
 
     Raises:

@@ -54,7 +54,7 @@ def study_status(study: Study | ScalingStudy, directory: pathlib.Path) -> list[R
     """
     if isinstance(study, ScalingStudy):
         return [
-            _status(p.run, directory, bool(scaling_run.measure(study, p, directory)))
+            _status(p.run, directory, bool(scaling_run.point_row(study, p, directory)))
             for p in plan_runs(study)
         ]
     check_study(study)

@@ -17,7 +17,7 @@ def config():
 
 
 def test_the_rule_of_the_ladder_keeps_sizes(config):
-    found = coordinates.measure(config)
+    found = coordinates.measure_widths(config)
     assert found.widths == (32, 64, 128) and found.steep == {}
     assert list(found.sizes)[:3] == ['logits', 'hidden change 1', 'logits change 1']
     # The deviation falls as the root of the width, so logits start alike.
@@ -26,7 +26,7 @@ def test_the_rule_of_the_ladder_keeps_sizes(config):
 
 
 def test_the_standard_parametrization_fails(config):
-    found = coordinates.measure(config, by_rule=False)
+    found = coordinates.measure_widths(config, by_rule=False)
     # Logits of a tied head are sums over the width of products of independent numbers.
     assert found.slopes['logits'] == pytest.approx(0.5, abs=0.1)
     assert {'logits', 'logits change 1', 'hidden change 1'} <= found.steep.keys()
@@ -40,4 +40,4 @@ def test_a_size_that_vanishes_is_steep_too():
 def test_sizes_to_start_from_are_needed(config):
     whole = with_overrides(config, {'model.shape': ''})
     with pytest.raises(UserError, match='--config.model.shape: names no sizes'):
-        coordinates.measure(whole)
+        coordinates.measure_widths(whole)

@@ -44,7 +44,7 @@ def test_counts_are_those_of_the_parameters(base, rungs):
         params = jax.eval_shape(spec.network.init, jax.random.key(0))
         assert count(params) == rung.size.params
         assert count([params['layers'], params['norm']]) == rung.size.non_embedding
-        assert sizing.measure(config) == rung.size
+        assert sizing.model_size(config) == rung.size
 
 
 def test_weights_and_rates_follow_the_width(base, rungs):
@@ -67,7 +67,7 @@ def test_the_base_size_and_horizon_keep_the_base_rate(base):
 def test_points_of_a_budget_have_its_compute(base, rungs):
     for point in ladder.iso_flop_points(base, rungs, [1e12, 2e12]):
         config = with_overrides(base, point.overrides)
-        flops = sizing.measure(config).flops_per_token * sizing.planned_tokens(config)
+        flops = sizing.model_size(config).flops_per_token * sizing.planned_tokens(config)
         assert flops == pytest.approx(float(point.budget), rel=0.05)
         assert config.optimizer.warmup_steps == round(config.steps / 20)
 
