@@ -15,6 +15,7 @@ if __name__ == '__main__':
 import ast
 import dataclasses
 import pathlib
+import shlex
 import sys
 
 from absl import flags
@@ -32,14 +33,20 @@ _WORKDIR = cli.define_place(
     'workdir', None, 'Folder of the study; created if it does not exist.', required=True
 )
 _LAUNCHER = flags.DEFINE_enum(
-    'launcher', 'local', ['local', 'print'], 'Run here, or print the commands.'
+    'launcher',
+    'local',
+    ['local', 'slurm', 'print'],
+    'Run here, submit every command as a Slurm job and wait, or print the commands.',
+)
+_SBATCH = flags.DEFINE_string(
+    'sbatch', '', "Options of sbatch for --launcher=slurm, as '--partition=gpu --nodes=2'."
 )
 _STATUS = flags.DEFINE_bool('status', False, 'Print how far the runs are, and run nothing.')
 _JOBS = flags.DEFINE_integer(
     'jobs',
     1,
-    'Number of runs at a time, each on its share of the CPU cores and NVIDIA GPUs. '
-    'TPUs are not divided: use 1.',
+    'Number of runs at a time, each on its share of CPU cores and NVIDIA GPUs, or of Slurm jobs '
+    'in the queue. TPUs are not divided: use 1.',
     lower_bound=1,
 )
 _OVERRIDE = flags.DEFINE_multi_string(
@@ -61,10 +68,22 @@ def _overrides() -> dict[str, object]:
     return overrides
 
 
+def _make_launcher(directory: pathlib.Path):
+    """Returns the launcher that the flags name; raises UserError as its constructor does."""
+    from bsft_jax.studies import launchers, slurm
+
+    if _SBATCH.value and _LAUNCHER.value != 'slurm':
+        raise UserError('is for --launcher=slurm', where='--sbatch')
+    if _LAUNCHER.value == 'slurm':
+        return slurm.SlurmLauncher(directory, _JOBS.value, shlex.split(_SBATCH.value))
+    if _LAUNCHER.value == 'print':
+        return launchers.DryRun()
+    return launchers.LocalLauncher(directory, _JOBS.value)
+
+
 def main(argv) -> None:
     del argv
     from bsft_jax.studies import (
-        launchers,
         launching,
         reporting,
         results,
@@ -81,11 +100,10 @@ def main(argv) -> None:
     if _STATUS.value:
         print(printable(status.format_status(status.study_status(study, directory))))
         return
-    dry_run = _LAUNCHER.value == 'print'
-    launcher = launchers.DryRun() if dry_run else launchers.LocalLauncher(directory, _JOBS.value)
+    launcher = _make_launcher(directory)
     run = run_scaling_study if scaling else launching.run_study
     points = run(study, directory, launcher)
-    if dry_run:
+    if launcher.dry_run:
         return
     rows = [] if scaling else results.write_results(study, points, directory)
     for name, reason in launcher.failed.items():

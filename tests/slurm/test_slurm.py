@@ -198,3 +198,66 @@ def test_a_preempted_run_has_the_losses_of_an_undisturbed_one(slurm_with_preempt
     assert slurm.wait(job, 'COMPLETED', 'FAILED', seconds=300) == ('COMPLETED', 1), log.read_text()
     assert [step for step, *_ in curve(workdir)] == list(range(1, STEPS + 1))
     assert curve(workdir) == curve(tmp_path / 'undisturbed')
+
+
+STUDY = """
+from bsft_jax.studies.study import *
+
+def get_config():
+    arms = [Arm(f'r{i}', {'optimizer.learning_rate': 1e-3 * i}) for i in (1, 2, 3)]
+    return Study(
+        name='jobs', config='configs/quickstart.py', arms=tuple(arms), seeds=(0, 1),
+        overrides={
+            'data.source': 'synthetic:60', 'data.global_batch_rows': 8, 'log_interval': 1,
+            'train.steps': 30, 'evaluation.interval': 0,
+        },
+        endpoint=('overall', ('r1', 'auto'), ('r2', 'auto')), base_prompts=(), test_limit=21,
+    )
+"""
+
+
+# An interpreter that fails once.
+FAILS_ONCE = """#!/usr/bin/env bash
+if [[ "$*" == *bsft_jax.train*r2-s0* ]] && rm {mark}; then
+  echo 'error: planted'
+  exit 1
+fi
+exec {python} "$@"
+"""
+
+
+def test_a_study_of_six_runs_survives_a_failure_and_a_preemption(slurm_with_preemption, tmp_path):
+    slurm, directory = slurm_with_preemption, tmp_path / 'study'
+    path, python, mark = (tmp_path / name for name in ('study.py', 'python', 'mark'))
+    path.write_text(STUDY)
+    mark.touch()
+    python.write_text(FAILS_ONCE.format(mark=mark, python=sys.executable))
+    python.chmod(0o755)
+    command = [sys.executable, '-m', 'bsft_jax.study', f'--config={path}', '--launcher=slurm']
+    command += [f'--workdir={directory}', '--jobs=2', '--sbatch=--nodes=1 --ntasks=1 --exclusive']
+    env = {**slurm.env, 'BSFT_PYTHON': str(python)}
+    study = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    try:
+        preempted = directory / 'points/r1-s0'
+        until(lambda: len(curve(preempted)) >= 2)
+        urgent = ('--partition=urgent', '--nodes=2', '--exclusive', '--output=/dev/null')
+        slurm.call('sbatch', *urgent, '--wrap=true')
+        until(lambda: ' exit 75' in (directory / 'logs/r1-s0.log').read_text())
+
+        def waiting():
+            return slurm.call('squeue', '--noheader', '--states=PENDING', '--format=%i').split()
+
+        # A job that went back to the queue waits for two minutes.
+        until(lambda: study.poll() is not None or waiting())
+        for job in waiting():
+            slurm.call('scontrol', 'update', f'JobId={job}', 'StartTime=now')
+        assert study.wait(600) == 0, study.stderr.read()
+    finally:
+        study.kill()
+    rows = [json.loads(line) for line in (directory / 'results.jsonl').read_text().splitlines()]
+    assert {(row['arm'], row['seed']) for row in rows} == {
+        (f'r{i}', seed) for i in (1, 2, 3) for seed in (0, 1)
+    }
+    assert [step for step, *_ in curve(preempted)] == list(range(1, STEPS + 1))
+    assert 'error: planted' in (directory / 'logs/r2-s0.log').read_text() and not mark.exists()
+    assert not list((directory / 'logs').glob('*.job'))
