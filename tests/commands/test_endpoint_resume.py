@@ -1,6 +1,7 @@
 """Tests of `evaluate --endpoint`: nothing is asked twice, however the command ends."""
 
 import dataclasses
+import itertools
 import signal
 import subprocess
 import threading
@@ -44,12 +45,14 @@ def test_an_error_half_way_loses_no_answer_and_asks_nothing_twice(server, record
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_a_command_that_is_stopped_goes_on_where_it_was(server, records, data, tmp_path, number):
-    enough, go_on = threading.Event(), threading.Event()
+    enough, go_on, under_way = threading.Event(), threading.Event(), itertools.count(1)
 
     def slow(i):
         if i >= 12:
-            enough.set()
-            # Under way when the signal comes, and answered after it.
+            # All three are under way when the signal comes, and answered after it. One that came
+            # in later would count as asked again.
+            if next(under_way) == 3:
+                enough.set()
             go_on.wait(20)
         return said(f'{LETTERS[records[i].answer]}.')
 
